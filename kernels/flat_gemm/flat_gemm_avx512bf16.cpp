@@ -1,0 +1,75 @@
+// Rows for machines with vdpbf16ps (Cooper Lake, Sapphire Rapids, Zen 4 and later), x in bf16. It rounds like two fused
+// multiply-adds and reads and writes denormals as zero. s8 and u4 weights are exact in bf16 and become pairs in L1.
+#include "flat_gemm_registers.h"
+#include "flat_gemm_rows.h"
+#include "flat_gemm_unpack.h"
+
+namespace kn::flat_gemm {
+namespace {
+
+struct dot_bf16 {
+  using v = __m512;
+  static constexpr int64_t kXBytes = 4;
+  static v zero() { return _mm512_setzero_ps(); }
+  static v load(const char* p) { return _mm512_loadu_ps(p); }
+  static void store(char* p, v a) { _mm512_storeu_ps(p, a); }
+  static v broadcast(const char* x) {
+    return _mm512_castsi512_ps(_mm512_set1_epi32(*reinterpret_cast<const int32_t*>(x)));
+  }
+  static v dot(v c, v a, v b) { return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)); }
+  static v scale(v c, const float* s, v old) { return _mm512_fmadd_ps(c, _mm512_loadu_ps(s), old); }
+};
+
+struct bf16_engine {
+  using x_t = uint16_t;
+  static constexpr int32_t kInPlace = KN_BF16;
+  static constexpr int64_t kBytesPerK = 32, kRowAlign = 1;
+  static constexpr bool kInteger = false;
+  static constexpr int32_t kOffset = 0;
+  static int64_t row_tile(int64_t step) { return register_rows(step); }
+  static void enter() {}
+  static void leave() {}
+  static bool unpacks(int32_t w_type) { return w_type != KN_BF16; }
+
+  static void prepare(int32_t, const void* x, int64_t k, uint16_t* out, int64_t padded, float*) {
+    memcpy(out, x, static_cast<size_t>(k) * 2);
+    memset(out + k, 0, static_cast<size_t>(padded - k) * 2);
+  }
+
+  static void unpack(int32_t w_type, int32_t group, const char* in, char* out, int64_t length, const uint8_t* zeros) {
+    unpack_bf16(w_type, group, in, out, length, zeros);
+  }
+
+  static void multiply(int64_t rows, int64_t step, const uint16_t* x, int64_t ldx, const char* w, int64_t w_stride,
+                       int64_t length, char* acc, int64_t ld, bool first, const float* scales, int64_t scale_stride,
+                       const char* fetch) {
+    multiply_registers<dot_bf16>(rows, step, x, ldx, w, w_stride, length, acc, ld, first, scales, scale_stride, fetch);
+  }
+};
+
+struct avx512bf16 {
+  static constexpr const char* kBits = "avx512bf16";
+
+  static bool takes(const kn_flat_gemm_problem& p, const char** why) {
+    KN_REQUIRE(p.x_type == KN_BF16);
+    KN_REQUIRE(p.w_type == KN_BF16 || p.w_type == KN_S8 || p.w_type == KN_U4);
+    KN_REQUIRE((p.flags & KN_GEMM_QUANTIZE_X) == 0);
+    return true;
+  }
+
+  template <class F>
+  static void with_engine(const kn_flat_gemm_problem&, F f) {
+    f.template operator()<bf16_engine>();
+  }
+};
+
+}  // namespace
+}  // namespace kn::flat_gemm
+
+using namespace kn::flat_gemm;
+extern "C" const kn_row flat_gemm_avx512bf16_gemv =
+    row_of<avx512bf16, gemv, gemv_params, 2>::row("flat_gemm/avx512bf16_gemv", KN_CPU_AVX512 | KN_CPU_AVX512BF16);
+extern "C" const kn_row flat_gemm_avx512bf16_flat =
+    row_of<avx512bf16, flat, flat_params, 2>::row("flat_gemm/avx512bf16_flat", KN_CPU_AVX512 | KN_CPU_AVX512BF16);
+extern "C" const kn_row flat_gemm_avx512bf16_block =
+    row_of<avx512bf16, block, block_params, 4>::row("flat_gemm/avx512bf16_block", KN_CPU_AVX512 | KN_CPU_AVX512BF16);

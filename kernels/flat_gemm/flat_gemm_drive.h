@@ -1,0 +1,223 @@
+// The loops around a microkernel, shared by the AVX-512 and AMX files. Everything is static per file (see avx512.h).
+//
+// One task is block_m rows by block_n panels. Inside: k in blocks, so that the block of weights, unpacked if it must be, stays
+// in L1 or L2 while the tiles of rows pass over it; `step` panels at a time. Accumulators wait in the worker's scratch between
+// blocks of k. An element is one chain of sums over k in order, whatever the blocks: rows of one engine give the same bits.
+//
+// An Engine has
+//   x_t, kInPlace: its element of x, and the dtype of x that it reads where it is
+//   kBytesPerK: bytes of a panel per element of k as multiply reads it
+//   kInteger, kOffset: s32 accumulators, of x + kOffset
+//   kRowAlign: rows that a copy of x is padded to; row_tile(step): the most rows of one multiply
+//   enter(), leave(): around a task
+//   prepare(...): one row of x as the engine reads it, padded with zeros to k_padded
+//   unpacks(w_type), unpack(...): whether and how a block of a panel becomes what multiply reads
+//   multiply(rows, step, ...): acc (+)= x . w over a run of k, rows and step within the limits above
+#pragma once
+#include <avx512.h>
+
+#include "flat_gemm_panel.h"
+
+namespace kn::flat_gemm {
+namespace {
+
+struct plan {
+  const kn_flat_gemm_problem* problem;
+  const kn_flat_gemm_args* args;
+  panels at;
+  int64_t step, block_k, block_m, block_n;  // panels, elements of k, rows, panels
+  int64_t m_tasks, n_tasks;
+  bool in_place;        // x is read where it is
+  int64_t ldx;          // elements of x_t
+  const void* x;        // what the engine reads
+  float* x_scales;      // per row of quantised x
+  char* scratch;        // per worker: accumulators, then unpacked weights
+  int64_t scratch_bytes, accumulator_bytes;
+};
+
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+inline __m512 activate(int32_t activation, __m512 z) {
+  switch (activation) {
+    case KN_ACT_RELU: return _mm512_max_ps(_mm512_setzero_ps(), z);  // NaN in z passes: max returns its second operand
+    case KN_ACT_GELU_TANH: return gelu_tanh(z);
+    case KN_ACT_GELU_ERF: return gelu_erf(z);
+    case KN_ACT_SILU: return _mm512_mul_ps(z, sigmoid(z));
+    default: return z;
+  }
+}
+
+// 16 accumulators of one row and panel as f32: scaled, with the bias.
+template <class Engine>
+__m512 finish(const plan& p, const void* acc, int64_t row, int64_t panel, int64_t column, __mmask16 mask) {
+  const kn_flat_gemm_problem& q = *p.problem;
+  const char* packed = static_cast<const char*>(p.args->packed);
+  __m512 z;
+  if constexpr (Engine::kInteger) {
+    __m512i s = _mm512_load_si512(acc);
+    if (Engine::kOffset != 0)
+      s = _mm512_sub_epi32(s, _mm512_mullo_epi32(_mm512_load_si512(packed + p.at.sums_at + panel * 64),
+                                                 _mm512_set1_epi32(Engine::kOffset)));
+    const float* x_scales = p.x_scales != nullptr ? p.x_scales : p.args->x_scales;
+    z = _mm512_mul_ps(_mm512_cvtepi32_ps(s), _mm512_set1_ps(x_scales[row]));
+  } else {
+    z = _mm512_load_ps(acc);
+  }
+  if (q.w_type == KN_S8) z = _mm512_mul_ps(z, _mm512_load_ps(packed + p.at.scales_at + panel * 64));
+  if (q.flags & KN_GEMM_BIAS) z = _mm512_add_ps(z, _mm512_maskz_loadu_ps(mask, p.args->bias + column));
+  return z;
+}
+
+// Accumulators of `rows` rows by `count` panels to y.
+template <class Engine>
+void write_out(const plan& p, const char* acc, int64_t ld, int64_t row0, int64_t rows, int64_t panel0, int64_t count) {
+  const kn_flat_gemm_problem& q = *p.problem;
+  const kn_flat_gemm_args& a = *p.args;
+  const int64_t pair = (q.flags & KN_GEMM_GATED) ? 2 : 1;
+  for (int64_t r = 0; r < rows; r++) {
+    const int64_t row = row0 + r;
+    for (int64_t i = 0; i < count; i += pair) {
+      const int64_t column = (panel0 + i) / pair * kPanel;
+      const __mmask16 mask = first_lanes(q.n - column);
+      const char* at = acc + r * ld + i * 64;
+      __m512 z = activate(q.activation, finish<Engine>(p, at, row, panel0 + i, column, mask));
+      if (pair == 2) z = _mm512_mul_ps(z, finish<Engine>(p, at + 64, row, panel0 + i + 1, q.n + column, mask));
+      if (q.flags & KN_GEMM_RESIDUAL) z = _mm512_add_ps(z, load(q.y_type, a.residual, row * a.ldr + column, mask));
+      store(q.y_type, a.y, row * a.ldy + column, mask, z);
+    }
+  }
+}
+
+// One block of k for `rows` rows and `step` panels whose weights start at w (panel stride w_stride bytes).
+template <class Engine>
+void multiply_block(const plan& p, const char* w, int64_t w_stride, int64_t k0, int64_t length, int64_t panel, int64_t step,
+                    int64_t row0, int64_t rows, char* acc, int64_t ld, const char* ahead) {
+  using x_t = typename Engine::x_t;
+  const int64_t most = Engine::row_tile(step);
+  const int64_t tiles = (rows + most - 1) / most;
+  const int64_t group = p.problem->w_type == KN_U4 ? p.problem->group : length;
+  const float* scales =
+      reinterpret_cast<const float*>(static_cast<const char*>(p.args->packed) + p.at.scales_at) +
+      panel * p.at.groups * kPanel;
+  for (int64_t t = 0; t < tiles; t++) {
+    const int64_t r0 = Engine::kRowAlign > 1 ? t * most : rows * t / tiles;
+    const int64_t r1 = Engine::kRowAlign > 1 ? smaller(rows, r0 + most) : rows * (t + 1) / tiles;
+    const x_t* x = static_cast<const x_t*>(p.x) + (row0 + r0) * p.ldx + k0;
+    char* c = acc + r0 * ld;
+    // The t-th tile of rows brings the t-th panel of the next block into L2 while it multiplies this one.
+    const char* fetch = t < step && tiles > 1 ? ahead + t * p.at.bytes : nullptr;
+    for (int64_t g = 0; g < length; g += group)
+      Engine::multiply(r1 - r0, step, x + g, p.ldx, w + g * Engine::kBytesPerK, w_stride, smaller(group, length - g), c, ld,
+                       k0 + g == 0,
+                       p.problem->w_type == KN_U4 ? scales + (k0 + g) / group * kPanel : nullptr, p.at.groups * kPanel,
+                       fetch != nullptr ? fetch + g * Engine::kBytesPerK : nullptr);
+  }
+}
+
+template <class Engine>
+void task(void* context, int64_t index, int32_t worker) {
+  const plan& p = *static_cast<const plan*>(context);
+  const int64_t n_task = index / p.m_tasks, m_task = index % p.m_tasks;
+  const int64_t row0 = m_task * p.block_m, rows = smaller(p.args->m - row0, p.block_m);
+  const int64_t panel0 = n_task * p.block_n, panel1 = smaller(p.at.count, panel0 + p.block_n);
+  const int64_t ld = (panel1 - panel0) * 64;
+  char* acc = p.scratch + worker * p.scratch_bytes;
+  char* unpacked = acc + p.accumulator_bytes;
+  const char* packed = static_cast<const char*>(p.args->packed);
+  const int64_t raw = p.at.k_padded == 0 ? 0 : p.at.bytes / p.at.k_padded;   // of one panel
+  const int64_t unpacked_stride = p.block_k * Engine::kBytesPerK;
+  Engine::enter();
+  for (int64_t k0 = 0; k0 < p.at.k_padded; k0 += p.block_k) {
+    const int64_t length = smaller(p.block_k, p.at.k_padded - k0);
+    for (int64_t panel = panel0, step; panel < panel1; panel += step) {
+      for (step = p.step; step > panel1 - panel; step /= 2) {
+      }
+      const char* w = packed + panel * p.at.bytes + k0 * raw;
+      // The next block this worker will want: the next panels at this k, or the first ones at the next k.
+      const bool wrap = panel + step >= panel1;
+      const char* ahead = packed + (wrap ? panel0 : panel + step) * p.at.bytes + (wrap ? k0 + length : k0) * raw;
+      if (wrap && k0 + length >= p.at.k_padded) ahead = packed + smaller(panel1, p.at.count - step) * p.at.bytes;
+      int64_t stride = p.at.bytes;
+      if (Engine::unpacks(p.problem->w_type)) {
+        for (int64_t i = 0; i < step; i++)
+          Engine::unpack(p.problem->w_type, p.problem->group, w + i * p.at.bytes, unpacked + i * unpacked_stride, length,
+                         reinterpret_cast<const uint8_t*>(packed) + p.at.zeros_at +
+                             ((panel + i) * p.at.groups + (p.problem->group ? k0 / p.problem->group : 0)) * kPanel);
+        w = unpacked;
+        stride = unpacked_stride;
+      }
+      multiply_block<Engine>(p, w, stride, k0, length, panel, step, row0, rows, acc + (panel - panel0) * 64, ld, ahead);
+    }
+  }
+  Engine::leave();
+  if (p.at.k_padded == 0) memset(acc, 0, static_cast<size_t>(rows * ld));
+  write_out<Engine>(p, acc, ld, row0, rows, panel0, panel1 - panel0);
+}
+
+template <class Engine>
+void prepare_row(void* context, int64_t row, int32_t) {
+  const plan& p = *static_cast<const plan*>(context);
+  const int64_t bits = p.problem->x_type == KN_F32 ? 4 : p.problem->x_type == KN_S8 ? 1 : 2;
+  Engine::prepare(p.problem->x_type, static_cast<const char*>(p.args->x) + row * p.args->ldx * bits, p.problem->k,
+                  const_cast<typename Engine::x_t*>(static_cast<const typename Engine::x_t*>(p.x)) + row * p.ldx, p.ldx,
+                  p.x_scales == nullptr ? nullptr : p.x_scales + row);
+}
+
+// Sizes of a call, with the launch's parameters in the order step, block_k, block_m, block_n (0 where a row has none).
+template <class Engine>
+plan sizes(const kn_flat_gemm_problem& q, int64_t m, int64_t step, int64_t block_k, int64_t block_m, int64_t block_n) {
+  plan p{};
+  p.problem = &q;
+  p.at = panels_of(q);
+  const int64_t pair = (q.flags & KN_GEMM_GATED) ? 2 : 1;
+  p.step = step;
+  p.block_k = block_k == 0 ? p.at.k_padded : smaller(block_k, p.at.k_padded);
+  p.block_m = block_m == 0 || block_m > m ? m : block_m;
+  p.block_n = round_up(block_n == 0 ? step : block_n, pair);
+  if (p.block_n > p.at.count) p.block_n = p.at.count;
+  p.m_tasks = p.block_m == 0 ? 0 : (m + p.block_m - 1) / p.block_m;
+  p.n_tasks = p.block_n == 0 ? 0 : (p.at.count + p.block_n - 1) / p.block_n;
+  p.in_place = q.x_type == Engine::kInPlace && q.k == p.at.k_padded && !(q.flags & KN_GEMM_QUANTIZE_X);
+  p.ldx = round_up(p.at.k_padded, 64 / static_cast<int64_t>(sizeof(typename Engine::x_t)));
+  p.accumulator_bytes = round_up(p.block_m, Engine::kRowAlign) * p.block_n * 64;
+  p.scratch_bytes = p.accumulator_bytes + (Engine::unpacks(q.w_type) ? p.step * p.block_k * Engine::kBytesPerK : 0);
+  return p;
+}
+
+template <class Engine>
+int64_t x_bytes(const plan& p, int64_t m) {
+  const int64_t copy = p.in_place ? 0 : round_up(m, Engine::kRowAlign) * p.ldx * static_cast<int64_t>(sizeof(typename Engine::x_t));
+  const int64_t scales = p.problem->flags & KN_GEMM_QUANTIZE_X ? round_up(m * 4, 64) : 0;
+  return round_up(copy, 64) + scales;
+}
+
+template <class Engine>
+int64_t workspace_of(const kn_flat_gemm_problem& q, int32_t threads, int64_t step, int64_t block_k, int64_t block_m,
+                     int64_t block_n) {
+  const plan p = sizes<Engine>(q, q.m, step, block_k, block_m, block_n);
+  return x_bytes<Engine>(p, q.m) + kn_workers(threads) * p.scratch_bytes;
+}
+
+template <class Engine>
+void drive(const kn_flat_gemm_problem& q, const kn_flat_gemm_args& a, int32_t threads, int64_t step, int64_t block_k,
+           int64_t block_m, int64_t block_n) {
+  plan p = sizes<Engine>(q, a.m, step, block_k, block_m, block_n);
+  p.args = &a;
+  char* workspace = static_cast<char*>(a.workspace);
+  p.scratch = workspace + x_bytes<Engine>(p, a.m);
+  if (p.in_place) {
+    p.x = a.x;
+    p.ldx = a.ldx;
+  } else {
+    p.x = workspace;
+    if (q.flags & KN_GEMM_QUANTIZE_X)
+      p.x_scales = reinterpret_cast<float*>(p.scratch - round_up(static_cast<int64_t>(a.m) * 4, 64));
+    // Converting a few rows costs less than waking a thread.
+    const int64_t elements = static_cast<int64_t>(a.m) * q.k;
+    kn_parallel(elements < 65536 ? 1 : threads, a.m, prepare_row<Engine>, &p);
+  }
+  kn_parallel(threads, p.m_tasks * p.n_tasks, task<Engine>, &p);
+}
+
+}  // namespace
+}  // namespace kn::flat_gemm

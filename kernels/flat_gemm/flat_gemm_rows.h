@@ -1,0 +1,104 @@
+// The three dataflows of a target as rows. File names what an ISA file has to say:
+//   takes(problem, why)             what its engines can read
+//   with_engine(problem, function)  calls function.template operator()<Engine>() for the engine of this problem
+//   kBits                           tag of kn_row.bits
+#pragma once
+#include "flat_gemm_drive.h"
+
+namespace kn::flat_gemm {
+namespace {
+
+enum dataflow { gemv, flat, block };
+
+// gemv   all of k in one pass, many panels at a time: as many streams from memory, no reuse of weights to arrange
+// flat   every row of x passes over a block of weights while that is in L1 or L2; weights leave memory once
+// block  blocks of rows as well, so that x and the accumulators stay in L2 at any m
+inline constexpr kn_param gemv_params[] = {{"panels", 3, {8, 4, 2}}, {"block_k", 2, {512, 1024}}};
+inline constexpr kn_param flat_params[] = {{"panels", 2, {4, 2}}, {"block_k", 4, {512, 256, 1024, 2048}}};
+inline constexpr kn_param block_params[] = {
+    {"panels", 2, {4, 2}}, {"block_k", 3, {512, 256, 1024}}, {"block_m", 3, {192, 96, 384}}, {"block_n", 3, {16, 8, 32}}};
+
+inline int64_t param(const kn_param* params, const kn_launch* launch, int i) {
+  return launch->param[i] == 0 ? params[i].values[0] : launch->param[i];
+}
+
+inline bool params_listed(const kn_param* params, int count, const kn_launch* launch) {
+  for (int i = 0; i < KN_MAX_PARAMS; i++) {
+    bool found = launch->param[i] == 0;
+    for (int j = 0; i < count && j < params[i].count; j++) found |= launch->param[i] == params[i].values[j];
+    if (!found) return false;
+  }
+  return true;
+}
+
+struct blocks {
+  int64_t step, k, m, n;
+};
+
+template <class Engine>
+blocks blocks_of(dataflow flow, const kn_param* params, const kn_flat_gemm_problem& p, const kn_launch* launch) {
+  const int64_t step = param(params, launch, 0), k = param(params, launch, 1);
+  switch (flow) {
+    case gemv: return {step, Engine::unpacks(p.w_type) ? k : 0, 0, step};
+    case flat: return {step, k, 0, step};
+    default: return {step, k, param(params, launch, 2), param(params, launch, 3)};
+  }
+}
+
+template <class File, dataflow Flow, const kn_param* Params, int Count>
+struct row_of {
+  static int32_t accepts(const void* problem, const kn_launch* launch, const char** why) {
+    const kn_flat_gemm_problem& p = *static_cast<const kn_flat_gemm_problem*>(problem);
+    if (!valid(&p, launch, why)) return 0;
+    if (!File::takes(p, why)) return 0;
+    const bool launch_params_are_listed = params_listed(Params, Count, launch);
+    KN_REQUIRE(launch_params_are_listed);
+    KN_REQUIRE(Flow != gemv || p.m <= 12);
+    KN_REQUIRE(Flow != flat || p.m <= 512);
+    return 1;
+  }
+
+  static int64_t workspace(const void* problem, const kn_launch* launch) {
+    const kn_flat_gemm_problem& p = *static_cast<const kn_flat_gemm_problem*>(problem);
+    int64_t bytes = 0;
+    File::with_engine(p, [&]<class Engine>() {
+      const blocks b = blocks_of<Engine>(Flow, Params, p, launch);
+      bytes = workspace_of<Engine>(p, launch->threads, b.step, b.k, b.m, b.n);
+    });
+    return bytes;
+  }
+
+  static int32_t run(const void* problem, const kn_launch* launch, const void* args) {
+    const kn_flat_gemm_problem* p = static_cast<const kn_flat_gemm_problem*>(problem);
+    const kn_flat_gemm_args* a = static_cast<const kn_flat_gemm_args*>(args);
+    const char* why = nullptr;
+    if (p == nullptr || launch == nullptr) return kn_fail(KN_INVALID, "problem, launch: is null");
+    if (!accepts(p, launch, &why)) return kn_fail(KN_UNSUPPORTED, why);
+    if (const int32_t status = check(p, a, true, workspace(p, launch)); status != KN_OK) return status;
+    if (a->m == 0 || p->n == 0) return KN_OK;
+    File::with_engine(*p, [&]<class Engine>() {
+      const blocks b = blocks_of<Engine>(Flow, Params, *p, launch);
+      drive<Engine>(*p, *a, launch->threads, b.step, b.k, b.m, b.n);
+    });
+    return KN_OK;
+  }
+
+  static constexpr kn_row row(const char* name, uint32_t needs) {
+    return {.name = name,
+            .op = KN_OP_FLAT_GEMM,
+            .needs = needs,
+            .bits = File::kBits,
+            .params = Params,
+            .param_count = Count,
+            .reserved = 0,
+            .accepts = accepts,
+            .workspace = workspace,
+            .layout = layout,
+            .packed_bytes = packed_bytes,
+            .prepack = prepack,
+            .run = run};
+  }
+};
+
+}  // namespace
+}  // namespace kn::flat_gemm

@@ -1,0 +1,92 @@
+// kn_get: the table, the machine, and the shape of every shared struct.
+#include <kn.h>
+#include <require.h>
+
+#include <flat_gemm/flat_gemm.h>
+
+#include <cstring>
+
+#include "cpu.h"
+
+#define KN_ROW(symbol) extern "C" const kn_row symbol;
+#include <rows.inc>
+#undef KN_ROW
+
+namespace {
+
+const kn_row* const rows[] = {
+#define KN_ROW(symbol) &symbol,
+#include <rows.inc>
+#undef KN_ROW
+    nullptr};  // keeps the array legal where a target has no native rows
+
+#define KN_AT(type, field) static_cast<int32_t>(offsetof(type, field))
+
+const kn_struct structs[] = {
+    {"kn_param", sizeof(kn_param), {KN_AT(kn_param, name), KN_AT(kn_param, count), KN_AT(kn_param, values), -1}},
+    {"kn_launch", sizeof(kn_launch), {KN_AT(kn_launch, size), KN_AT(kn_launch, threads), KN_AT(kn_launch, param), -1}},
+    {"kn_row",
+     sizeof(kn_row),
+     {KN_AT(kn_row, name), KN_AT(kn_row, op), KN_AT(kn_row, needs), KN_AT(kn_row, bits), KN_AT(kn_row, params),
+      KN_AT(kn_row, param_count), KN_AT(kn_row, reserved), KN_AT(kn_row, accepts), KN_AT(kn_row, workspace),
+      KN_AT(kn_row, layout), KN_AT(kn_row, packed_bytes), KN_AT(kn_row, prepack), KN_AT(kn_row, run), -1}},
+    {"kn_library",
+     sizeof(kn_library),
+     {KN_AT(kn_library, size), KN_AT(kn_library, abi), KN_AT(kn_library, build), KN_AT(kn_library, features),
+      KN_AT(kn_library, emulated), KN_AT(kn_library, rows), KN_AT(kn_library, row_count),
+      KN_AT(kn_library, struct_count), KN_AT(kn_library, structs), KN_AT(kn_library, last_error),
+      KN_AT(kn_library, get_threads), KN_AT(kn_library, set_threads), -1}},
+    {"kn_flat_gemm_problem",
+     sizeof(kn_flat_gemm_problem),
+     {KN_AT(kn_flat_gemm_problem, size), KN_AT(kn_flat_gemm_problem, x_type), KN_AT(kn_flat_gemm_problem, w_type),
+      KN_AT(kn_flat_gemm_problem, y_type), KN_AT(kn_flat_gemm_problem, m), KN_AT(kn_flat_gemm_problem, n),
+      KN_AT(kn_flat_gemm_problem, k), KN_AT(kn_flat_gemm_problem, group), KN_AT(kn_flat_gemm_problem, activation),
+      KN_AT(kn_flat_gemm_problem, flags), -1}},
+    {"kn_flat_gemm_args",
+     sizeof(kn_flat_gemm_args),
+     {KN_AT(kn_flat_gemm_args, size),      KN_AT(kn_flat_gemm_args, m),
+      KN_AT(kn_flat_gemm_args, x),         KN_AT(kn_flat_gemm_args, ldx),
+      KN_AT(kn_flat_gemm_args, x_scales),  KN_AT(kn_flat_gemm_args, w),
+      KN_AT(kn_flat_gemm_args, ldw),       KN_AT(kn_flat_gemm_args, scales),
+      KN_AT(kn_flat_gemm_args, zeros),     KN_AT(kn_flat_gemm_args, packed),
+      KN_AT(kn_flat_gemm_args, packed_bytes), KN_AT(kn_flat_gemm_args, bias),
+      KN_AT(kn_flat_gemm_args, residual),  KN_AT(kn_flat_gemm_args, ldr),
+      KN_AT(kn_flat_gemm_args, y),         KN_AT(kn_flat_gemm_args, ldy),
+      KN_AT(kn_flat_gemm_args, workspace), KN_AT(kn_flat_gemm_args, workspace_bytes),
+      -1}},
+};
+
+thread_local const char* failure = "";
+
+const char* last_error() { return failure; }
+
+}  // namespace
+
+extern "C" int32_t kn_fail(int32_t status, const char* sentence) {
+  failure = sentence;
+  return status;
+}
+
+extern "C" KN_EXPORT int32_t kn_get(uint32_t abi, kn_library* library) {
+  if (library == nullptr) return kn_fail(KN_INVALID, "library: is null");
+  if (abi != KN_ABI || library->size != sizeof(kn_library)) {
+    // Both numbers for the caller's sentence, and nothing past what even an older struct has.
+    library->abi = KN_ABI;
+    return kn_fail(KN_ABI_MISMATCH, "abi: the library and its caller were built from different versions of kn.h");
+  }
+  *library = kn_library{
+      .size = sizeof(kn_library),
+      .abi = KN_ABI,
+      .build = KN_BUILD,
+      .features = kn_cpu_features() | KN_EMULATED,
+      .emulated = KN_EMULATED & ~kn_cpu_features(),
+      .rows = rows,
+      .row_count = static_cast<int32_t>(sizeof rows / sizeof *rows) - 1,
+      .struct_count = static_cast<int32_t>(sizeof structs / sizeof *structs),
+      .structs = structs,
+      .last_error = last_error,
+      .get_threads = kn_pool_threads,
+      .set_threads = kn_pool_resize,
+  };
+  return KN_OK;
+}

@@ -1,0 +1,41 @@
+// kernels/flat_gemm/flat_gemm.h in C#.
+using System.Runtime.InteropServices;
+
+namespace Kernels.Interop.Native;
+
+[Flags]
+internal enum KnGemmFlags { None = 0, Bias = 1, Residual = 2, Gated = 4, Zeros = 8, QuantizeX = 16 }
+
+[StructLayout(LayoutKind.Sequential)]
+internal struct KnFlatGemmProblem
+{
+    public uint Size;
+    public int XType, WType, YType;
+    public int M, N, K;
+    public int Group;
+    public int Activation;
+    public int Flags;
+}
+
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct KnFlatGemmArgs
+{
+    public uint Size;
+    public int M;
+    public void* X;
+    public long Ldx;
+    public float* XScales;
+    public void* W;
+    public long Ldw;
+    public float* Scales;
+    public byte* Zeros;
+    public void* Packed;
+    public long PackedBytes;
+    public float* Bias;
+    public void* Residual;
+    public long Ldr;
+    public void* Y;
+    public long Ldy;
+    public void* Workspace;
+    public long WorkspaceBytes;
+}
