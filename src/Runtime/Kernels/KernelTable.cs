@@ -1,0 +1,111 @@
+using System.Collections.Immutable;
+using System.Runtime.InteropServices;
+using Kernels.Interop.Native;
+
+namespace Kernels;
+
+/// <summary>
+/// The rows of the CPU: those of kn_cpu where it loads, then the managed ones. A missing library leaves the managed rows
+/// working and says so in <see cref="Problem"/>.
+/// </summary>
+internal sealed unsafe class KernelTable
+{
+    private static readonly Lazy<KernelTable> s_default = new(() => Load(FindLibrary()));
+
+    private readonly delegate* unmanaged[Cdecl]<int> _getThreads;
+    private readonly delegate* unmanaged[Cdecl]<int, int, int> _setThreads;
+
+    private KernelTable(string? path, string? problem, in KnLibrary library)
+    {
+        Path = path;
+        Problem = problem;
+        Features = (KnCpu)library.Features;
+        Emulated = (KnCpu)library.Emulated;
+        Build = Marshal.PtrToStringUTF8((nint)library.Build) ?? "managed";
+        Library = library;
+        _getThreads = library.GetThreads;
+        _setThreads = library.SetThreads;
+        var rows = ImmutableArray.CreateBuilder<Row>();
+        for (int i = 0; i < library.RowCount; i++) rows.Add(new NativeRow(library.Rows[i], library.LastError));
+        rows.AddRange(Managed);
+        Rows = rows.ToImmutable();
+    }
+
+    /// <summary>The managed rows, last within their operation.</summary>
+    private static ImmutableArray<Row> Managed => [new FlatGemmManaged()];
+
+    public static KernelTable Default => s_default.Value;
+
+    /// <summary>File of the native library; null when there is none.</summary>
+    public string? Path { get; }
+
+    /// <summary>Why there is no native library; null when there is one.</summary>
+    public string? Problem { get; }
+
+    public KnCpu Features { get; }
+
+    /// <summary>Features that run in software: test builds only.</summary>
+    public KnCpu Emulated { get; }
+
+    public string Build { get; }
+
+    internal KnLibrary Library { get; }
+
+    /// <summary>All rows, best first within an operation.</summary>
+    public ImmutableArray<Row> Rows { get; }
+
+    /// <summary>Rows of an operation, best first.</summary>
+    public IEnumerable<Row> Of(KnOp op) => Rows.Where(r => r.Op == op);
+
+    /// <summary>Whether this machine has what the row needs, or what it lacks.</summary>
+    public bool Runs(Row row, out string? lacks)
+    {
+        KnCpu missing = row.Needs & ~Features;
+        lacks = missing == 0 ? null : $"this machine lacks {missing}";
+        return missing == 0;
+    }
+
+    /// <summary>Threads of the pool, the caller's included.</summary>
+    public int Threads => _getThreads == null ? Environment.ProcessorCount : _getThreads();
+
+    /// <summary>Resizes the pool; 0 is one thread per core this process may use.</summary>
+    public void SetThreads(int count, bool pin)
+    {
+        if (_setThreads == null) return;
+        var status = (KnStatus)_setThreads(count, pin ? 1 : 0);
+        if (status != KnStatus.Ok)
+            throw KernelsException.FromSentence((Status)status, "threads", Marshal.PtrToStringUTF8((nint)Library.LastError()) ?? "");
+    }
+
+    /// <summary>The table of the library at <paramref name="path"/>, or of the managed rows alone.</summary>
+    public static KernelTable Load(string? path)
+    {
+        if (path is null)
+            return new KernelTable(null, $"no {LibraryName} in {string.Join(", ", SearchedDirectories())}", default);
+        return KnExports.TryGet(path, out KnLibrary library, out string error) == KnStatus.Ok
+            ? new KernelTable(path, null, library)
+            : new KernelTable(null, error, default);
+    }
+
+    internal static string LibraryName => OperatingSystem.IsWindows() ? "kn_cpu.dll"
+        : OperatingSystem.IsMacOS() ? "libkn_cpu.dylib" : "libkn_cpu.so";
+
+    /// <summary>KERNELS_NATIVE names the directory for those who must override; then beside the assembly; then the package's place.</summary>
+    private static IEnumerable<string> SearchedDirectories()
+    {
+        string? chosen = Environment.GetEnvironmentVariable("KERNELS_NATIVE");
+        if (!string.IsNullOrEmpty(chosen))
+        {
+            yield return chosen;
+            yield break;
+        }
+        yield return AppContext.BaseDirectory;
+        yield return System.IO.Path.Combine(AppContext.BaseDirectory, "runtimes", RuntimeInformation.RuntimeIdentifier, "native");
+        string os = OperatingSystem.IsWindows() ? "win" : OperatingSystem.IsMacOS() ? "osx" : "linux";
+        string architecture = RuntimeInformation.ProcessArchitecture.ToString().ToLowerInvariant();
+        yield return System.IO.Path.Combine(AppContext.BaseDirectory, "runtimes", $"{os}-{architecture}", "native");
+    }
+
+    private static string? FindLibrary() =>
+        SearchedDirectories().Select(d => System.IO.Path.Combine(d, LibraryName)).FirstOrDefault(File.Exists);
+}

@@ -1,0 +1,56 @@
+namespace Kernels;
+
+/// <summary>What went wrong, in the seven words of the native ABI.</summary>
+public enum Status
+{
+    /// <summary>Nothing.</summary>
+    Ok = 0,
+    /// <summary>An argument breaks a rule.</summary>
+    Invalid = 1,
+    /// <summary>No row, or not the one asked for, takes this problem on this machine.</summary>
+    Unsupported = 2,
+    /// <summary>Memory or threads ran out.</summary>
+    NoMemory = 3,
+    /// <summary>The device is absent, lost or faulted.</summary>
+    Device = 4,
+    /// <summary>The native library and this assembly were built from different versions.</summary>
+    AbiMismatch = 5,
+    /// <summary>A defect of this library.</summary>
+    Internal = 6,
+}
+
+/// <summary>The one exception of this library: a status, the argument at fault, and the rule that it breaks.</summary>
+public sealed class KernelsException : Exception
+{
+    /// <summary>Creates the exception for <paramref name="argument"/> breaking <paramref name="rule"/>.</summary>
+    public KernelsException(Status status, string argument, string rule)
+        : base($"{argument}: {rule}")
+    {
+        Status = status;
+        Argument = argument;
+        Rule = rule;
+    }
+
+    /// <summary>The kind of failure.</summary>
+    public Status Status { get; }
+
+    /// <summary>The argument, device or file at fault.</summary>
+    public string Argument { get; }
+
+    /// <summary>The rule that it breaks, with the values.</summary>
+    public string Rule { get; }
+
+    internal static void Require(bool holds, string argument, string rule)
+    {
+        if (!holds) throw new KernelsException(Status.Invalid, argument, rule);
+    }
+
+    /// <summary>"argument: rule", as native sentences are written, or a sentence without an argument.</summary>
+    internal static KernelsException FromSentence(Status status, string row, string sentence)
+    {
+        int colon = sentence.IndexOf(": ", StringComparison.Ordinal);
+        return colon > 0
+            ? new KernelsException(status, sentence[..colon], $"{sentence[(colon + 2)..]} ({row})")
+            : new KernelsException(status, row, sentence);
+    }
+}
