@@ -37,6 +37,11 @@ struct plan {
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
+// One row of x as f32, whatever its type.
+inline void widen_row(int32_t type, const void* x, int64_t k, float* out, int64_t padded) {
+  for (int64_t i = 0; i < padded; i += 16) _mm512_storeu_ps(out + i, load(type, x, i, first_lanes(k > i ? k - i : 0)));
+}
+
 inline __m512 activate(int32_t activation, __m512 z) {
   switch (activation) {
     case KN_ACT_RELU: return _mm512_max_ps(_mm512_setzero_ps(), z);  // NaN in z passes: max returns its second operand

@@ -106,10 +106,5 @@ void multiply_registers(int64_t rows, int64_t step, const X* x, int64_t ldx, con
 
 inline int64_t register_rows(int64_t step) { return kRows[panel_slot(step)]; }
 
-// One row of x as f32, whatever its type.
-inline void widen_row(int32_t type, const void* x, int64_t k, float* out, int64_t padded) {
-  for (int64_t i = 0; i < padded; i += 16) _mm512_storeu_ps(out + i, load(type, x, i, first_lanes(k > i ? k - i : 0)));
-}
-
 }  // namespace
 }  // namespace kn::flat_gemm
