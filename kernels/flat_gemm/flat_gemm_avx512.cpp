@@ -102,9 +102,12 @@ struct f32_engine {
   static void unpack(int32_t w_type, int32_t group, const char* in, char* to, int64_t length, const uint8_t* zeros) {
     float* out = reinterpret_cast<float*>(to);
     switch (w_type) {
-      case KN_F16: return unpack_as<f16_to_f32>(in, out, length, nullptr);
-      case KN_BF16: return unpack_as<bf16_to_f32>(in, out, length, nullptr);
-      case KN_S8: return unpack_as<s8_to_f32>(in, out, length, nullptr);
+      case KN_F16:
+        return unpack_as<f16_to_f32>(in, out, length, nullptr);
+      case KN_BF16:
+        return unpack_as<bf16_to_f32>(in, out, length, nullptr);
+      case KN_S8:
+        return unpack_as<s8_to_f32>(in, out, length, nullptr);
       default:
         for (int64_t g = 0; g < length; g += group)
           unpack_as<u4_to_f32>(in + g * 8, out + g * 16, group, zeros + g / group * 16);
@@ -117,11 +120,16 @@ struct f32_engine {
   static int64_t decode_rows(int64_t step) { return decoded_rows(step); }
   static void multiply_packed(int32_t w_type, const multiplication<float>& r) {
     switch (w_type) {
-      case KN_F32: return multiply_registers<multiply_add, as_is<multiply_add>>(r);
-      case KN_F16: return multiply_registers<multiply_add, f16_to_f32>(r);
-      case KN_BF16: return multiply_registers<multiply_add, bf16_to_f32>(r);
-      case KN_S8: return multiply_registers<multiply_add, s8_to_f32>(r);
-      default: return multiply_registers<multiply_add, u4_to_f32>(r);
+      case KN_F32:
+        return multiply_registers<multiply_add, as_is<multiply_add>>(r);
+      case KN_F16:
+        return multiply_registers<multiply_add, f16_to_f32>(r);
+      case KN_BF16:
+        return multiply_registers<multiply_add, bf16_to_f32>(r);
+      case KN_S8:
+        return multiply_registers<multiply_add, s8_to_f32>(r);
+      default:
+        return multiply_registers<multiply_add, u4_to_f32>(r);
     }
   }
 };
@@ -153,7 +161,8 @@ struct s8_engine {
   static void prepare(int32_t type, const void* x, int64_t k, uint8_t* out, int64_t padded, float* scale) {
     quantize_row(type, x, k, reinterpret_cast<int8_t*>(out), padded, scale);
     for (int64_t i = 0; i < padded; i += 64)
-      _mm512_storeu_si512(out + i, _mm512_xor_si512(_mm512_loadu_si512(out + i), _mm512_set1_epi8(static_cast<char>(0x80))));
+      _mm512_storeu_si512(out + i,
+                          _mm512_xor_si512(_mm512_loadu_si512(out + i), _mm512_set1_epi8(static_cast<char>(0x80))));
   }
 
   static void multiply(const multiplication<uint8_t>& r) { multiply_registers<dot_u8s8, as_is<dot_u8s8>>(r); }

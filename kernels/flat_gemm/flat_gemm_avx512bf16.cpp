@@ -16,7 +16,9 @@ struct dot_bf16 {
   static v broadcast(const char* x) {
     return _mm512_castsi512_ps(_mm512_set1_epi32(*reinterpret_cast<const int32_t*>(x)));
   }
-  static v dot(v c, v a, v b) { return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)); }
+  static v dot(v c, v a, v b) {
+    return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+  }
   static v scale(v c, const float* s, v old) { return _mm512_fmadd_ps(c, _mm512_loadu_ps(s), old); }
 };
 
@@ -71,9 +73,12 @@ struct bf16_engine {
   static int64_t decode_rows(int64_t step) { return decoded_rows(step); }
   static void multiply_packed(int32_t w_type, const multiplication<uint16_t>& r) {
     switch (w_type) {
-      case KN_S8: return multiply_registers<dot_bf16, s8_to_bf16>(r);
-      case KN_U4: return multiply_registers<dot_bf16, u4_to_bf16>(r);
-      default: return multiply_registers<dot_bf16, as_is<dot_bf16>>(r);
+      case KN_S8:
+        return multiply_registers<dot_bf16, s8_to_bf16>(r);
+      case KN_U4:
+        return multiply_registers<dot_bf16, u4_to_bf16>(r);
+      default:
+        return multiply_registers<dot_bf16, as_is<dot_bf16>>(r);
     }
   }
 };

@@ -1,8 +1,9 @@
 // The loops around a microkernel, shared by the AVX-512 and AMX files. Everything is static per file (see avx512.h).
 //
-// One task is block_m rows by block_n panels. Inside: k in blocks, so that the block of weights, unpacked if it must be, stays
-// in L1 or L2 while the tiles of rows pass over it; `step` panels at a time. Accumulators wait in the worker's scratch between
-// blocks of k. An element is one chain of sums over k in order, whatever the blocks: rows of one engine give the same bits.
+// One task is block_m rows by block_n panels. Inside: k in blocks, so that the block of weights, unpacked if it must
+// be, stays in L1 or L2 while the tiles of rows pass over it; `step` panels at a time. Accumulators wait in the
+// worker's scratch between blocks of k. An element is one chain of sums over k in order, whatever the blocks: rows of
+// one engine give the same bits.
 //
 // An Engine has
 //   x_t, kInPlace: its element of x, and the dtype of x that it reads where it is
@@ -28,13 +29,13 @@ struct plan {
   panels at;
   int64_t step, block_k, block_m, block_n;  // panels, elements of k, rows, panels
   int64_t m_tasks, n_tasks;
-  int64_t raw;          // bytes of a packed panel per element of k
-  bool decode;          // weights are decoded in registers, not unpacked to scratch
-  bool in_place;        // x is read where it is
-  int64_t ldx;          // elements of x_t
-  const void* x;        // what the engine reads
-  float* x_scales;      // per row of quantised x
-  char* scratch;        // per worker: accumulators, then unpacked weights
+  int64_t raw;      // bytes of a packed panel per element of k
+  bool decode;      // weights are decoded in registers, not unpacked to scratch
+  bool in_place;    // x is read where it is
+  int64_t ldx;      // elements of x_t
+  const void* x;    // what the engine reads
+  float* x_scales;  // per row of quantised x
+  char* scratch;    // per worker: accumulators, then unpacked weights
   int64_t scratch_bytes, accumulator_bytes;
 };
 
@@ -47,11 +48,16 @@ inline void widen_row(int32_t type, const void* x, int64_t k, float* out, int64_
 
 inline __m512 activate(int32_t activation, __m512 z) {
   switch (activation) {
-    case KN_ACT_RELU: return _mm512_max_ps(_mm512_setzero_ps(), z);  // NaN in z passes: max returns its second operand
-    case KN_ACT_GELU_TANH: return gelu_tanh(z);
-    case KN_ACT_GELU_ERF: return gelu_erf(z);
-    case KN_ACT_SILU: return _mm512_mul_ps(z, sigmoid(z));
-    default: return z;
+    case KN_ACT_RELU:
+      return _mm512_max_ps(_mm512_setzero_ps(), z);  // NaN in z passes: max returns its second operand
+    case KN_ACT_GELU_TANH:
+      return gelu_tanh(z);
+    case KN_ACT_GELU_ERF:
+      return gelu_erf(z);
+    case KN_ACT_SILU:
+      return _mm512_mul_ps(z, sigmoid(z));
+    default:
+      return z;
   }
 }
 
@@ -96,10 +102,11 @@ void write_out(const plan& p, const char* acc, int64_t ld, int64_t row0, int64_t
   }
 }
 
-// What a multiply brings into L2 meanwhile: a line of each of so many panels per 64 bytes of weights that it reads.
+// What a multiply brings into L2 meanwhile: of each of so many panels, `advance` bytes per 64 bytes of weights that it
+// reads.
 struct ahead {
   const char* from;
-  int64_t stride, panels;
+  int64_t stride, panels, advance;
 };
 
 // One call of an engine: `rows` rows of x times `panels` panels of w over `length` elements of k.
@@ -111,21 +118,22 @@ struct multiplication {
   const char* w;
   int64_t w_stride;  // bytes from panel to panel
   char* acc;
-  int64_t ld;             // bytes
-  bool first;             // acc holds nothing yet
-  const float* scales;    // null, or 16 per panel: acc += scale * (the sum of this run)
-  const uint8_t* zeros;   // u4: 16 per panel
-  int64_t group_stride;   // elements of scales and zeros from panel to panel
+  int64_t ld;            // bytes
+  bool first;            // acc holds nothing yet
+  const float* scales;   // null, or 16 per panel: acc += scale * (the sum of this run)
+  const uint8_t* zeros;  // u4: 16 per panel
+  int64_t group_stride;  // elements of scales and zeros from panel to panel
   ahead fetch;
 };
 
 // One block of k for `rows` rows and `step` panels whose weights start at w (panel stride w_stride bytes).
 template <class Engine>
-void multiply_block(const plan& p, const char* w, int64_t w_stride, int64_t k0, int64_t length, int64_t panel, int64_t step,
-                    int64_t row0, int64_t rows, char* acc, int64_t ld, const char* next) {
+void multiply_block(const plan& p, const char* w, int64_t w_stride, int64_t k0, int64_t length, int64_t panel,
+                    int64_t step, int64_t row0, int64_t rows, char* acc, int64_t ld, const char* next) {
   using x_t = typename Engine::x_t;
   const bool grouped = p.problem->w_type == KN_U4;
-  const int64_t group = grouped ? p.problem->group : length, first_group = panel * p.at.groups + (grouped ? k0 / group : 0);
+  const int64_t group = grouped ? p.problem->group : length,
+                first_group = panel * p.at.groups + (grouped ? k0 / group : 0);
   const char* packed = static_cast<const char*>(p.args->packed);
   const float* scales = reinterpret_cast<const float*>(packed + p.at.scales_at) + first_group * kPanel;
   const uint8_t* zeros = reinterpret_cast<const uint8_t*>(packed) + p.at.zeros_at + first_group * kPanel;
@@ -137,17 +145,19 @@ void multiply_block(const plan& p, const char* w, int64_t w_stride, int64_t k0, 
   for (int64_t t = 0; t < tiles; t++) {
     const int64_t r0 = Engine::kRowAlign > 1 ? t * most : rows * t / tiles;
     const int64_t r1 = Engine::kRowAlign > 1 ? smaller(rows, r0 + most) : rows * (t + 1) / tiles;
-    // The tiles of rows share the panels of the next block among them. A single tile leaves them to the hardware: it is
-    // reading memory itself.
-    const int64_t f0 = tiles > 1 ? step * t / tiles : 0, f1 = tiles > 1 ? step * (t + 1) / tiles : 0;
+    // The tiles of rows share the panels of the next block among them. A single tile that reads packed weights is
+    // reading memory itself and leaves the next ones to the hardware.
+    const bool fetches = tiles > 1 || w_stride != p.at.bytes;
+    const int64_t f0 = fetches ? step * t / tiles : 0, f1 = fetches ? step * (t + 1) / tiles : 0;
     multiplication<x_t> r{};
     r.rows = r1 - r0, r.panels = step;
     r.x = static_cast<const x_t*>(p.x) + (row0 + r0) * p.ldx + k0, r.ldx = p.ldx;
     r.w = w, r.w_stride = w_stride;
     r.acc = acc + r0 * ld, r.ld = ld;
     r.group_stride = p.at.groups * kPanel;
-    r.fetch = ahead{next + f0 * p.at.bytes, p.at.bytes, f1 - f0};
-    for (int64_t g = 0; g < length; g += group, r.x += group, r.w += group * bytes_per_k, r.fetch.from += group * bytes_per_k) {
+    r.fetch = ahead{next + f0 * p.at.bytes, p.at.bytes, f1 - f0, 64 * p.raw / bytes_per_k};
+    for (int64_t g = 0; g < length;
+         g += group, r.x += group, r.w += group * bytes_per_k, r.fetch.from += group * p.raw) {
       r.length = smaller(group, length - g);
       r.first = k0 + g == 0;
       r.scales = grouped ? scales + g / group * kPanel : nullptr;
@@ -188,7 +198,8 @@ void task(void* context, int64_t index, int32_t worker) {
       int64_t stride = p.at.bytes;
       if (Engine::unpacks(p.problem->w_type) && !p.decode) {
         for (int64_t i = 0; i < step; i++)
-          Engine::unpack(p.problem->w_type, p.problem->group, w + i * p.at.bytes, unpacked + i * unpacked_stride, length,
+          Engine::unpack(p.problem->w_type, p.problem->group, w + i * p.at.bytes, unpacked + i * unpacked_stride,
+                         length,
                          reinterpret_cast<const uint8_t*>(packed) + p.at.zeros_at +
                              ((panel + i) * p.at.groups + (p.problem->group ? k0 / p.problem->group : 0)) * kPanel);
         w = unpacked;
@@ -231,13 +242,15 @@ plan sizes(const kn_flat_gemm_problem& q, int64_t m, int64_t step, int64_t block
   p.in_place = q.x_type == Engine::kInPlace && q.k == p.at.k_padded && !(q.flags & KN_GEMM_QUANTIZE_X);
   p.ldx = round_up(p.at.k_padded, 64 / static_cast<int64_t>(sizeof(typename Engine::x_t)));
   p.accumulator_bytes = round_up(p.block_m, Engine::kRowAlign) * p.block_n * 64;
-  p.scratch_bytes = p.accumulator_bytes + (Engine::unpacks(q.w_type) && !decode ? p.step * p.block_k * Engine::kBytesPerK : 0);
+  p.scratch_bytes =
+      p.accumulator_bytes + (Engine::unpacks(q.w_type) && !decode ? p.step * p.block_k * Engine::kBytesPerK : 0);
   return p;
 }
 
 template <class Engine>
 int64_t x_bytes(const plan& p, int64_t m) {
-  const int64_t copy = p.in_place ? 0 : round_up(m, Engine::kRowAlign) * p.ldx * static_cast<int64_t>(sizeof(typename Engine::x_t));
+  const int64_t copy =
+      p.in_place ? 0 : round_up(m, Engine::kRowAlign) * p.ldx * static_cast<int64_t>(sizeof(typename Engine::x_t));
   const int64_t scales = p.problem->flags & KN_GEMM_QUANTIZE_X ? round_up(m * 4, 64) : 0;
   return round_up(copy, 64) + scales;
 }

@@ -1,6 +1,6 @@
 // The register-tile microkernel of the AVX-512 engines: R rows by P panels of accumulators, one dot instruction per
-// accumulator and step. 2 P loads of weights feed R P dots, and each row costs one broadcast, so from P = 2 on the loads fit
-// beside the dots. R P + P + 1 registers at most 32.
+// accumulator and step. 2 P loads of weights feed R P dots, and each row costs one broadcast, so from P = 2 on the
+// loads fit beside the dots. R P + P + 1 registers at most 32.
 #pragma once
 #include "flat_gemm_drive.h"
 
@@ -12,7 +12,8 @@ constexpr int kRows[] = {16, 12, 6, 3}, kDecodedRows[] = {8, 8, 4, 2};
 
 inline int panel_slot(int64_t step) { return step == 1 ? 0 : step == 2 ? 1 : step == 4 ? 2 : 3; }
 
-// Decode: kRaw bytes of a panel become kParts operands of Dot, in the order of k. This one is for weights that are operands.
+// Decode: kRaw bytes of a panel become kParts operands of Dot, in the order of k. This one is for weights that are
+// operands.
 template <class Dot>
 struct as_is {
   using v = typename Dot::v;
@@ -23,8 +24,8 @@ struct as_is {
   static void decode(const char* raw, zero, v (&b)[1]) { b[0] = Dot::load(raw); }
 };
 
-// Dot: v a 512-bit accumulator type; zero(), broadcast(x at a step), dot(acc, x, w), scale(sum, scales, acc), kXBytes of x
-// per operand of weights.
+// Dot: v a 512-bit accumulator type; zero(), broadcast(x at a step), dot(acc, x, w), scale(sum, scales, acc), kXBytes
+// of x per operand of weights.
 template <class Dot, class Decode, int R, int P, class X>
 void tile(const multiplication<X>& t) {
   using v = typename Dot::v;
@@ -69,7 +70,7 @@ void tile(const multiplication<X>& t) {
     }
     x += Dot::kXBytes * kParts;
     w += Decode::kRaw;
-    fetch += Decode::kRaw;
+    fetch += t.fetch.advance;
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++)

@@ -15,8 +15,10 @@ enum dataflow { gemv, flat, block };
 // block  blocks of rows as well, so that x and the accumulators stay in L2 at any m
 inline constexpr kn_param gemv_params[] = {{"panels", 3, {4, 8, 2}}};
 inline constexpr kn_param flat_params[] = {{"panels", 2, {4, 2}}, {"block_k", 4, {1024, 512, 256, 2048}}};
-inline constexpr kn_param block_params[] = {
-    {"panels", 2, {4, 2}}, {"block_k", 3, {512, 256, 1024}}, {"block_m", 3, {192, 96, 384}}, {"block_n", 3, {16, 8, 32}}};
+inline constexpr kn_param block_params[] = {{"panels", 2, {4, 2}},
+                                            {"block_k", 3, {512, 256, 1024}},
+                                            {"block_m", 3, {192, 96, 384}},
+                                            {"block_n", 3, {16, 8, 32}}};
 
 inline int64_t param(const kn_param* params, const kn_launch* launch, int i) {
   return launch->param[i] == 0 ? params[i].values[0] : launch->param[i];
@@ -39,9 +41,12 @@ struct blocks {
 inline blocks blocks_of(dataflow flow, const kn_param* params, const kn_launch* launch) {
   const int64_t step = param(params, launch, 0);
   switch (flow) {
-    case gemv: return {step, 0, 0, step, true};
-    case flat: return {step, param(params, launch, 1), 0, step, false};
-    default: return {step, param(params, launch, 1), param(params, launch, 2), param(params, launch, 3), false};
+    case gemv:
+      return {step, 0, 0, step, true};
+    case flat:
+      return {step, param(params, launch, 1), 0, step, false};
+    default:
+      return {step, param(params, launch, 1), param(params, launch, 2), param(params, launch, 3), false};
   }
 }
 
@@ -53,7 +58,7 @@ struct row_of {
     if (!File::takes(p, why)) return 0;
     const bool launch_params_are_listed = params_listed(Params, Count, launch);
     KN_REQUIRE(launch_params_are_listed);
-    KN_REQUIRE(Flow != gemv || p.m <= 8);
+    KN_REQUIRE(Flow != gemv || p.m <= 12);
     KN_REQUIRE(Flow != flat || p.m <= 512);
     return 1;
   }
@@ -76,8 +81,8 @@ struct row_of {
     if (const int32_t status = check(p, a, true, workspace(p, launch)); status != KN_OK) return status;
     if (a->m == 0 || p->n == 0) return KN_OK;
     const blocks b = blocks_of(Flow, Params, launch);
-    File::with_engine(
-        *p, [&]<class Engine>() { drive<Engine>(*p, *a, launch->threads, b.step, b.k, b.m, b.n, b.decode); });
+    File::with_engine(*p,
+                      [&]<class Engine>() { drive<Engine>(*p, *a, launch->threads, b.step, b.k, b.m, b.n, b.decode); });
     return KN_OK;
   }
 
