@@ -5,16 +5,15 @@
 // worker's scratch between blocks of k. An element is one chain of sums over k in order, whatever the blocks: rows of
 // one engine give the same bits.
 //
-// An Engine has
+// An Engine, one object per task, has
 //   x_t, kInPlace: its element of x, and the dtype of x that it reads where it is
 //   kBytesPerK: bytes of a panel per element of k as multiply reads it
 //   kInteger, kOffset: s32 accumulators, of x + kOffset
-//   kRowAlign: rows that a copy of x is padded to; row_tile(step): the most rows of one multiply
-//   enter(), leave(): around a task
-//   prepare(...): one row of x as the engine reads it, padded with zeros to k_padded
-//   unpacks(w_type), unpack(...): whether and how a block of a panel becomes what multiply reads
-//   multiply(run): acc (+)= x . w over a run of k, rows and panels within the limits above
-//   kDecodes: it also has decode_rows(step) and multiply_packed(w_type, run), which decode weights in registers
+//   row_tile(step): the most rows of one multiply; kWholeTiles: rows fill tiles and leave a rest, rather than split
+//   evenly enter(), leave(): around a task prepare(...): one row of x as the engine reads it, padded with zeros to
+//   k_padded unpacks(w_type), unpack(i, ...): whether and how a block of the i-th panel of a step becomes what multiply
+//   reads multiply(run): acc (+)= x . w over a run of k, rows and panels within the limits above kDecodes: it also has
+//   decode_rows(step) and multiply_packed(w_type, run), which decode weights in registers
 #pragma once
 #include <avx512.h>
 
@@ -128,8 +127,8 @@ struct multiplication {
 
 // One block of k for `rows` rows and `step` panels whose weights start at w (panel stride w_stride bytes).
 template <class Engine>
-void multiply_block(const plan& p, const char* w, int64_t w_stride, int64_t k0, int64_t length, int64_t panel,
-                    int64_t step, int64_t row0, int64_t rows, char* acc, int64_t ld, const char* next) {
+void multiply_block(Engine& engine, const plan& p, const char* w, int64_t w_stride, int64_t k0, int64_t length,
+                    int64_t panel, int64_t step, int64_t row0, int64_t rows, char* acc, int64_t ld, const char* next) {
   using x_t = typename Engine::x_t;
   const bool grouped = p.problem->w_type == KN_U4;
   const int64_t group = grouped ? p.problem->group : length,
@@ -143,8 +142,8 @@ void multiply_block(const plan& p, const char* w, int64_t w_stride, int64_t k0, 
   }
   const int64_t tiles = (rows + most - 1) / most;
   for (int64_t t = 0; t < tiles; t++) {
-    const int64_t r0 = Engine::kRowAlign > 1 ? t * most : rows * t / tiles;
-    const int64_t r1 = Engine::kRowAlign > 1 ? smaller(rows, r0 + most) : rows * (t + 1) / tiles;
+    const int64_t r0 = Engine::kWholeTiles ? t * most : rows * t / tiles;
+    const int64_t r1 = Engine::kWholeTiles ? smaller(rows, r0 + most) : rows * (t + 1) / tiles;
     // The tiles of rows share the panels of the next block among them. A single tile that reads packed weights is
     // reading memory itself and leaves the next ones to the hardware.
     const bool fetches = tiles > 1 || w_stride != p.at.bytes;
@@ -164,11 +163,11 @@ void multiply_block(const plan& p, const char* w, int64_t w_stride, int64_t k0, 
       r.zeros = grouped ? zeros + g / group * kPanel : nullptr;
       if constexpr (Engine::kDecodes) {
         if (p.decode) {
-          Engine::multiply_packed(p.problem->w_type, r);
+          engine.multiply_packed(p.problem->w_type, r);
           continue;
         }
       }
-      Engine::multiply(r);
+      engine.multiply(r);
     }
   }
 }
@@ -184,7 +183,8 @@ void task(void* context, int64_t index, int32_t worker) {
   char* unpacked = acc + p.accumulator_bytes;
   const char* packed = static_cast<const char*>(p.args->packed);
   const int64_t unpacked_stride = p.block_k * Engine::kBytesPerK;
-  Engine::enter();
+  Engine engine;
+  engine.enter();
   for (int64_t k0 = 0; k0 < p.at.k_padded; k0 += p.block_k) {
     const int64_t length = smaller(p.block_k, p.at.k_padded - k0);
     for (int64_t panel = panel0, step; panel < panel1; panel += step) {
@@ -198,17 +198,17 @@ void task(void* context, int64_t index, int32_t worker) {
       int64_t stride = p.at.bytes;
       if (Engine::unpacks(p.problem->w_type) && !p.decode) {
         for (int64_t i = 0; i < step; i++)
-          Engine::unpack(p.problem->w_type, p.problem->group, w + i * p.at.bytes, unpacked + i * unpacked_stride,
-                         length,
-                         reinterpret_cast<const uint8_t*>(packed) + p.at.zeros_at +
-                             ((panel + i) * p.at.groups + (p.problem->group ? k0 / p.problem->group : 0)) * kPanel);
+          engine.unpack(i, p.problem->w_type, p.problem->group, w + i * p.at.bytes, unpacked + i * unpacked_stride,
+                        length,
+                        reinterpret_cast<const uint8_t*>(packed) + p.at.zeros_at +
+                            ((panel + i) * p.at.groups + (p.problem->group ? k0 / p.problem->group : 0)) * kPanel);
         w = unpacked;
         stride = unpacked_stride;
       }
-      multiply_block<Engine>(p, w, stride, k0, length, panel, step, row0, rows, acc + (panel - panel0) * 64, ld, next);
+      multiply_block(engine, p, w, stride, k0, length, panel, step, row0, rows, acc + (panel - panel0) * 64, ld, next);
     }
   }
-  Engine::leave();
+  engine.leave();
   if (p.at.k_padded == 0) memset(acc, 0, static_cast<size_t>(rows * ld));
   write_out<Engine>(p, acc, ld, row0, rows, panel0, panel1 - panel0);
 }
@@ -241,7 +241,7 @@ plan sizes(const kn_flat_gemm_problem& q, int64_t m, int64_t step, int64_t block
   p.n_tasks = p.block_n == 0 ? 0 : (p.at.count + p.block_n - 1) / p.block_n;
   p.in_place = q.x_type == Engine::kInPlace && q.k == p.at.k_padded && !(q.flags & KN_GEMM_QUANTIZE_X);
   p.ldx = round_up(p.at.k_padded, 64 / static_cast<int64_t>(sizeof(typename Engine::x_t)));
-  p.accumulator_bytes = round_up(p.block_m, Engine::kRowAlign) * p.block_n * 64;
+  p.accumulator_bytes = p.block_m * p.block_n * 64;
   p.scratch_bytes =
       p.accumulator_bytes + (Engine::unpacks(q.w_type) && !decode ? p.step * p.block_k * Engine::kBytesPerK : 0);
   return p;
@@ -249,8 +249,7 @@ plan sizes(const kn_flat_gemm_problem& q, int64_t m, int64_t step, int64_t block
 
 template <class Engine>
 int64_t x_bytes(const plan& p, int64_t m) {
-  const int64_t copy =
-      p.in_place ? 0 : round_up(m, Engine::kRowAlign) * p.ldx * static_cast<int64_t>(sizeof(typename Engine::x_t));
+  const int64_t copy = p.in_place ? 0 : m * p.ldx * static_cast<int64_t>(sizeof(typename Engine::x_t));
   const int64_t scales = p.problem->flags & KN_GEMM_QUANTIZE_X ? round_up(m * 4, 64) : 0;
   return round_up(copy, 64) + scales;
 }
