@@ -21,9 +21,8 @@ struct multiply_add {
 struct f32_engine {
   using x_t = float;
   static constexpr int32_t kInPlace = KN_F32;
-  static constexpr int64_t kBytesPerK = 64, kRowAlign = 1;
-  static constexpr bool kInteger = false;
-  static constexpr int32_t kOffset = 0;
+  static constexpr int64_t kBytesPerK = 64;
+  static constexpr bool kWholeTiles = false, kInteger = false;
   static int64_t row_tile(int64_t step) { return register_rows(step); }
   static void enter() {}
   static void leave() {}
@@ -35,7 +34,8 @@ struct f32_engine {
   static bool unpacks(int32_t w_type) { return w_type != KN_F32; }
 
   // A block of one panel to f32 [k][16].
-  static void unpack(int32_t w_type, int32_t group, const char* in, char* to, int64_t length, const uint8_t* zeros) {
+  static void unpack(int64_t, int32_t w_type, int32_t group, const char* in, char* to, int64_t length,
+                     const uint8_t* zeros) {
     float* out = reinterpret_cast<float*>(to);
     const __m512i high = _mm512_set1_epi32(static_cast<int32_t>(0xffff0000));
     switch (w_type) {
@@ -95,14 +95,14 @@ struct dot_u8s8 {
 struct s8_engine {
   using x_t = uint8_t;
   static constexpr int32_t kInPlace = -1;
-  static constexpr int64_t kBytesPerK = 16, kRowAlign = 1;
-  static constexpr bool kInteger = true;
+  static constexpr int64_t kBytesPerK = 16;
+  static constexpr bool kWholeTiles = false, kInteger = true;
   static constexpr int32_t kOffset = 128;
   static int64_t row_tile(int64_t step) { return register_rows(step); }
   static void enter() {}
   static void leave() {}
   static bool unpacks(int32_t) { return false; }
-  static void unpack(int32_t, int32_t, const char*, char*, int64_t, const uint8_t*) {}
+  static void unpack(int64_t, int32_t, int32_t, const char*, char*, int64_t, const uint8_t*) {}
 
   static void prepare(int32_t type, const void* x, int64_t k, uint8_t* out, int64_t padded, float* scale) {
     quantize_row(type, x, k, reinterpret_cast<int8_t*>(out), padded, scale);

@@ -23,9 +23,8 @@ struct dot_bf16 {
 struct bf16_engine {
   using x_t = uint16_t;
   static constexpr int32_t kInPlace = KN_BF16;
-  static constexpr int64_t kBytesPerK = 32, kRowAlign = 1;
-  static constexpr bool kInteger = false;
-  static constexpr int32_t kOffset = 0;
+  static constexpr int64_t kBytesPerK = 32;
+  static constexpr bool kWholeTiles = false, kInteger = false;
   static int64_t row_tile(int64_t step) { return register_rows(step); }
   static void enter() {}
   static void leave() {}
@@ -36,7 +35,8 @@ struct bf16_engine {
     memset(out + k, 0, static_cast<size_t>(padded - k) * 2);
   }
 
-  static void unpack(int32_t w_type, int32_t group, const char* in, char* out, int64_t length, const uint8_t* zeros) {
+  static void unpack(int64_t, int32_t w_type, int32_t group, const char* in, char* out, int64_t length,
+                     const uint8_t* zeros) {
     unpack_bf16(w_type, group, in, out, length, zeros);
   }
 

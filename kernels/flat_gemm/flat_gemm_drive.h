@@ -4,15 +4,17 @@
 // in L1 or L2 while the tiles of rows pass over it; `step` panels at a time. Accumulators wait in the worker's scratch between
 // blocks of k. An element is one chain of sums over k in order, whatever the blocks: rows of one engine give the same bits.
 //
-// An Engine has
+// An Engine, one object per task, has
 //   x_t, kInPlace: its element of x, and the dtype of x that it reads where it is
 //   kBytesPerK: bytes of a panel per element of k as multiply reads it
 //   kInteger, kOffset: s32 accumulators, of x + kOffset
-//   kRowAlign: rows that a copy of x is padded to; row_tile(step): the most rows of one multiply
+//   row_tile(step): the most rows of one multiply; kWholeTiles: rows fill tiles and leave a rest, rather than split evenly
 //   enter(), leave(): around a task
 //   prepare(...): one row of x as the engine reads it, padded with zeros to k_padded
-//   unpacks(w_type), unpack(...): whether and how a block of a panel becomes what multiply reads
-//   multiply(rows, step, ...): acc (+)= x . w over a run of k, rows and step within the limits above
+//   unpacks(w_type), unpack(i, ...): whether and how a block of the i-th panel of a step becomes what multiply reads; the
+//   engine may put it off until then
+//   multiply(rows, step, ...): acc (+)= x . w over a run of k, rows and step within the limits above. `fetch` is what to bring
+//   into L2 on the way; null where this is the only pass over these weights, which then come straight from memory
 #pragma once
 #include <avx512.h>
 
@@ -25,6 +27,7 @@ struct plan {
   const kn_flat_gemm_problem* problem;
   const kn_flat_gemm_args* args;
   panels at;
+  int64_t raw;                              // bytes of a packed panel per element of k
   int64_t step, block_k, block_m, block_n;  // panels, elements of k, rows, panels
   int64_t m_tasks, n_tasks;
   bool in_place;        // x is read where it is
@@ -90,8 +93,8 @@ void write_out(const plan& p, const char* acc, int64_t ld, int64_t row0, int64_t
 
 // One block of k for `rows` rows and `step` panels whose weights start at w (panel stride w_stride bytes).
 template <class Engine>
-void multiply_block(const plan& p, const char* w, int64_t w_stride, int64_t k0, int64_t length, int64_t panel, int64_t step,
-                    int64_t row0, int64_t rows, char* acc, int64_t ld, const char* ahead) {
+void multiply_block(Engine& engine, const plan& p, const char* w, int64_t w_stride, int64_t k0, int64_t length, int64_t panel,
+                    int64_t step, int64_t row0, int64_t rows, char* acc, int64_t ld, const char* ahead) {
   using x_t = typename Engine::x_t;
   const int64_t most = Engine::row_tile(step);
   const int64_t tiles = (rows + most - 1) / most;
@@ -100,17 +103,17 @@ void multiply_block(const plan& p, const char* w, int64_t w_stride, int64_t k0, 
       reinterpret_cast<const float*>(static_cast<const char*>(p.args->packed) + p.at.scales_at) +
       panel * p.at.groups * kPanel;
   for (int64_t t = 0; t < tiles; t++) {
-    const int64_t r0 = Engine::kRowAlign > 1 ? t * most : rows * t / tiles;
-    const int64_t r1 = Engine::kRowAlign > 1 ? smaller(rows, r0 + most) : rows * (t + 1) / tiles;
+    const int64_t r0 = Engine::kWholeTiles ? t * most : rows * t / tiles;
+    const int64_t r1 = Engine::kWholeTiles ? smaller(rows, r0 + most) : rows * (t + 1) / tiles;
     const x_t* x = static_cast<const x_t*>(p.x) + (row0 + r0) * p.ldx + k0;
     char* c = acc + r0 * ld;
     // The t-th tile of rows brings the t-th panel of the next block into L2 while it multiplies this one.
-    const char* fetch = t < step && tiles > 1 ? ahead + t * p.at.bytes : nullptr;
+    const char* fetch = tiles == 1 ? nullptr : t < step ? ahead + t * p.at.bytes : w;
     for (int64_t g = 0; g < length; g += group)
-      Engine::multiply(r1 - r0, step, x + g, p.ldx, w + g * Engine::kBytesPerK, w_stride, smaller(group, length - g), c, ld,
-                       k0 + g == 0,
-                       p.problem->w_type == KN_U4 ? scales + (k0 + g) / group * kPanel : nullptr, p.at.groups * kPanel,
-                       fetch != nullptr ? fetch + g * Engine::kBytesPerK : nullptr);
+      engine.multiply(r1 - r0, step, x + g, p.ldx, w + g * Engine::kBytesPerK, w_stride, smaller(group, length - g), c, ld,
+                      k0 + g == 0,
+                      p.problem->w_type == KN_U4 ? scales + (k0 + g) / group * kPanel : nullptr, p.at.groups * kPanel,
+                      fetch != nullptr ? fetch + g * p.raw : nullptr);
   }
 }
 
@@ -124,32 +127,32 @@ void task(void* context, int64_t index, int32_t worker) {
   char* acc = p.scratch + worker * p.scratch_bytes;
   char* unpacked = acc + p.accumulator_bytes;
   const char* packed = static_cast<const char*>(p.args->packed);
-  const int64_t raw = p.at.k_padded == 0 ? 0 : p.at.bytes / p.at.k_padded;   // of one panel
   const int64_t unpacked_stride = p.block_k * Engine::kBytesPerK;
-  Engine::enter();
+  Engine engine;
+  engine.enter();
   for (int64_t k0 = 0; k0 < p.at.k_padded; k0 += p.block_k) {
     const int64_t length = smaller(p.block_k, p.at.k_padded - k0);
     for (int64_t panel = panel0, step; panel < panel1; panel += step) {
       for (step = p.step; step > panel1 - panel; step /= 2) {
       }
-      const char* w = packed + panel * p.at.bytes + k0 * raw;
+      const char* w = packed + panel * p.at.bytes + k0 * p.raw;
       // The next block this worker will want: the next panels at this k, or the first ones at the next k.
       const bool wrap = panel + step >= panel1;
-      const char* ahead = packed + (wrap ? panel0 : panel + step) * p.at.bytes + (wrap ? k0 + length : k0) * raw;
+      const char* ahead = packed + (wrap ? panel0 : panel + step) * p.at.bytes + (wrap ? k0 + length : k0) * p.raw;
       if (wrap && k0 + length >= p.at.k_padded) ahead = packed + smaller(panel1, p.at.count - step) * p.at.bytes;
       int64_t stride = p.at.bytes;
       if (Engine::unpacks(p.problem->w_type)) {
         for (int64_t i = 0; i < step; i++)
-          Engine::unpack(p.problem->w_type, p.problem->group, w + i * p.at.bytes, unpacked + i * unpacked_stride, length,
+          engine.unpack(i, p.problem->w_type, p.problem->group, w + i * p.at.bytes, unpacked + i * unpacked_stride, length,
                          reinterpret_cast<const uint8_t*>(packed) + p.at.zeros_at +
                              ((panel + i) * p.at.groups + (p.problem->group ? k0 / p.problem->group : 0)) * kPanel);
         w = unpacked;
         stride = unpacked_stride;
       }
-      multiply_block<Engine>(p, w, stride, k0, length, panel, step, row0, rows, acc + (panel - panel0) * 64, ld, ahead);
+      multiply_block(engine, p, w, stride, k0, length, panel, step, row0, rows, acc + (panel - panel0) * 64, ld, ahead);
     }
   }
-  Engine::leave();
+  engine.leave();
   if (p.at.k_padded == 0) memset(acc, 0, static_cast<size_t>(rows * ld));
   write_out<Engine>(p, acc, ld, row0, rows, panel0, panel1 - panel0);
 }
@@ -170,6 +173,7 @@ plan sizes(const kn_flat_gemm_problem& q, int64_t m, int64_t step, int64_t block
   p.problem = &q;
   p.at = panels_of(q);
   const int64_t pair = (q.flags & KN_GEMM_GATED) ? 2 : 1;
+  p.raw = p.at.k_padded == 0 ? 0 : p.at.bytes / p.at.k_padded;
   p.step = step;
   p.block_k = block_k == 0 ? p.at.k_padded : smaller(block_k, p.at.k_padded);
   p.block_m = block_m == 0 || block_m > m ? m : block_m;
@@ -179,14 +183,14 @@ plan sizes(const kn_flat_gemm_problem& q, int64_t m, int64_t step, int64_t block
   p.n_tasks = p.block_n == 0 ? 0 : (p.at.count + p.block_n - 1) / p.block_n;
   p.in_place = q.x_type == Engine::kInPlace && q.k == p.at.k_padded && !(q.flags & KN_GEMM_QUANTIZE_X);
   p.ldx = round_up(p.at.k_padded, 64 / static_cast<int64_t>(sizeof(typename Engine::x_t)));
-  p.accumulator_bytes = round_up(p.block_m, Engine::kRowAlign) * p.block_n * 64;
+  p.accumulator_bytes = p.block_m * p.block_n * 64;
   p.scratch_bytes = p.accumulator_bytes + (Engine::unpacks(q.w_type) ? p.step * p.block_k * Engine::kBytesPerK : 0);
   return p;
 }
 
 template <class Engine>
 int64_t x_bytes(const plan& p, int64_t m) {
-  const int64_t copy = p.in_place ? 0 : round_up(m, Engine::kRowAlign) * p.ldx * static_cast<int64_t>(sizeof(typename Engine::x_t));
+  const int64_t copy = p.in_place ? 0 : m * p.ldx * static_cast<int64_t>(sizeof(typename Engine::x_t));
   const int64_t scales = p.problem->flags & KN_GEMM_QUANTIZE_X ? round_up(m * 4, 64) : 0;
   return round_up(copy, 64) + scales;
 }
