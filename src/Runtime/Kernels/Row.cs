@@ -1,5 +1,6 @@
 using System.Collections.Immutable;
 using Kernels.Interop.Native;
+using Kernels.Tuning;
 
 namespace Kernels;
 
@@ -74,6 +75,16 @@ internal abstract unsafe class Row
     {
         var launch = new KnLaunch { Size = (uint)sizeof(KnLaunch), Threads = threads };
         for (int i = 0; i < Parameters.Length; i++) launch.Param[i] = Parameters[i].Values[0];
+        return launch;
+    }
+
+    public Dataflow Dataflow(KnLaunch launch) => new(Name, launch.Threads, [.. ((ReadOnlySpan<int>)launch.Param)[..Parameters.Length]]);
+
+    /// <summary>The launch of a dataflow of this row.</summary>
+    public KnLaunch Launch(Dataflow dataflow)
+    {
+        KnLaunch launch = DefaultLaunch(dataflow.Threads);
+        for (int i = 0; i < Math.Min(Parameters.Length, dataflow.Parameters.Length); i++) launch.Param[i] = dataflow.Parameters[i];
         return launch;
     }
 

@@ -1,0 +1,77 @@
+using Kernels.Interop.Native;
+
+namespace Kernels;
+
+/// <summary>
+/// The closed-form cost of flat GEMM, which chooses where nothing was measured and ranks candidates where something will be:
+/// weights over bandwidth against operations over rate, whichever is longer, plus what a call costs. Rates are those of a
+/// server core of the last years at 3 GHz; what counts is that their ratios order the rows of one machine rightly.
+/// </summary>
+internal static class FlatGemmModel
+{
+    private const double CallSeconds = 1e-6, TaskSeconds = 2e-7;
+
+    /// <summary>Bytes a second from memory: a core alone cannot draw what the socket has.</summary>
+    private static double MemoryRate(int threads) => Math.Min(14e9 * threads, 250e9);
+
+    private static double CacheRate(int threads) => 60e9 * threads;
+
+    /// <summary>Operations a second of one core, at m large enough, by what the row multiplies with.</summary>
+    private static double Rate(Row row, in KnFlatGemmProblem p)
+    {
+        bool integer = (DType)p.XType == DType.Int8 || ((KnGemmFlags)p.Flags & KnGemmFlags.QuantizeX) != 0;
+        return row.Target switch
+        {
+            "amx" => integer ? 3.0e12 : 1.5e12,
+            "avx512bf16" => 250e9,
+            "avx512" => integer ? 700e9 : 150e9,
+            _ => 20e9,
+        };
+    }
+
+    /// <summary>Part of the rate a launch reaches: rows that fill the register tile, blocks that fill the cache.</summary>
+    private static double Efficiency(Row row, in KnLaunch launch, int m, long cacheBytes, in KnFlatGemmProblem p)
+    {
+        string variant = row.Name[(row.Name.IndexOf('_', row.Name.IndexOf('/')) + 1)..];
+        if (row.Target == "managed") return 1;
+        if (row.Target == "amx")
+        {
+            double filled = m / (Math.Ceiling(m / 16.0) * 16);
+            return filled * (variant == "block" ? 0.95 : 1) * XResidency(m, variant, p, cacheBytes);
+        }
+        int panels = launch.Param[0] == 0 ? row.Parameters[0].Values[0] : launch.Param[0];
+        int tile = panels switch { 8 => 3, 4 => 6, 2 => 12, _ => 16 };
+        double tiles = Math.Ceiling((double)m / tile);
+        // A tile of r rows by P panels needs some 10 dots in flight to hide their latency.
+        double inFlight = Math.Min(1, m / tiles * panels / 10.0);
+        return inFlight * (variant == "direct" ? 0.5 : 1) * XResidency(m, variant, p, cacheBytes);
+    }
+
+    /// <summary>A flat pass reads all of x once per step of panels: fine from L2, slow from beyond.</summary>
+    private static double XResidency(int m, string variant, in KnFlatGemmProblem p, long cacheBytes) =>
+        variant != "block" && (double)m * p.K * 2 > 0.5 * Math.Max(cacheBytes, 1 << 19) ? 0.6 : 1;
+
+    /// <summary>Seconds of one call with m rows.</summary>
+    public static double Seconds(Row row, in KnLaunch launch, in KnFlatGemmProblem p, int m, Device device)
+    {
+        int threads = Math.Max(1, Math.Min(launch.Threads == 0 ? device.Threads : launch.Threads, device.Threads));
+        double columns = (double)p.N * (((KnGemmFlags)p.Flags & KnGemmFlags.Gated) != 0 ? 2 : 1);
+        double bytes = columns * p.K * ((DType)p.WType).Bits() / 8 + (double)m * p.K * ((DType)p.XType).Bits() / 8;
+        double cache = device.CacheBytes.Length > 1 ? device.CacheBytes[1] : 0;
+        double memory = bytes / (bytes < cache * threads ? CacheRate(threads) : MemoryRate(threads));
+        double rate = Rate(row, p) * Efficiency(row, launch, m, (long)cache, p);
+        double unpack = row.Target is "amx" or "avx512bf16" or "avx512" && Unpacks(row, p) ? columns * p.K / 24e9 : 0;
+        double compute = (2.0 * Math.Max(m, 1) * columns * p.K / rate + unpack) / threads;
+        // A pass over the panels that leaves some streams idle draws less: gemv walks eight panels at once.
+        double streams = row.Name.EndsWith("gemv", StringComparison.Ordinal) || m > 4 ? 1 : 1.1;
+        return Math.Max(memory * streams, compute) + 0.1 * Math.Min(memory, compute) + CallSeconds + TaskSeconds * columns / 64 / threads;
+    }
+
+    private static bool Unpacks(Row row, in KnFlatGemmProblem p) => (DType)p.WType switch
+    {
+        DType.Float32 => false,
+        DType.BFloat16 => row.Target == "avx512",
+        DType.Int8 => (DType)p.XType == DType.BFloat16 && ((KnGemmFlags)p.Flags & KnGemmFlags.QuantizeX) == 0,
+        _ => true,
+    };
+}

@@ -1,0 +1,107 @@
+using Kernels.Interop.Native;
+
+namespace Kernels;
+
+/// <summary>What is applied to an output before the residual is added.</summary>
+public enum Activation
+{
+    /// <summary>Nothing.</summary>
+    None = 0,
+    /// <summary>max(z, 0).</summary>
+    Relu = 1,
+    /// <summary>z/2 (1 + tanh(sqrt(2/pi) (z + 0.044715 z^3))), Hendrycks and Gimpel 2016.</summary>
+    GeluTanh = 2,
+    /// <summary>z/2 (1 + erf(z / sqrt 2)).</summary>
+    GeluErf = 3,
+    /// <summary>z / (1 + e^-z).</summary>
+    Silu = 4,
+}
+
+/// <summary>
+/// One linear layer, <c>y[m,n] = act(x[m,k] · w[n,k]ᵀ + bias[n]) (+ residual[m,n])</c>, or gated,
+/// <c>y = silu(x·gateᵀ + b) * (x·upᵀ + b') (+ residual)</c> with the n rows of gate before the n rows of up in w.
+/// </summary>
+/// <remarks>
+/// <code>
+/// weights   input                                   output          scales
+/// f32       f32                                     f32             -
+/// bf16 f16  bf16 f16 f32                            bf16 f16 f32    -
+/// s8        s8, bf16 or f32 with QuantizeInput, bf16   bf16 f32     per output column
+/// u4        bf16                                    bf16 f32        per column and Group elements of k
+/// </code>
+/// </remarks>
+public sealed record FlatGemmOptions
+{
+    /// <summary>Outputs of a row. Gated weights hold 2 N rows.</summary>
+    public required int N { get; init; }
+
+    /// <summary>Inputs of a row.</summary>
+    public required int K { get; init; }
+
+    /// <summary>The most rows one call will bring.</summary>
+    public int MaxM { get; init; } = 64;
+
+    /// <summary>Type of w.</summary>
+    public required DType Weights { get; init; }
+
+    /// <summary>Type of x.</summary>
+    public DType Input { get; init; } = DType.BFloat16;
+
+    /// <summary>Type of y and of the residual.</summary>
+    public DType Output { get; init; } = DType.BFloat16;
+
+    /// <summary>u4 weights: elements of k per scale, 32, 64 or 128. Otherwise 0.</summary>
+    public int Group { get; init; }
+
+    /// <summary>Activation; a gated layer takes Silu on its gate.</summary>
+    public Activation Activation { get; init; }
+
+    /// <summary>Whether w is a gate and an up projection.</summary>
+    public bool Gated { get; init; }
+
+    /// <summary>Whether a bias, f32 [N or 2 N], is added.</summary>
+    public bool Bias { get; init; }
+
+    /// <summary>Whether a residual [m, N] is added last.</summary>
+    public bool Residual { get; init; }
+
+    /// <summary>u4 weights: whether each group has a zero point 0..15; without, it is 8.</summary>
+    public bool ZeroPoints { get; init; }
+
+    /// <summary>s8 weights: quantise bf16 or f32 input per row to s8 inside the call (W8A8 dynamic).</summary>
+    public bool QuantizeInput { get; init; }
+
+    /// <summary>
+    /// Promise that the bits of an output row depend on that row of x alone: not on m, on its place, or on the other rows.
+    /// Only rows that share one order of sums are then chosen among.
+    /// </summary>
+    public bool BatchInvariant { get; init; }
+
+    /// <summary>Upper bound on threads; 0 is the whole pool.</summary>
+    public int Threads { get; init; }
+
+    /// <summary>Forces this row for every m, for example "flat_gemm/avx512_flat". Refusal is an error, never a fallback.</summary>
+    public string? Row { get; init; }
+
+    /// <summary>The native problem for calls of up to <paramref name="m"/> rows.</summary>
+    internal unsafe KnFlatGemmProblem Problem(int m) => new()
+    {
+        Size = (uint)sizeof(KnFlatGemmProblem),
+        XType = (int)Input,
+        WType = (int)Weights,
+        YType = (int)Output,
+        M = m,
+        N = N,
+        K = K,
+        Group = Group,
+        Activation = (int)(Gated && Activation == Activation.None ? Activation.Silu : Activation),
+        Flags = (int)((Bias ? KnGemmFlags.Bias : 0) | (Residual ? KnGemmFlags.Residual : 0) | (Gated ? KnGemmFlags.Gated : 0)
+            | (ZeroPoints ? KnGemmFlags.Zeros : 0) | (QuantizeInput ? KnGemmFlags.QuantizeX : 0)),
+    };
+
+    /// <summary>Rows of w: N, or 2 N when gated.</summary>
+    internal int Columns => Gated ? 2 * N : N;
+
+    /// <summary>Scales of a column.</summary>
+    internal int Groups => Weights == DType.Int8 ? 1 : Weights == DType.UInt4 ? (K + Group - 1) / Group : 0;
+}
