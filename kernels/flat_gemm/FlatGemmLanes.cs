@@ -1,0 +1,219 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
+using static Kernels.LaneConstants;
+
+namespace Kernels;
+
+internal static class LaneConstants
+{
+    /// <summary>2^112, the difference of the biases of f32 and f16.</summary>
+    public const float TwoTo112 = 5.192296858534828e33f;
+}
+
+/// <summary>
+/// The few vector operations of the managed row, once per register width, so that one kernel serves AVX-512, AVX2, NEON and a
+/// machine without vectors. Weights of every dtype become f32, and all of that is exact.
+/// </summary>
+internal unsafe interface ILanes<V> where V : struct
+{
+    /// <summary>f32 per vector.</summary>
+    static abstract int Count { get; }
+
+    /// <summary>Whether 16 accumulators, 4 vectors of x and one of w fit in the registers.</summary>
+    static abstract bool FourRows { get; }
+
+    static abstract V Broadcast(float value);
+    static abstract V Load(float* p);
+    static abstract void Store(V v, float* p);
+    static abstract V BFloat16(ushort* p);
+    static abstract V Half(ushort* p);
+    static abstract V Int8(sbyte* p);
+
+    /// <summary>The low or the high nibbles of Count bytes.</summary>
+    static abstract V Nibbles(byte* p, bool high);
+
+    static abstract V Subtract(V a, V b);
+    static abstract V Multiply(V a, V b);
+
+    /// <summary>a * b + c, fused where the machine can.</summary>
+    static abstract V MultiplyAdd(V a, V b, V c);
+
+    static abstract float Sum(V v);
+}
+
+internal readonly unsafe struct Lanes512 : ILanes<Vector512<float>>
+{
+    public static int Count => 16;
+    public static bool FourRows => true;
+    public static Vector512<float> Broadcast(float value) => Vector512.Create(value);
+    public static Vector512<float> Load(float* p) => Vector512.Load(p);
+    public static void Store(Vector512<float> v, float* p) => v.Store(p);
+    public static Vector512<float> BFloat16(ushort* p) => (Wide(p) << 16).AsSingle();
+
+    // The exponent's bias is put right by a multiplication, which also normalises subnormals; an exponent of 31 becomes 255.
+    public static Vector512<float> Half(ushort* p)
+    {
+        Vector512<uint> h = Wide(p), magnitude = (h & Vector512.Create(0x7fffu)) << 13;
+        Vector512<uint> v = (magnitude.AsSingle() * Vector512.Create(TwoTo112)).AsUInt32();
+        v |= Vector512.GreaterThan(magnitude, Vector512.Create(0x0f7fffffu)) & Vector512.Create(0x7f800000u);
+        return (v | ((h & Vector512.Create(0x8000u)) << 16)).AsSingle();
+    }
+
+    // One conversion where the portable form would take two.
+    public static Vector512<float> Int8(sbyte* p) => Vector512.ConvertToSingle(Avx512F.IsSupported
+        ? Avx512F.ConvertToVector512Int32(Vector128.Load(p))
+        : Vector512.WidenLower(Vector512.WidenLower(Vector128.Load(p).ToVector256Unsafe().ToVector512Unsafe())));
+
+    public static Vector512<float> Nibbles(byte* p, bool high)
+    {
+        Vector128<byte> v = Vector128.Load(p);
+        v = high ? v >> 4 : v & Vector128.Create((byte)15);
+        return Vector512.ConvertToSingle(Avx512F.IsSupported
+            ? Avx512F.ConvertToVector512Int32(v)
+            : Vector512.WidenLower(Vector512.WidenLower(v.ToVector256Unsafe().ToVector512Unsafe())).AsInt32());
+    }
+
+    public static Vector512<float> Subtract(Vector512<float> a, Vector512<float> b) => a - b;
+    public static Vector512<float> Multiply(Vector512<float> a, Vector512<float> b) => a * b;
+    public static Vector512<float> MultiplyAdd(Vector512<float> a, Vector512<float> b, Vector512<float> c) => Vector512.MultiplyAddEstimate(a, b, c);
+    public static float Sum(Vector512<float> v) => Lanes256.Sum(v.GetLower() + v.GetUpper());
+
+    private static Vector512<uint> Wide(ushort* p) => Vector512.WidenLower(Vector256.Load(p).ToVector512Unsafe());
+}
+
+internal readonly unsafe struct Lanes256 : ILanes<Vector256<float>>
+{
+    public static int Count => 8;
+    public static bool FourRows => false;
+    public static Vector256<float> Broadcast(float value) => Vector256.Create(value);
+    public static Vector256<float> Load(float* p) => Vector256.Load(p);
+    public static void Store(Vector256<float> v, float* p) => v.Store(p);
+    public static Vector256<float> BFloat16(ushort* p) => (Wide(p) << 16).AsSingle();
+
+    public static Vector256<float> Half(ushort* p)
+    {
+        Vector256<uint> h = Wide(p), magnitude = (h & Vector256.Create(0x7fffu)) << 13;
+        Vector256<uint> v = (magnitude.AsSingle() * Vector256.Create(TwoTo112)).AsUInt32();
+        v |= Vector256.GreaterThan(magnitude.AsInt32(), Vector256.Create(0x0f7fffff)).AsUInt32() & Vector256.Create(0x7f800000u);
+        return (v | ((h & Vector256.Create(0x8000u)) << 16)).AsSingle();
+    }
+
+    public static Vector256<float> Int8(sbyte* p) => Vector256.ConvertToSingle(Avx2.IsSupported
+        ? Avx2.ConvertToVector256Int32(Eight(p).AsSByte())
+        : Vector256.WidenLower(Vector128.WidenLower(Eight(p).AsSByte()).ToVector256Unsafe()));
+
+    public static Vector256<float> Nibbles(byte* p, bool high)
+    {
+        Vector128<byte> v = Eight(p);
+        v = high ? v >> 4 : v & Vector128.Create((byte)15);
+        return Vector256.ConvertToSingle(Avx2.IsSupported
+            ? Avx2.ConvertToVector256Int32(v)
+            : Vector256.WidenLower(Vector128.WidenLower(v).ToVector256Unsafe()).AsInt32());
+    }
+
+    public static Vector256<float> Subtract(Vector256<float> a, Vector256<float> b) => a - b;
+    public static Vector256<float> Multiply(Vector256<float> a, Vector256<float> b) => a * b;
+    public static Vector256<float> MultiplyAdd(Vector256<float> a, Vector256<float> b, Vector256<float> c) => Vector256.MultiplyAddEstimate(a, b, c);
+    public static float Sum(Vector256<float> v) => Lanes128.Sum(v.GetLower() + v.GetUpper());
+
+    private static Vector256<uint> Wide(ushort* p) => Vector256.WidenLower(Vector128.Load(p).ToVector256Unsafe());
+    private static Vector128<byte> Eight(void* p) => Vector128.CreateScalarUnsafe(Unsafe.ReadUnaligned<ulong>(p)).AsByte();
+}
+
+internal readonly unsafe struct Lanes128 : ILanes<Vector128<float>>
+{
+    public static int Count => 4;
+    public static bool FourRows => System.Runtime.Intrinsics.Arm.AdvSimd.Arm64.IsSupported;
+    public static Vector128<float> Broadcast(float value) => Vector128.Create(value);
+    public static Vector128<float> Load(float* p) => Vector128.Load(p);
+    public static void Store(Vector128<float> v, float* p) => v.Store(p);
+    public static Vector128<float> BFloat16(ushort* p) => (Wide(p) << 16).AsSingle();
+
+    public static Vector128<float> Half(ushort* p)
+    {
+        Vector128<uint> h = Wide(p), magnitude = (h & Vector128.Create(0x7fffu)) << 13;
+        Vector128<uint> v = (magnitude.AsSingle() * Vector128.Create(TwoTo112)).AsUInt32();
+        v |= Vector128.GreaterThan(magnitude.AsInt32(), Vector128.Create(0x0f7fffff)).AsUInt32() & Vector128.Create(0x7f800000u);
+        return (v | ((h & Vector128.Create(0x8000u)) << 16)).AsSingle();
+    }
+
+    public static Vector128<float> Int8(sbyte* p) =>
+        Vector128.ConvertToSingle(Vector128.WidenLower(Vector128.WidenLower(Four(p).AsSByte())));
+
+    public static Vector128<float> Nibbles(byte* p, bool high)
+    {
+        Vector128<byte> v = Four(p);
+        v = high ? v >> 4 : v & Vector128.Create((byte)15);
+        return Vector128.ConvertToSingle(Vector128.WidenLower(Vector128.WidenLower(v)).AsInt32());
+    }
+
+    public static Vector128<float> Subtract(Vector128<float> a, Vector128<float> b) => a - b;
+    public static Vector128<float> Multiply(Vector128<float> a, Vector128<float> b) => a * b;
+    public static Vector128<float> MultiplyAdd(Vector128<float> a, Vector128<float> b, Vector128<float> c) => Vector128.MultiplyAddEstimate(a, b, c);
+
+    // Written out, so that the order of the sum does not depend on how the runtime would do it.
+    public static float Sum(Vector128<float> v) => (v[0] + v[2]) + (v[1] + v[3]);
+
+    private static Vector128<uint> Wide(ushort* p) =>
+        Vector128.WidenLower(Vector128.CreateScalarUnsafe(Unsafe.ReadUnaligned<ulong>(p)).AsUInt16());
+
+    private static Vector128<byte> Four(void* p) => Vector128.CreateScalarUnsafe(Unsafe.ReadUnaligned<uint>(p)).AsByte();
+}
+
+/// <summary>How two vectors of weights, elements i .. i + 2 Count of a row, are read. Scale and zero are those of u4.</summary>
+internal unsafe interface IWeights
+{
+    static abstract bool Scaled { get; }
+
+    /// <summary>Byte of element i of a row.</summary>
+    static abstract nint Offset(nint i);
+
+    static abstract V First<L, V>(byte* w, nint i, V scale, V zero) where L : ILanes<V> where V : struct;
+    static abstract V Second<L, V>(byte* w, nint i, V scale, V zero) where L : ILanes<V> where V : struct;
+}
+
+internal readonly unsafe struct Float32Weights : IWeights
+{
+    public static bool Scaled => false;
+    public static nint Offset(nint i) => i * 4;
+    public static V First<L, V>(byte* w, nint i, V scale, V zero) where L : ILanes<V> where V : struct => L.Load((float*)w + i);
+    public static V Second<L, V>(byte* w, nint i, V scale, V zero) where L : ILanes<V> where V : struct => L.Load((float*)w + i + L.Count);
+}
+
+internal readonly unsafe struct BFloat16Weights : IWeights
+{
+    public static bool Scaled => false;
+    public static nint Offset(nint i) => i * 2;
+    public static V First<L, V>(byte* w, nint i, V scale, V zero) where L : ILanes<V> where V : struct => L.BFloat16((ushort*)w + i);
+    public static V Second<L, V>(byte* w, nint i, V scale, V zero) where L : ILanes<V> where V : struct => L.BFloat16((ushort*)w + i + L.Count);
+}
+
+internal readonly unsafe struct HalfWeights : IWeights
+{
+    public static bool Scaled => false;
+    public static nint Offset(nint i) => i * 2;
+    public static V First<L, V>(byte* w, nint i, V scale, V zero) where L : ILanes<V> where V : struct => L.Half((ushort*)w + i);
+    public static V Second<L, V>(byte* w, nint i, V scale, V zero) where L : ILanes<V> where V : struct => L.Half((ushort*)w + i + L.Count);
+}
+
+internal readonly unsafe struct Int8Weights : IWeights
+{
+    public static bool Scaled => false;
+    public static nint Offset(nint i) => i;
+    public static V First<L, V>(byte* w, nint i, V scale, V zero) where L : ILanes<V> where V : struct => L.Int8((sbyte*)w + i);
+    public static V Second<L, V>(byte* w, nint i, V scale, V zero) where L : ILanes<V> where V : struct => L.Int8((sbyte*)w + i + L.Count);
+}
+
+/// <summary>First is the even elements and second the odd ones, for x lies in that order: nibbles need no interleaving.</summary>
+internal readonly unsafe struct UInt4Weights : IWeights
+{
+    public static bool Scaled => true;
+    public static nint Offset(nint i) => i / 2;
+
+    public static V First<L, V>(byte* w, nint i, V scale, V zero) where L : ILanes<V> where V : struct =>
+        L.Multiply(L.Subtract(L.Nibbles(w + i / 2, false), zero), scale);
+
+    public static V Second<L, V>(byte* w, nint i, V scale, V zero) where L : ILanes<V> where V : struct =>
+        L.Multiply(L.Subtract(L.Nibbles(w + i / 2, true), zero), scale);
+}

@@ -1,0 +1,37 @@
+// kn_peers: other libraries' flat GEMM behind one small ABI, for perf compare. Never linked by the runtime.
+// One handle is one problem with its weights packed once into the layout that the peer itself prefers. Handles are made
+// and run from one thread, because an OpenMP runtime keeps a team for every thread that calls it.
+#pragma once
+#include <kn.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+// y[m,n] = x[m,k] . w[n,k]^T, dense and row-major; s8: times scales[n].
+typedef struct kn_peer_problem {
+  uint32_t size;
+  int32_t type;    // of x and w: KN_F32, KN_BF16 or KN_S8
+  int32_t y_type;  // KN_F32; KN_BF16 with bf16 x
+  int32_t m, n, k;
+  int32_t threads;
+  int32_t copies;  // of the packed weights, for cold measurements that rotate through them
+} kn_peer_problem;
+
+// Peers are numbered from 0: "oneDNN 2.6.3", "OpenBLAS 0.3.21". Null past the last.
+KN_EXPORT int32_t kn_peer_count(void);
+KN_EXPORT const char* kn_peer_name(int32_t peer);
+
+// Packs weights[n,k] (and scales[n] for s8, else null), which are not needed afterwards. KN_UNSUPPORTED: this peer, in
+// this version and on this CPU, does not do the problem.
+KN_EXPORT int32_t kn_peer_create(int32_t peer, const kn_peer_problem* problem, const void* weights, const float* scales,
+                                 void** handle);
+KN_EXPORT int32_t kn_peer_run(void* handle, int32_t copy, const void* x, void* y);
+KN_EXPORT void kn_peer_destroy(void* handle);
+
+// The sentence for the last failure on this thread, valid until its next call.
+KN_EXPORT const char* kn_peer_last_error(void);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,34 @@
+using Kernels.Interop.Native;
+
+namespace Kernels.Tests;
+
+/// <summary>The tables under test: what users get, and the library whose missing instructions run in software.</summary>
+internal static class Tables
+{
+    private static readonly Lazy<KernelTable?> s_emulated = new(LoadEmulated);
+
+    /// <summary>Random runs differ and print this; `-- TestRunParameters.Parameter(name=\"seed\", value=\"..\")` repeats one.</summary>
+    public static ulong Seed { get; } = ulong.TryParse(TestContext.Parameters["seed"], out ulong seed) ? seed : (ulong)DateTime.UtcNow.Ticks;
+
+    public static KernelTable? Emulated => s_emulated.Value;
+
+    /// <summary>Every row that this machine can run, with its table: the default table's, then those of which something is emulated.</summary>
+    public static IEnumerable<(KernelTable Table, Row Row, string Name)> Runnable()
+    {
+        foreach (Row row in KernelTable.Default.Of(KnOp.FlatGemm))
+            if (KernelTable.Default.Runs(row, out _)) yield return (KernelTable.Default, row, row.Name);
+        if (Emulated is null) yield break;
+        foreach (Row row in Emulated.Of(KnOp.FlatGemm))
+            if ((row.Needs & Emulated.Emulated) != 0 && Emulated.Runs(row, out _)) yield return (Emulated, row, $"{row.Name} (emulated)");
+    }
+
+    public static Row Find(string name) => Runnable().First(r => r.Name == name).Row;
+
+    private static KernelTable? LoadEmulated()
+    {
+        string file = KernelTable.LibraryName.Replace("kn_cpu", "kn_cpu_emulated", StringComparison.Ordinal);
+        string?[] directories = [Environment.GetEnvironmentVariable("KERNELS_NATIVE"), AppContext.BaseDirectory];
+        string? path = directories.Where(d => !string.IsNullOrEmpty(d)).Select(d => Path.Combine(d!, file)).FirstOrDefault(File.Exists);
+        return path is null ? null : KernelTable.Load(path);
+    }
+}
