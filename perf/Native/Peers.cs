@@ -111,7 +111,7 @@ internal static unsafe partial class Peers
     /// itself would lose, call by call, the time to wake its workers; so it keeps its wait, several calls in a row make a
     /// round, the first call of a round is not counted, and after the round its workers get this long to park.
     /// </summary>
-    internal static readonly TimeSpan RestBetweenRounds = TimeSpan.FromMilliseconds(15);
+    internal static readonly TimeSpan RestBetweenRounds = TimeSpan.FromMilliseconds(20);
 
     /// <summary>Every peer that loads. False, and why, when there is none.</summary>
     internal static bool TryLoad(string directory, out IReadOnlyList<Peer> peers, out string reason)
