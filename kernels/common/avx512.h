@@ -1,4 +1,5 @@
-// AVX-512 device helpers. Everything is static: no two files compiled with different flags may share an inline function.
+// AVX-512 device helpers. Everything is static: no two files compiled with different flags may share an inline
+// function.
 #pragma once
 #include <immintrin.h>
 #include <kn.h>
@@ -31,7 +32,8 @@ inline void store(int32_t type, void* base, int64_t index, __mmask16 mask, __m51
     _mm512_mask_storeu_ps(static_cast<float*>(base) + index, mask, v);
     return;
   }
-  const __m256i h = type == KN_BF16 ? narrow_bf16(v) : _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  const __m256i h =
+      type == KN_BF16 ? narrow_bf16(v) : _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
   _mm256_mask_storeu_epi16(static_cast<uint16_t*>(base) + index, mask, h);
 }
 
@@ -62,12 +64,12 @@ inline __m512 sigmoid(__m512 x) {
   return _mm512_div_ps(one, _mm512_add_ps(one, exp(_mm512_sub_ps(_mm512_setzero_ps(), x))));
 }
 
-// erfc(z) for z >= 0 as t exp(-z^2 + p(t)), t = 1/(1 + z/2): p is a Chebyshev fit of degree 9 on t in [1/6, 1] made for this
-// file, relative error 8.3e-8 in exact arithmetic.
+// erfc(z) for z >= 0 as t exp(-z^2 + p(t)), t = 1/(1 + z/2): p is a Chebyshev fit of degree 9 on t in [1/6, 1] made for
+// this file, relative error 8.3e-8 in exact arithmetic.
 inline __m512 erfc_positive(__m512 z) {
-  const float c[10] = {-1.265447974205017f,     0.9986327886581421f,   0.38664039969444275f, 0.03460279852151871f,
-                       0.0012675861362367868f,  -0.08028043061494827f, -0.6962519288063049f, 1.156733751296997f,
-                       -0.6808272004127502f,    0.14493021368980408f};
+  const float c[10] = {-1.265447974205017f,    0.9986327886581421f,   0.38664039969444275f, 0.03460279852151871f,
+                       0.0012675861362367868f, -0.08028043061494827f, -0.6962519288063049f, 1.156733751296997f,
+                       -0.6808272004127502f,   0.14493021368980408f};
   const __m512 t = _mm512_div_ps(_mm512_set1_ps(1.0f), _mm512_fmadd_ps(z, _mm512_set1_ps(0.5f), _mm512_set1_ps(1.0f)));
   __m512 p = _mm512_set1_ps(c[9]);
   for (int i = 8; i >= 0; i--) p = _mm512_fmadd_ps(p, t, _mm512_set1_ps(c[i]));

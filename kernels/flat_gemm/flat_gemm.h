@@ -46,11 +46,11 @@ typedef struct kn_flat_gemm_args {
   const uint8_t* zeros;   // u4 with ZEROS: [N, ceil(k/group)], each 0..15; same
   void* packed;           // packed_bytes, 64-byte aligned: written by prepack, read by run
   int64_t packed_bytes;
-  const float* bias;      // [N]
-  const void* residual;   // [m, n] y_type; may be y itself
-  int64_t ldr;            // >= n
-  void* y;                // [m, n] y_type; overlaps nothing else
-  int64_t ldy;            // >= n
-  void* workspace;        // 64-byte aligned
+  const float* bias;     // [N]
+  const void* residual;  // [m, n] y_type; may be y itself
+  int64_t ldr;           // >= n
+  void* y;               // [m, n] y_type; overlaps nothing else
+  int64_t ldy;           // >= n
+  void* workspace;       // 64-byte aligned
   int64_t workspace_bytes;
 } kn_flat_gemm_args;

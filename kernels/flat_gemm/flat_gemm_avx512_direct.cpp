@@ -1,5 +1,5 @@
-// The row for one-off products: reads w[n,k] as it is, no packing. Dots run along k in 16 lanes and are added across lanes at
-// the end, so it costs more operations per weight than the packed rows, and nothing before the first call.
+// The row for one-off products: reads w[n,k] as it is, no packing. Dots run along k in 16 lanes and are added across
+// lanes at the end, so it costs more operations per weight than the packed rows, and nothing before the first call.
 #include "flat_gemm_drive.h"
 
 namespace kn::flat_gemm {
@@ -42,7 +42,8 @@ void dots(const plan& p, const float* x, const char* w, int64_t w_bytes, float* 
 }
 
 template <int R>
-void dots_of_rows(const plan& p, const float* x, const char* w, int64_t w_bytes, int64_t columns, float* out, int64_t ld) {
+void dots_of_rows(const plan& p, const float* x, const char* w, int64_t w_bytes, int64_t columns, float* out,
+                  int64_t ld) {
   int64_t j = 0;
   for (; j + kTile <= columns; j += kTile) dots<R, kTile>(p, x, w + j * w_bytes, w_bytes, out + j, ld);
   for (; j < columns; j++) dots<R, 1>(p, x, w + j * w_bytes, w_bytes, out + j, ld);

@@ -16,14 +16,42 @@ struct dot_bf16 {
   static v broadcast(const char* x) {
     return _mm512_castsi512_ps(_mm512_set1_epi32(*reinterpret_cast<const int32_t*>(x)));
   }
-  static v dot(v c, v a, v b) { return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b)); }
+  static v dot(v c, v a, v b) {
+    return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
+  }
   static v scale(v c, const float* s, v old) { return _mm512_fmadd_ps(c, _mm512_loadu_ps(s), old); }
+};
+
+// The decoders of flat_gemm_unpack.h as operands of dot_bf16.
+struct s8_to_bf16 {
+  static constexpr int64_t kRaw = 64;
+  static constexpr int kParts = 2;
+  struct zero {};
+  static zero load_zero(const uint8_t*) { return {}; }
+  static void decode(const char* raw, zero, __m512 (&b)[2]) {
+    __m512i pairs[2];
+    s8_pairs(_mm512_load_si512(raw), pairs);
+    for (int i = 0; i < 2; i++) b[i] = _mm512_castsi512_ps(pairs[i]);
+  }
+};
+
+struct u4_to_bf16 {
+  static constexpr int64_t kRaw = 64;
+  static constexpr int kParts = 4;
+  using zero = __m512i;
+  static zero load_zero(const uint8_t* zeros) { return zero_pairs(zeros); }
+  static void decode(const char* raw, zero z, __m512 (&b)[4]) {
+    __m512i pairs[4];
+    u4_pairs(_mm512_load_si512(raw), z, pairs);
+    for (int i = 0; i < 4; i++) b[i] = _mm512_castsi512_ps(pairs[i]);
+  }
 };
 
 struct bf16_engine {
   using x_t = uint16_t;
   static constexpr int32_t kInPlace = KN_BF16;
-  static constexpr int64_t kBytesPerK = 32, kRowAlign = 1;
+  static constexpr int64_t kBytesPerK = 32;
+  static constexpr bool kWholeTiles = false;
   static constexpr bool kInteger = false;
   static constexpr int32_t kOffset = 0;
   static int64_t row_tile(int64_t step) { return register_rows(step); }
@@ -36,14 +64,24 @@ struct bf16_engine {
     memset(out + k, 0, static_cast<size_t>(padded - k) * 2);
   }
 
-  static void unpack(int32_t w_type, int32_t group, const char* in, char* out, int64_t length, const uint8_t* zeros) {
+  static void unpack(int64_t, int32_t w_type, int32_t group, const char* in, char* out, int64_t length,
+                     const uint8_t* zeros) {
     unpack_bf16(w_type, group, in, out, length, zeros);
   }
 
-  static void multiply(int64_t rows, int64_t step, const uint16_t* x, int64_t ldx, const char* w, int64_t w_stride,
-                       int64_t length, char* acc, int64_t ld, bool first, const float* scales, int64_t scale_stride,
-                       const char* fetch) {
-    multiply_registers<dot_bf16>(rows, step, x, ldx, w, w_stride, length, acc, ld, first, scales, scale_stride, fetch);
+  static void multiply(const multiplication<uint16_t>& r) { multiply_registers<dot_bf16, as_is<dot_bf16>>(r); }
+
+  static constexpr bool kDecodes = true;
+  static int64_t decode_rows(int64_t step) { return decoded_rows(step); }
+  static void multiply_packed(int32_t w_type, const multiplication<uint16_t>& r) {
+    switch (w_type) {
+      case KN_S8:
+        return multiply_registers<dot_bf16, s8_to_bf16>(r);
+      case KN_U4:
+        return multiply_registers<dot_bf16, u4_to_bf16>(r);
+      default:
+        return multiply_registers<dot_bf16, as_is<dot_bf16>>(r);
+    }
   }
 };
 
@@ -68,7 +106,7 @@ struct avx512bf16 {
 
 using namespace kn::flat_gemm;
 extern "C" const kn_row flat_gemm_avx512bf16_gemv =
-    row_of<avx512bf16, gemv, gemv_params, 2>::row("flat_gemm/avx512bf16_gemv", KN_CPU_AVX512 | KN_CPU_AVX512BF16);
+    row_of<avx512bf16, gemv, gemv_params, 1>::row("flat_gemm/avx512bf16_gemv", KN_CPU_AVX512 | KN_CPU_AVX512BF16);
 extern "C" const kn_row flat_gemm_avx512bf16_flat =
     row_of<avx512bf16, flat, flat_params, 2>::row("flat_gemm/avx512bf16_flat", KN_CPU_AVX512 | KN_CPU_AVX512BF16);
 extern "C" const kn_row flat_gemm_avx512bf16_block =

@@ -1,18 +1,19 @@
 // The loops around a microkernel, shared by the AVX-512 and AMX files. Everything is static per file (see avx512.h).
 //
-// One task is block_m rows by block_n panels. Inside: k in blocks, so that the block of weights, unpacked if it must be, stays
-// in L1 or L2 while the tiles of rows pass over it; `step` panels at a time. Accumulators wait in the worker's scratch between
-// blocks of k. An element is one chain of sums over k in order, whatever the blocks: rows of one engine give the same bits.
+// One task is block_m rows by block_n panels. Inside: k in blocks, so that the block of weights, unpacked if it must
+// be, stays in L1 or L2 while the tiles of rows pass over it; `step` panels at a time. Accumulators wait in the
+// worker's scratch between blocks of k. An element is one chain of sums over k in order, whatever the blocks: rows of
+// one engine give the same bits.
 //
-// An Engine has
+// An Engine, one object per task, has
 //   x_t, kInPlace: its element of x, and the dtype of x that it reads where it is
 //   kBytesPerK: bytes of a panel per element of k as multiply reads it
 //   kInteger, kOffset: s32 accumulators, of x + kOffset
-//   kRowAlign: rows that a copy of x is padded to; row_tile(step): the most rows of one multiply
-//   enter(), leave(): around a task
-//   prepare(...): one row of x as the engine reads it, padded with zeros to k_padded
-//   unpacks(w_type), unpack(...): whether and how a block of a panel becomes what multiply reads
-//   multiply(rows, step, ...): acc (+)= x . w over a run of k, rows and step within the limits above
+//   row_tile(step): the most rows of one multiply; kWholeTiles: rows fill tiles and leave a rest, rather than split
+//   evenly enter(), leave(): around a task prepare(...): one row of x as the engine reads it, padded with zeros to
+//   k_padded unpacks(w_type), unpack(i, ...): whether and how a block of the i-th panel of a step becomes what multiply
+//   reads multiply(run): acc (+)= x . w over a run of k, rows and panels within the limits above kDecodes: it also has
+//   decode_rows(step) and multiply_packed(w_type, run), which decode weights in registers
 #pragma once
 #include <avx512.h>
 
@@ -27,11 +28,13 @@ struct plan {
   panels at;
   int64_t step, block_k, block_m, block_n;  // panels, elements of k, rows, panels
   int64_t m_tasks, n_tasks;
-  bool in_place;        // x is read where it is
-  int64_t ldx;          // elements of x_t
-  const void* x;        // what the engine reads
-  float* x_scales;      // per row of quantised x
-  char* scratch;        // per worker: accumulators, then unpacked weights
+  int64_t raw;      // bytes of a packed panel per element of k
+  bool decode;      // weights are decoded in registers, not unpacked to scratch
+  bool in_place;    // x is read where it is
+  int64_t ldx;      // elements of x_t
+  const void* x;    // what the engine reads
+  float* x_scales;  // per row of quantised x
+  char* scratch;    // per worker: accumulators, then unpacked weights
   int64_t scratch_bytes, accumulator_bytes;
 };
 
@@ -44,11 +47,16 @@ inline void widen_row(int32_t type, const void* x, int64_t k, float* out, int64_
 
 inline __m512 activate(int32_t activation, __m512 z) {
   switch (activation) {
-    case KN_ACT_RELU: return _mm512_max_ps(_mm512_setzero_ps(), z);  // NaN in z passes: max returns its second operand
-    case KN_ACT_GELU_TANH: return gelu_tanh(z);
-    case KN_ACT_GELU_ERF: return gelu_erf(z);
-    case KN_ACT_SILU: return _mm512_mul_ps(z, sigmoid(z));
-    default: return z;
+    case KN_ACT_RELU:
+      return _mm512_max_ps(_mm512_setzero_ps(), z);  // NaN in z passes: max returns its second operand
+    case KN_ACT_GELU_TANH:
+      return gelu_tanh(z);
+    case KN_ACT_GELU_ERF:
+      return gelu_erf(z);
+    case KN_ACT_SILU:
+      return _mm512_mul_ps(z, sigmoid(z));
+    default:
+      return z;
   }
 }
 
@@ -93,29 +101,74 @@ void write_out(const plan& p, const char* acc, int64_t ld, int64_t row0, int64_t
   }
 }
 
+// What a multiply brings into L2 meanwhile: of each of so many panels, `advance` bytes per 64 bytes of weights that it
+// reads.
+struct ahead {
+  const char* from;
+  int64_t stride, panels, advance;
+};
+
+// One call of an engine: `rows` rows of x times `panels` panels of w over `length` elements of k.
+template <class X>
+struct multiplication {
+  int64_t rows, panels, length;
+  const X* x;
+  int64_t ldx;  // elements
+  const char* w;
+  int64_t w_stride;  // bytes from panel to panel
+  char* acc;
+  int64_t ld;            // bytes
+  bool first;            // acc holds nothing yet
+  const float* scales;   // null, or 16 per panel: acc += scale * (the sum of this run)
+  const uint8_t* zeros;  // u4: 16 per panel
+  int64_t group_stride;  // elements of scales and zeros from panel to panel
+  ahead fetch;
+};
+
 // One block of k for `rows` rows and `step` panels whose weights start at w (panel stride w_stride bytes).
 template <class Engine>
-void multiply_block(const plan& p, const char* w, int64_t w_stride, int64_t k0, int64_t length, int64_t panel, int64_t step,
-                    int64_t row0, int64_t rows, char* acc, int64_t ld, const char* ahead) {
+void multiply_block(Engine& engine, const plan& p, const char* w, int64_t w_stride, int64_t k0, int64_t length,
+                    int64_t panel, int64_t step, int64_t row0, int64_t rows, char* acc, int64_t ld, const char* next) {
   using x_t = typename Engine::x_t;
-  const int64_t most = Engine::row_tile(step);
+  const bool grouped = p.problem->w_type == KN_U4;
+  const int64_t group = grouped ? p.problem->group : length,
+                first_group = panel * p.at.groups + (grouped ? k0 / group : 0);
+  const char* packed = static_cast<const char*>(p.args->packed);
+  const float* scales = reinterpret_cast<const float*>(packed + p.at.scales_at) + first_group * kPanel;
+  const uint8_t* zeros = reinterpret_cast<const uint8_t*>(packed) + p.at.zeros_at + first_group * kPanel;
+  int64_t most = Engine::row_tile(step), bytes_per_k = Engine::kBytesPerK;
+  if constexpr (Engine::kDecodes) {
+    if (p.decode) most = Engine::decode_rows(step), bytes_per_k = p.raw;
+  }
   const int64_t tiles = (rows + most - 1) / most;
-  const int64_t group = p.problem->w_type == KN_U4 ? p.problem->group : length;
-  const float* scales =
-      reinterpret_cast<const float*>(static_cast<const char*>(p.args->packed) + p.at.scales_at) +
-      panel * p.at.groups * kPanel;
   for (int64_t t = 0; t < tiles; t++) {
-    const int64_t r0 = Engine::kRowAlign > 1 ? t * most : rows * t / tiles;
-    const int64_t r1 = Engine::kRowAlign > 1 ? smaller(rows, r0 + most) : rows * (t + 1) / tiles;
-    const x_t* x = static_cast<const x_t*>(p.x) + (row0 + r0) * p.ldx + k0;
-    char* c = acc + r0 * ld;
-    // The t-th tile of rows brings the t-th panel of the next block into L2 while it multiplies this one.
-    const char* fetch = t < step && tiles > 1 ? ahead + t * p.at.bytes : nullptr;
-    for (int64_t g = 0; g < length; g += group)
-      Engine::multiply(r1 - r0, step, x + g, p.ldx, w + g * Engine::kBytesPerK, w_stride, smaller(group, length - g), c, ld,
-                       k0 + g == 0,
-                       p.problem->w_type == KN_U4 ? scales + (k0 + g) / group * kPanel : nullptr, p.at.groups * kPanel,
-                       fetch != nullptr ? fetch + g * Engine::kBytesPerK : nullptr);
+    const int64_t r0 = Engine::kWholeTiles ? t * most : rows * t / tiles;
+    const int64_t r1 = Engine::kWholeTiles ? smaller(rows, r0 + most) : rows * (t + 1) / tiles;
+    // The tiles of rows share the panels of the next block among them. A single tile that reads packed weights is
+    // reading memory itself and leaves the next ones to the hardware.
+    const bool fetches = tiles > 1 || w_stride != p.at.bytes;
+    const int64_t f0 = fetches ? step * t / tiles : 0, f1 = fetches ? step * (t + 1) / tiles : 0;
+    multiplication<x_t> r{};
+    r.rows = r1 - r0, r.panels = step;
+    r.x = static_cast<const x_t*>(p.x) + (row0 + r0) * p.ldx + k0, r.ldx = p.ldx;
+    r.w = w, r.w_stride = w_stride;
+    r.acc = acc + r0 * ld, r.ld = ld;
+    r.group_stride = p.at.groups * kPanel;
+    r.fetch = ahead{next + f0 * p.at.bytes, p.at.bytes, f1 - f0, 64 * p.raw / bytes_per_k};
+    for (int64_t g = 0; g < length;
+         g += group, r.x += group, r.w += group * bytes_per_k, r.fetch.from += group * p.raw) {
+      r.length = smaller(group, length - g);
+      r.first = k0 + g == 0;
+      r.scales = grouped ? scales + g / group * kPanel : nullptr;
+      r.zeros = grouped ? zeros + g / group * kPanel : nullptr;
+      if constexpr (Engine::kDecodes) {
+        if (p.decode) {
+          engine.multiply_packed(p.problem->w_type, r);
+          continue;
+        }
+      }
+      engine.multiply(r);
+    }
   }
 }
 
@@ -129,32 +182,33 @@ void task(void* context, int64_t index, int32_t worker) {
   char* acc = p.scratch + worker * p.scratch_bytes;
   char* unpacked = acc + p.accumulator_bytes;
   const char* packed = static_cast<const char*>(p.args->packed);
-  const int64_t raw = p.at.k_padded == 0 ? 0 : p.at.bytes / p.at.k_padded;   // of one panel
   const int64_t unpacked_stride = p.block_k * Engine::kBytesPerK;
-  Engine::enter();
+  Engine engine;
+  engine.enter();
   for (int64_t k0 = 0; k0 < p.at.k_padded; k0 += p.block_k) {
     const int64_t length = smaller(p.block_k, p.at.k_padded - k0);
     for (int64_t panel = panel0, step; panel < panel1; panel += step) {
       for (step = p.step; step > panel1 - panel; step /= 2) {
       }
-      const char* w = packed + panel * p.at.bytes + k0 * raw;
+      const char* w = packed + panel * p.at.bytes + k0 * p.raw;
       // The next block this worker will want: the next panels at this k, or the first ones at the next k.
       const bool wrap = panel + step >= panel1;
-      const char* ahead = packed + (wrap ? panel0 : panel + step) * p.at.bytes + (wrap ? k0 + length : k0) * raw;
-      if (wrap && k0 + length >= p.at.k_padded) ahead = packed + smaller(panel1, p.at.count - step) * p.at.bytes;
+      const char* next = packed + (wrap ? panel0 : panel + step) * p.at.bytes + (wrap ? k0 + length : k0) * p.raw;
+      if (wrap && k0 + length >= p.at.k_padded) next = packed + smaller(panel1, p.at.count - step) * p.at.bytes;
       int64_t stride = p.at.bytes;
-      if (Engine::unpacks(p.problem->w_type)) {
+      if (Engine::unpacks(p.problem->w_type) && !p.decode) {
         for (int64_t i = 0; i < step; i++)
-          Engine::unpack(p.problem->w_type, p.problem->group, w + i * p.at.bytes, unpacked + i * unpacked_stride, length,
-                         reinterpret_cast<const uint8_t*>(packed) + p.at.zeros_at +
-                             ((panel + i) * p.at.groups + (p.problem->group ? k0 / p.problem->group : 0)) * kPanel);
+          engine.unpack(i, p.problem->w_type, p.problem->group, w + i * p.at.bytes, unpacked + i * unpacked_stride,
+                        length,
+                        reinterpret_cast<const uint8_t*>(packed) + p.at.zeros_at +
+                            ((panel + i) * p.at.groups + (p.problem->group ? k0 / p.problem->group : 0)) * kPanel);
         w = unpacked;
         stride = unpacked_stride;
       }
-      multiply_block<Engine>(p, w, stride, k0, length, panel, step, row0, rows, acc + (panel - panel0) * 64, ld, ahead);
+      multiply_block(engine, p, w, stride, k0, length, panel, step, row0, rows, acc + (panel - panel0) * 64, ld, next);
     }
   }
-  Engine::leave();
+  engine.leave();
   if (p.at.k_padded == 0) memset(acc, 0, static_cast<size_t>(rows * ld));
   write_out<Engine>(p, acc, ld, row0, rows, panel0, panel1 - panel0);
 }
@@ -170,11 +224,14 @@ void prepare_row(void* context, int64_t row, int32_t) {
 
 // Sizes of a call, with the launch's parameters in the order step, block_k, block_m, block_n (0 where a row has none).
 template <class Engine>
-plan sizes(const kn_flat_gemm_problem& q, int64_t m, int64_t step, int64_t block_k, int64_t block_m, int64_t block_n) {
+plan sizes(const kn_flat_gemm_problem& q, int64_t m, int64_t step, int64_t block_k, int64_t block_m, int64_t block_n,
+           bool decode) {
   plan p{};
   p.problem = &q;
   p.at = panels_of(q);
   const int64_t pair = (q.flags & KN_GEMM_GATED) ? 2 : 1;
+  p.raw = p.at.k_padded == 0 ? 0 : p.at.bytes / p.at.k_padded;
+  p.decode = decode;
   p.step = step;
   p.block_k = block_k == 0 ? p.at.k_padded : smaller(block_k, p.at.k_padded);
   p.block_m = block_m == 0 || block_m > m ? m : block_m;
@@ -184,29 +241,30 @@ plan sizes(const kn_flat_gemm_problem& q, int64_t m, int64_t step, int64_t block
   p.n_tasks = p.block_n == 0 ? 0 : (p.at.count + p.block_n - 1) / p.block_n;
   p.in_place = q.x_type == Engine::kInPlace && q.k == p.at.k_padded && !(q.flags & KN_GEMM_QUANTIZE_X);
   p.ldx = round_up(p.at.k_padded, 64 / static_cast<int64_t>(sizeof(typename Engine::x_t)));
-  p.accumulator_bytes = round_up(p.block_m, Engine::kRowAlign) * p.block_n * 64;
-  p.scratch_bytes = p.accumulator_bytes + (Engine::unpacks(q.w_type) ? p.step * p.block_k * Engine::kBytesPerK : 0);
+  p.accumulator_bytes = p.block_m * p.block_n * 64;
+  p.scratch_bytes =
+      p.accumulator_bytes + (Engine::unpacks(q.w_type) && !decode ? p.step * p.block_k * Engine::kBytesPerK : 0);
   return p;
 }
 
 template <class Engine>
 int64_t x_bytes(const plan& p, int64_t m) {
-  const int64_t copy = p.in_place ? 0 : round_up(m, Engine::kRowAlign) * p.ldx * static_cast<int64_t>(sizeof(typename Engine::x_t));
+  const int64_t copy = p.in_place ? 0 : m * p.ldx * static_cast<int64_t>(sizeof(typename Engine::x_t));
   const int64_t scales = p.problem->flags & KN_GEMM_QUANTIZE_X ? round_up(m * 4, 64) : 0;
   return round_up(copy, 64) + scales;
 }
 
 template <class Engine>
 int64_t workspace_of(const kn_flat_gemm_problem& q, int32_t threads, int64_t step, int64_t block_k, int64_t block_m,
-                     int64_t block_n) {
-  const plan p = sizes<Engine>(q, q.m, step, block_k, block_m, block_n);
+                     int64_t block_n, bool decode) {
+  const plan p = sizes<Engine>(q, q.m, step, block_k, block_m, block_n, decode);
   return x_bytes<Engine>(p, q.m) + kn_workers(threads) * p.scratch_bytes;
 }
 
 template <class Engine>
 void drive(const kn_flat_gemm_problem& q, const kn_flat_gemm_args& a, int32_t threads, int64_t step, int64_t block_k,
-           int64_t block_m, int64_t block_n) {
-  plan p = sizes<Engine>(q, a.m, step, block_k, block_m, block_n);
+           int64_t block_m, int64_t block_n, bool decode) {
+  plan p = sizes<Engine>(q, a.m, step, block_k, block_m, block_n, decode);
   p.args = &a;
   char* workspace = static_cast<char*>(a.workspace);
   p.scratch = workspace + x_bytes<Engine>(p, a.m);

@@ -12,15 +12,19 @@ bool floating(int32_t type) { return type == KN_F32 || type == KN_BF16 || type =
 bool dtypes_ok(const kn_flat_gemm_problem& p) {
   const bool quantize = (p.flags & KN_GEMM_QUANTIZE_X) != 0;
   switch (p.w_type) {
-    case KN_F32: return p.x_type == KN_F32 && p.y_type == KN_F32 && !quantize;
+    case KN_F32:
+      return p.x_type == KN_F32 && p.y_type == KN_F32 && !quantize;
     case KN_BF16:
-    case KN_F16: return floating(p.x_type) && floating(p.y_type) && !quantize;
+    case KN_F16:
+      return floating(p.x_type) && floating(p.y_type) && !quantize;
     case KN_S8:
       if (p.y_type != KN_BF16 && p.y_type != KN_F32) return false;
       if (quantize) return p.x_type == KN_BF16 || p.x_type == KN_F32;
       return p.x_type == KN_S8 || p.x_type == KN_BF16;
-    case KN_U4: return p.x_type == KN_BF16 && (p.y_type == KN_BF16 || p.y_type == KN_F32) && !quantize;
-    default: return false;
+    case KN_U4:
+      return p.x_type == KN_BF16 && (p.y_type == KN_BF16 || p.y_type == KN_F32) && !quantize;
+    default:
+      return false;
   }
 }
 
@@ -90,13 +94,19 @@ void pack_panel(void* context, int64_t panel, int32_t) {
       pack_u4(job, panel, lane, row, reinterpret_cast<uint16_t*>(out));
       continue;
     }
-    const char* in = row < 0 ? nullptr
-                             : static_cast<const char*>(job.args->w) + row * job.args->ldw * element_bits(p.w_type) / 8;
+    const char* in =
+        row < 0 ? nullptr : static_cast<const char*>(job.args->w) + row * job.args->ldw * element_bits(p.w_type) / 8;
     const int64_t k = row < 0 ? 0 : p.k;
     switch (p.w_type) {
-      case KN_F32: pack_plain(reinterpret_cast<uint32_t*>(out), in, k, lane, 1); break;
-      case KN_F16: pack_plain(reinterpret_cast<uint16_t*>(out), in, k, lane, 1); break;
-      case KN_BF16: pack_plain(reinterpret_cast<uint16_t*>(out), in, k, lane, 2); break;
+      case KN_F32:
+        pack_plain(reinterpret_cast<uint32_t*>(out), in, k, lane, 1);
+        break;
+      case KN_F16:
+        pack_plain(reinterpret_cast<uint16_t*>(out), in, k, lane, 1);
+        break;
+      case KN_BF16:
+        pack_plain(reinterpret_cast<uint16_t*>(out), in, k, lane, 2);
+        break;
       default: {
         pack_plain(reinterpret_cast<int8_t*>(out), in, k, lane, 4);
         int32_t sum = 0;
@@ -182,11 +192,16 @@ int32_t check(const kn_flat_gemm_problem* problem, const kn_flat_gemm_args* args
 
 const char* layout(const void* problem) {
   switch (static_cast<const kn_flat_gemm_problem*>(problem)->w_type) {
-    case KN_F32: return "panel16/f32";
-    case KN_BF16: return "panel16/bf16";
-    case KN_F16: return "panel16/f16";
-    case KN_S8: return "panel16/s8";
-    default: return "panel16/u4";
+    case KN_F32:
+      return "panel16/f32";
+    case KN_BF16:
+      return "panel16/bf16";
+    case KN_F16:
+      return "panel16/f16";
+    case KN_S8:
+      return "panel16/s8";
+    default:
+      return "panel16/u4";
   }
 }
 

@@ -1,15 +1,16 @@
-// Packed weights of flat_gemm: panels of 16 output columns, each contiguous along k. One layout serves the AVX-512 and the
-// AMX rows, so a plan may change rows with m and keep one copy of the weights.
+// Packed weights of flat_gemm: panels of 16 output columns, each contiguous along k. One layout serves the AVX-512 and
+// the AMX rows, so a plan may change rows with m and keep one copy of the weights.
 //
 //   f32    [k][16]            one zmm per k
 //   f16    [k][16]            one ymm per k
 //   bf16   [k/2][16][2]       one zmm per pair of k: a row of a VNNI tile, and an operand of vdpbf16ps
 //   s8     [k/4][16][4]       one zmm per four k: a row of a VNNI tile, and an operand of vpdpbusd
-//   u4     [k/8][16][2] u16   one zmm per eight k: nibble t of word [n][i] is k = 8 b + 2 t + i, so a shift by 4 t and a
+//   u4     [k/8][16][2] u16   one zmm per eight k: nibble t of word [n][i] is k = 8 b + 2 t + i, so a shift by 4 t and
+//   a
 //                             mask leave the pair order of bf16
 //
-// k is padded with zeros (u4: with the zero point) to k_padded, n with zero columns to whole panels. Gated weights alternate
-// a panel of the gate with the panel of up for the same columns. Behind the panels, each 64-byte aligned:
+// k is padded with zeros (u4: with the zero point) to k_padded, n with zero columns to whole panels. Gated weights
+// alternate a panel of the gate with the panel of up for the same columns. Behind the panels, each 64-byte aligned:
 //   scales  s8: f32 [panel][16]    u4: f32 [panel][groups][16]
 //   zeros   u4: u8 [panel][groups][16]
 //   sums    s8: s32 [panel][16], the sum of a column over k (vpdpbusd wants x + 128: 128 * sum is taken off again)

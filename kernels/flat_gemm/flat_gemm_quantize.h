@@ -6,8 +6,8 @@
 namespace kn::flat_gemm {
 namespace {
 
-// out = round_to_even(x * 127 / max|x|), *scale = its inverse; s8 input is copied. Zeros behind k up to `padded`, a multiple
-// of 64. A row holding NaN or infinity gets the scale NaN, so that it spoils its own outputs and no others.
+// out = round_to_even(x * 127 / max|x|), *scale = its inverse; s8 input is copied. Zeros behind k up to `padded`, a
+// multiple of 64. A row holding NaN or infinity gets the scale NaN, so that it spoils its own outputs and no others.
 inline void quantize_row(int32_t type, const void* x, int64_t k, int8_t* out, int64_t padded, float* scale) {
   if (type == KN_S8) {
     memcpy(out, x, static_cast<size_t>(k));

@@ -1,68 +1,76 @@
 // The register-tile microkernel of the AVX-512 engines: R rows by P panels of accumulators, one dot instruction per
-// accumulator and step. 2 P loads of weights feed R P dots, and each row costs one broadcast, so from P = 2 on the loads fit
-// beside the dots. R P + P + 1 registers at most 32.
+// accumulator and step. 2 P loads of weights feed R P dots, and each row costs one broadcast, so from P = 2 on the
+// loads fit beside the dots. R P + P + 1 registers at most 32.
 #pragma once
 #include "flat_gemm_drive.h"
 
 namespace kn::flat_gemm {
 namespace {
 
-constexpr int kRows[] = {16, 12, 6, 3};  // most rows for 1, 2, 4, 8 panels
+// Most rows for 1, 2, 4, 8 panels; with weights decoded on the way the decoder needs registers too.
+constexpr int kRows[] = {16, 12, 6, 3}, kDecodedRows[] = {8, 8, 4, 2};
 
 inline int panel_slot(int64_t step) { return step == 1 ? 0 : step == 2 ? 1 : step == 4 ? 2 : 3; }
 
-struct tile_call {
-  const char* x;
-  int64_t x_stride;  // bytes
-  const char* w;
-  int64_t w_stride;  // bytes from panel to panel
-  int64_t steps;     // of 64 bytes of a panel
-  char* acc;
-  int64_t ld;  // bytes
-  bool first;
-  const float* scales;  // null, or 16 per panel: acc += scale * (this run's sum)
-  int64_t scale_stride;  // elements
-  const char* fetch;
+// Decode: kRaw bytes of a panel become kParts operands of Dot, in the order of k. This one is for weights that are
+// operands.
+template <class Dot>
+struct as_is {
+  using v = typename Dot::v;
+  static constexpr int64_t kRaw = 64;
+  static constexpr int kParts = 1;
+  struct zero {};
+  static zero load_zero(const uint8_t*) { return {}; }
+  static void decode(const char* raw, zero, v (&b)[1]) { b[0] = Dot::load(raw); }
 };
 
-// Dot: v a 512-bit accumulator type; zero(), broadcast(x at a step), dot(acc, x, w), kXBytes of x per step.
-template <class Dot, int R, int P>
-void tile(const tile_call& t) {
-  typename Dot::v c[R][P];
+// Dot: v a 512-bit accumulator type; zero(), broadcast(x at a step), dot(acc, x, w), scale(sum, scales, acc), kXBytes
+// of x per operand of weights.
+template <class Dot, class Decode, int R, int P, class X>
+void tile(const multiplication<X>& t) {
+  using v = typename Dot::v;
+  constexpr int kParts = Decode::kParts;
+  const int64_t x_stride = t.ldx * static_cast<int64_t>(sizeof(X));
+  const int64_t steps = t.length * static_cast<int64_t>(sizeof(X)) / (Dot::kXBytes * kParts);
+  v c[R][P];
   const bool load = !t.first && t.scales == nullptr;
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++)
 #pragma GCC unroll 8
     for (int p = 0; p < P; p++) c[r][p] = load ? Dot::load(t.acc + r * t.ld + p * 64) : Dot::zero();
-  const char* x = t.x;
+  typename Decode::zero zero[P];
+#pragma GCC unroll 8
+  for (int p = 0; p < P; p++) zero[p] = Decode::load_zero(t.zeros == nullptr ? nullptr : t.zeros + p * t.group_stride);
+  const char* x = reinterpret_cast<const char*>(t.x);
   const char* w = t.w;
-  const char* fetch = t.fetch != nullptr ? t.fetch : t.w;  // a line that is here costs a slot, a branch here costs more
-  for (int64_t s = 0; s < t.steps; s++) {
-    _mm_prefetch(fetch, _MM_HINT_T1);
-    if constexpr (R <= P) {
-      typename Dot::v a[R];
-#pragma GCC unroll 16
-      for (int r = 0; r < R; r++) a[r] = Dot::broadcast(x + r * t.x_stride);
+  const char* fetch = t.fetch.from;
+  for (int64_t s = 0; s < steps; s++) {
+    for (int64_t p = 0; p < t.fetch.panels; p++) _mm_prefetch(fetch + p * t.fetch.stride, _MM_HINT_T1);
+    if constexpr (kParts == 1 && R > P) {
+      v b[P][1];
 #pragma GCC unroll 8
-      for (int p = 0; p < P; p++) {
-        const typename Dot::v b = Dot::load(w + p * t.w_stride);
-#pragma GCC unroll 16
-        for (int r = 0; r < R; r++) c[r][p] = Dot::dot(c[r][p], a[r], b);
-      }
-    } else {
-      typename Dot::v b[P];
-#pragma GCC unroll 8
-      for (int p = 0; p < P; p++) b[p] = Dot::load(w + p * t.w_stride);
+      for (int p = 0; p < P; p++) Decode::decode(w + p * t.w_stride, zero[p], b[p]);
 #pragma GCC unroll 16
       for (int r = 0; r < R; r++) {
-        const typename Dot::v a = Dot::broadcast(x + r * t.x_stride);
+        const v a = Dot::broadcast(x + r * x_stride);
 #pragma GCC unroll 8
-        for (int p = 0; p < P; p++) c[r][p] = Dot::dot(c[r][p], a, b[p]);
+        for (int p = 0; p < P; p++) c[r][p] = Dot::dot(c[r][p], a, b[p][0]);
+      }
+    } else {
+#pragma GCC unroll 8
+      for (int p = 0; p < P; p++) {
+        v b[kParts];
+        Decode::decode(w + p * t.w_stride, zero[p], b);
+#pragma GCC unroll 8
+        for (int i = 0; i < kParts; i++)
+#pragma GCC unroll 16
+          for (int r = 0; r < R; r++)
+            c[r][p] = Dot::dot(c[r][p], Dot::broadcast(x + r * x_stride + i * Dot::kXBytes), b[i]);
       }
     }
-    x += Dot::kXBytes;
-    w += 64;
-    fetch += 64;
+    x += Dot::kXBytes * kParts;
+    w += Decode::kRaw;
+    fetch += t.fetch.advance;
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++)
@@ -70,41 +78,42 @@ void tile(const tile_call& t) {
     for (int p = 0; p < P; p++) {
       char* at = t.acc + r * t.ld + p * 64;
       if (t.scales != nullptr)
-        c[r][p] = Dot::scale(c[r][p], t.scales + p * t.scale_stride, t.first ? Dot::zero() : Dot::load(at));
+        c[r][p] = Dot::scale(c[r][p], t.scales + p * t.group_stride, t.first ? Dot::zero() : Dot::load(at));
       Dot::store(at, c[r][p]);
     }
 }
 
-using tile_function = void (*)(const tile_call&);
-
-template <class Dot, int P, int... R>
-constexpr void fill(tile_function* table) {
-  ((table[R] = &tile<Dot, R, P>), ...);
+template <class Dot, class Decode, int P, class X, int... R>
+constexpr void fill(void (**table)(const multiplication<X>&)) {
+  ((table[R] = &tile<Dot, Decode, R, P, X>), ...);
 }
 
-template <class Dot>
+template <class Dot, class Decode, class X>
 struct tiles {
-  tile_function at[4][17] = {};
+  void (*at[4][17])(const multiplication<X>&) = {};
   constexpr tiles() {
-    fill<Dot, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16>(at[0]);
-    fill<Dot, 2, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12>(at[1]);
-    fill<Dot, 4, 1, 2, 3, 4, 5, 6>(at[2]);
-    fill<Dot, 8, 1, 2, 3>(at[3]);
+    if constexpr (Decode::kParts == 1 && Decode::kRaw == 64) {
+      fill<Dot, Decode, 1, X, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16>(at[0]);
+      fill<Dot, Decode, 2, X, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12>(at[1]);
+      fill<Dot, Decode, 4, X, 1, 2, 3, 4, 5, 6>(at[2]);
+      fill<Dot, Decode, 8, X, 1, 2, 3>(at[3]);
+    } else {
+      fill<Dot, Decode, 1, X, 1, 2, 3, 4, 5, 6, 7, 8>(at[0]);
+      fill<Dot, Decode, 2, X, 1, 2, 3, 4, 5, 6, 7, 8>(at[1]);
+      fill<Dot, Decode, 4, X, 1, 2, 3, 4>(at[2]);
+      fill<Dot, Decode, 8, X, 1, 2>(at[3]);
+    }
   }
 };
 
-template <class Dot, class X>
-void multiply_registers(int64_t rows, int64_t step, const X* x, int64_t ldx, const char* w, int64_t w_stride,
-                        int64_t length, char* acc, int64_t ld, bool first, const float* scales, int64_t scale_stride,
-                        const char* fetch) {
-  static constexpr tiles<Dot> table;
-  const int64_t x_bytes = static_cast<int64_t>(sizeof(X));
-  table.at[panel_slot(step)][rows](tile_call{reinterpret_cast<const char*>(x), ldx * x_bytes, w, w_stride,
-                                             length * x_bytes / Dot::kXBytes, acc, ld, first, scales, scale_stride,
-                                             fetch});
+template <class Dot, class Decode, class X>
+void multiply_registers(const multiplication<X>& t) {
+  static constexpr tiles<Dot, Decode, X> table;
+  table.at[panel_slot(t.panels)][t.rows](t);
 }
 
 inline int64_t register_rows(int64_t step) { return kRows[panel_slot(step)]; }
+inline int64_t decoded_rows(int64_t step) { return kDecodedRows[panel_slot(step)]; }
 
 }  // namespace
 }  // namespace kn::flat_gemm

@@ -10,13 +10,15 @@ namespace {
 
 enum dataflow { gemv, flat, block };
 
-// gemv   all of k in one pass, many panels at a time: as many streams from memory, no reuse of weights to arrange
+// gemv   all of k in one pass, weights decoded in registers, many panels at a time: as many streams from memory
 // flat   every row of x passes over a block of weights while that is in L1 or L2; weights leave memory once
 // block  blocks of rows as well, so that x and the accumulators stay in L2 at any m
-inline constexpr kn_param gemv_params[] = {{"panels", 3, {8, 4, 2}}, {"block_k", 2, {512, 1024}}};
-inline constexpr kn_param flat_params[] = {{"panels", 2, {4, 2}}, {"block_k", 4, {512, 256, 1024, 2048}}};
-inline constexpr kn_param block_params[] = {
-    {"panels", 2, {4, 2}}, {"block_k", 3, {512, 256, 1024}}, {"block_m", 3, {192, 96, 384}}, {"block_n", 3, {16, 8, 32}}};
+inline constexpr kn_param gemv_params[] = {{"panels", 3, {4, 8, 2}}};
+inline constexpr kn_param flat_params[] = {{"panels", 2, {4, 2}}, {"block_k", 4, {1024, 512, 256, 2048}}};
+inline constexpr kn_param block_params[] = {{"panels", 2, {4, 2}},
+                                            {"block_k", 3, {512, 256, 1024}},
+                                            {"block_m", 3, {192, 96, 384}},
+                                            {"block_n", 3, {16, 8, 32}}};
 
 inline int64_t param(const kn_param* params, const kn_launch* launch, int i) {
   return launch->param[i] == 0 ? params[i].values[0] : launch->param[i];
@@ -33,15 +35,18 @@ inline bool params_listed(const kn_param* params, int count, const kn_launch* la
 
 struct blocks {
   int64_t step, k, m, n;
+  bool decode;
 };
 
-template <class Engine>
-blocks blocks_of(dataflow flow, const kn_param* params, const kn_flat_gemm_problem& p, const kn_launch* launch) {
-  const int64_t step = param(params, launch, 0), k = param(params, launch, 1);
+inline blocks blocks_of(dataflow flow, const kn_param* params, const kn_launch* launch) {
+  const int64_t step = param(params, launch, 0);
   switch (flow) {
-    case gemv: return {step, Engine::unpacks(p.w_type) ? k : 0, 0, step};
-    case flat: return {step, k, 0, step};
-    default: return {step, k, param(params, launch, 2), param(params, launch, 3)};
+    case gemv:
+      return {step, 0, 0, step, true};
+    case flat:
+      return {step, param(params, launch, 1), 0, step, false};
+    default:
+      return {step, param(params, launch, 1), param(params, launch, 2), param(params, launch, 3), false};
   }
 }
 
@@ -61,10 +66,9 @@ struct row_of {
   static int64_t workspace(const void* problem, const kn_launch* launch) {
     const kn_flat_gemm_problem& p = *static_cast<const kn_flat_gemm_problem*>(problem);
     int64_t bytes = 0;
-    File::with_engine(p, [&]<class Engine>() {
-      const blocks b = blocks_of<Engine>(Flow, Params, p, launch);
-      bytes = workspace_of<Engine>(p, launch->threads, b.step, b.k, b.m, b.n);
-    });
+    const blocks b = blocks_of(Flow, Params, launch);
+    File::with_engine(
+        p, [&]<class Engine>() { bytes = workspace_of<Engine>(p, launch->threads, b.step, b.k, b.m, b.n, b.decode); });
     return bytes;
   }
 
@@ -76,10 +80,9 @@ struct row_of {
     if (!accepts(p, launch, &why)) return kn_fail(KN_UNSUPPORTED, why);
     if (const int32_t status = check(p, a, true, workspace(p, launch)); status != KN_OK) return status;
     if (a->m == 0 || p->n == 0) return KN_OK;
-    File::with_engine(*p, [&]<class Engine>() {
-      const blocks b = blocks_of<Engine>(Flow, Params, *p, launch);
-      drive<Engine>(*p, *a, launch->threads, b.step, b.k, b.m, b.n);
-    });
+    const blocks b = blocks_of(Flow, Params, launch);
+    File::with_engine(*p,
+                      [&]<class Engine>() { drive<Engine>(*p, *a, launch->threads, b.step, b.k, b.m, b.n, b.decode); });
     return KN_OK;
   }
 

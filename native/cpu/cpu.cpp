@@ -42,7 +42,8 @@ uint64_t xcr0() {
 #endif
 }
 
-// Linux gives tile state to a process only on request (XTILEDATA is component 18), and the grant holds for all its threads.
+// Linux gives tile state to a process only on request (XTILEDATA is component 18), and the grant holds for all its
+// threads.
 bool tile_state_granted() {
 #if defined(__linux__)
   constexpr long ARCH_REQ_XCOMP_PERM = 0x1023, XTILEDATA = 18;
@@ -61,8 +62,8 @@ uint32_t detect() {
   const registers l7 = cpuid(7, 0);
   const registers l71 = l7.eax >= 1 ? cpuid(7, 1) : registers{};
   uint32_t features = 0;
-  const bool avx512 = (saved & zmm) == zmm && has(l7.ebx, 16) && has(l7.ebx, 17) && has(l7.ebx, 30) && has(l7.ebx, 31) &&
-                      has(l7.ecx, 11);
+  const bool avx512 = (saved & zmm) == zmm && has(l7.ebx, 16) && has(l7.ebx, 17) && has(l7.ebx, 30) &&
+                      has(l7.ebx, 31) && has(l7.ecx, 11);
   if (!avx512) return 0;
   features |= KN_CPU_AVX512;
   if (has(l71.eax, 5)) features |= KN_CPU_AVX512BF16;

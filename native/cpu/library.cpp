@@ -1,8 +1,7 @@
 // kn_get: the table, the machine, and the shape of every shared struct.
+#include <flat_gemm/flat_gemm.h>
 #include <kn.h>
 #include <require.h>
-
-#include <flat_gemm/flat_gemm.h>
 
 #include <cstring>
 
@@ -44,15 +43,12 @@ const kn_struct structs[] = {
       KN_AT(kn_flat_gemm_problem, flags), -1}},
     {"kn_flat_gemm_args",
      sizeof(kn_flat_gemm_args),
-     {KN_AT(kn_flat_gemm_args, size),      KN_AT(kn_flat_gemm_args, m),
-      KN_AT(kn_flat_gemm_args, x),         KN_AT(kn_flat_gemm_args, ldx),
-      KN_AT(kn_flat_gemm_args, x_scales),  KN_AT(kn_flat_gemm_args, w),
-      KN_AT(kn_flat_gemm_args, ldw),       KN_AT(kn_flat_gemm_args, scales),
-      KN_AT(kn_flat_gemm_args, zeros),     KN_AT(kn_flat_gemm_args, packed),
-      KN_AT(kn_flat_gemm_args, packed_bytes), KN_AT(kn_flat_gemm_args, bias),
-      KN_AT(kn_flat_gemm_args, residual),  KN_AT(kn_flat_gemm_args, ldr),
-      KN_AT(kn_flat_gemm_args, y),         KN_AT(kn_flat_gemm_args, ldy),
-      KN_AT(kn_flat_gemm_args, workspace), KN_AT(kn_flat_gemm_args, workspace_bytes),
+     {KN_AT(kn_flat_gemm_args, size), KN_AT(kn_flat_gemm_args, m), KN_AT(kn_flat_gemm_args, x),
+      KN_AT(kn_flat_gemm_args, ldx), KN_AT(kn_flat_gemm_args, x_scales), KN_AT(kn_flat_gemm_args, w),
+      KN_AT(kn_flat_gemm_args, ldw), KN_AT(kn_flat_gemm_args, scales), KN_AT(kn_flat_gemm_args, zeros),
+      KN_AT(kn_flat_gemm_args, packed), KN_AT(kn_flat_gemm_args, packed_bytes), KN_AT(kn_flat_gemm_args, bias),
+      KN_AT(kn_flat_gemm_args, residual), KN_AT(kn_flat_gemm_args, ldr), KN_AT(kn_flat_gemm_args, y),
+      KN_AT(kn_flat_gemm_args, ldy), KN_AT(kn_flat_gemm_args, workspace), KN_AT(kn_flat_gemm_args, workspace_bytes),
       -1}},
 };
 

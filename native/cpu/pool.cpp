@@ -1,11 +1,12 @@
-// The one thread pool. Workers spin briefly after a job, because the next layer's call follows within microseconds, then park.
+// The one thread pool. Workers spin briefly after a job, because the next layer's call follows within microseconds,
+// then park.
+#include <kn.h>
+#include <require.h>
+
 #include <atomic>
 #include <mutex>
 #include <thread>
 #include <vector>
-
-#include <kn.h>
-#include <require.h>
 
 #include "cpu.h"
 
@@ -58,9 +59,9 @@ inline void relax() {
 #endif
 }
 
-// `word` carries the job number in its upper half and the free places in the job in its lower half. A worker joins by taking
-// a place; the caller, out of tasks itself, takes all places left at once and waits only for those who joined. So a worker
-// that sleeps through a short job delays nobody and never touches it.
+// `word` carries the job number in its upper half and the free places in the job in its lower half. A worker joins by
+// taking a place; the caller, out of tasks itself, takes all places left at once and waits only for those who joined.
+// So a worker that sleeps through a short job delays nobody and never touches it.
 struct pool {
   std::mutex busy;  // held by the caller whose job runs
   std::atomic<uint64_t> word{0};

@@ -65,7 +65,8 @@ typedef struct kn_row {
   const char* name;  // "<op>/<target>[_<variant>]", also file, symbol, test, log line and benchmark
   uint32_t op;
   uint32_t needs;  // KN_CPU_* bits
-  // Rows with the same tag give the same bits for the same row of work, whatever else is in the batch. Null: no promise.
+  // Rows with the same tag give the same bits for the same row of work, whatever else is in the batch. Null: no
+  // promise.
   const char* bits;
   const kn_param* params;
   int32_t param_count;
@@ -91,9 +92,9 @@ typedef struct kn_struct {
 typedef struct kn_library {
   uint32_t size;
   uint32_t abi;
-  const char* build;  // identity of this build: kernels that may time differently never share it
-  uint32_t features;  // KN_CPU_* bits of this machine
-  uint32_t emulated;  // bits among them that are emulated in software (test builds only)
+  const char* build;          // identity of this build: kernels that may time differently never share it
+  uint32_t features;          // KN_CPU_* bits of this machine
+  uint32_t emulated;          // bits among them that are emulated in software (test builds only)
   const kn_row* const* rows;  // best first within an operation
   int32_t row_count;
   int32_t struct_count;

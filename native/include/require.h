@@ -12,8 +12,8 @@
   } while (0)
 
 // In run and prepack: a broken argument, with the argument's name first.
-#define KN_CHECK(argument, condition)                                           \
-  do {                                                                          \
+#define KN_CHECK(argument, condition)                                                \
+  do {                                                                               \
     if (!(condition)) return kn_fail(KN_INVALID, argument ": requires " #condition); \
   } while (0)
 
@@ -25,8 +25,9 @@ extern "C" {
 int32_t kn_fail(int32_t status, const char* sentence);
 
 // Calls body(context, task, worker) for every task in [0, tasks), in any order, on up to `threads` threads (0: all) and
-// returns when all are done. worker < kn_workers(threads) and no two concurrent calls share one. Runs on the caller alone
-// when tasks == 1 or when the pool is busy with another caller's work: a call never waits for work that is not its own.
+// returns when all are done. worker < kn_workers(threads) and no two concurrent calls share one. Runs on the caller
+// alone when tasks == 1 or when the pool is busy with another caller's work: a call never waits for work that is not
+// its own.
 typedef void (*kn_body)(void* context, int64_t task, int32_t worker);
 void kn_parallel(int32_t threads, int64_t tasks, kn_body body, void* context);
 int32_t kn_workers(int32_t threads);
