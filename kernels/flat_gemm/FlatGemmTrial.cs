@@ -26,7 +26,9 @@ internal sealed unsafe partial class FlatGemmTrial : IDisposable
     private readonly GuardedMemory _x, _w, _y;
     private readonly GuardedMemory? _residual;
     private readonly int _copies;
-    private readonly int[] _rows, _columns;  // that the oracle looks at
+    private readonly int _sampleRows, _most;
+    private readonly int[] _columns;  // that the oracle looks at
+    private int[] _rows;
     private KnFlatGemmArgs _args;
     private GuardedMemory[]? _raw;
     private GuardedMemory _workspace = new(0);
@@ -41,7 +43,7 @@ internal sealed unsafe partial class FlatGemmTrial : IDisposable
         bool inPlace = false, int sampleRows = 0, int sampleColumns = 0)
     {
         Seed = seed;
-        _copies = copies;
+        (_copies, _sampleRows, _most) = (copies, sampleRows, problem.M);
         _problem = (KnFlatGemmProblem*)Own(sizeof(KnFlatGemmProblem)).At;
         *_problem = problem;
         int k = problem.K, n = problem.N;
@@ -90,6 +92,20 @@ internal sealed unsafe partial class FlatGemmTrial : IDisposable
     private long Groups => _problem->WType == (int)DType.UInt4 ? ((long)_problem->K + _problem->Group - 1) / _problem->Group : 1;
 
     private bool Has(KnGemmFlags flag) => (_problem->Flags & (int)flag) != 0;
+
+    /// <summary>
+    /// Makes the problem one of at most m rows, as a plan for that many has it. Packed weights stay; calls must be prepared again.
+    /// </summary>
+    public void Narrow(int m)
+    {
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(m, _most);
+        _problem->M = _args.M = m;
+        var random = new FlatGemmRandom(Seed + 9 + (ulong)m);
+        _rows = Sample(m, _sampleRows, ref random);
+        _expected = null;
+        _calls.Clear();
+        _last = _guarded = null;
+    }
 
     /// <summary>Packs the weights, once per layout, and makes room for the workspace. False: the row refuses, and error says why.</summary>
     public bool Prepare(Row row, in KnLaunch launch, out KnStatus status, out string error)

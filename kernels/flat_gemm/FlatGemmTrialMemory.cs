@@ -1,4 +1,5 @@
 using System.Runtime.InteropServices;
+using Kernels.Interop.Native;
 
 namespace Kernels;
 
@@ -14,7 +15,9 @@ internal sealed unsafe class GuardedMemory : IDisposable
     {
         Bytes = bytes;
         _pattern = pattern;
-        _all = (byte*)NativeMemory.AlignedAlloc((nuint)(bytes + 2 * Band), 64);
+        bool huge = bytes >= 4 << 20;  // as Buffer has it, so that what is timed lies in the same pages
+        _all = (byte*)NativeMemory.AlignedAlloc((nuint)(bytes + 2 * Band), huge ? 2u << 20 : 64u);
+        if (huge && OperatingSystem.IsLinux()) _ = Memory.Madvise(_all, (nuint)(bytes + 2 * Band), Memory.MadvHugepage);
         new Span<byte>(_all, Band).Fill(_pattern);
         EndAt(bytes);
     }

@@ -92,18 +92,20 @@ internal static unsafe class FlatGemmSelection
     }
 
     /// <summary>The choice for every m in 0..MaxM, in order and without gaps.</summary>
-    internal static ImmutableArray<Segment> Choose(Device device, FlatGemmOptions options, string? layout, TuningStore? store)
+    internal static ImmutableArray<Segment> Choose(Device device, FlatGemmOptions options, string? layout, TuningStore? store,
+        CacheState cache = CacheState.Cold)
     {
         if (options.Row is not null)
             return [Make(Forced(device, options), default, 0, options.MaxM, options, ChoiceSource.Forced, "the caller named it")];
         Row decider = LayoutRow(device, options);
-        List<Row> rows = [.. Rows(device, options).Where(r => LayoutOf(r, options) == layout
-            && (!options.BatchInvariant || (r.Bits is not null && r.Bits == decider.Bits)))];
+        List<Row> rows = [.. Sharing(device, options, layout)
+            .Where(r => !options.BatchInvariant || (r.Bits is not null && r.Bits == decider.Bits))];
+        ImmutableArray<FlatGemmStored> stored = FlatGemmTuned.Over(device, options, layout, store, rows, cache);
         var segments = ImmutableArray.CreateBuilder<Segment>();
         int from = 0;
         while (from <= options.MaxM)
         {
-            Segment next = Tuned(device, options, store, rows, from) ?? Modelled(device, options, rows, from);
+            Segment next = Tuned(options, stored, from) ?? Modelled(device, options, rows, from, Until(stored, from, options.MaxM));
             if (segments.Count > 0 && SameDataflow(segments[^1], next))
             {
                 Segment before = segments[^1];
@@ -116,6 +118,10 @@ internal static unsafe class FlatGemmSelection
         return segments.ToImmutable();
     }
 
+    /// <summary>Rows of the machine that read weights in <paramref name="layout"/>.</summary>
+    internal static List<Row> Sharing(Device device, FlatGemmOptions options, string? layout) =>
+        [.. Rows(device, options).Where(r => LayoutOf(r, options) == layout)];
+
     private static string? LayoutOf(Row row, FlatGemmOptions options)
     {
         KnFlatGemmProblem problem = options.Problem(options.MaxM);
@@ -125,18 +131,23 @@ internal static unsafe class FlatGemmSelection
     private static bool SameDataflow(in Segment a, in Segment b) =>
         a.Source == b.Source && a.Row.Dataflow(a.Launch) == b.Row.Dataflow(b.Launch);
 
-    private static Segment? Tuned(Device device, FlatGemmOptions options, TuningStore? store, List<Row> rows, int from)
+    private static Segment? Tuned(FlatGemmOptions options, ImmutableArray<FlatGemmStored> stored, int from)
     {
-        _ = (device, options, store, rows, from);
+        foreach (FlatGemmStored s in stored)
+            if (s.From <= from && from <= s.To) return Make(s.Row, s.Launch, from, s.To, options, ChoiceSource.Tuned, s.Reason);
         return null;
     }
 
+    /// <summary>The last m before the next stored choice.</summary>
+    private static int Until(ImmutableArray<FlatGemmStored> stored, int from, int maxM) =>
+        stored.Where(s => s.From > from).Select(s => s.From - 1).DefaultIfEmpty(maxM).Min();
+
     /// <summary>The model's choice for the grid cell that holds m.</summary>
-    private static Segment Modelled(Device device, FlatGemmOptions options, List<Row> rows, int m)
+    private static Segment Modelled(Device device, FlatGemmOptions options, List<Row> rows, int m, int until)
     {
         int cell = 0;
         while (cell < Grid.Length - 1 && Grid[cell] < m) cell++;
-        int to = Math.Min(options.MaxM, Math.Max(m, cell == Grid.Length - 1 ? options.MaxM : Grid[cell]));
+        int to = Math.Min(until, Math.Max(m, cell == Grid.Length - 1 ? options.MaxM : Grid[cell]));
         KnFlatGemmProblem problem = options.Problem(to);
         Row? best = null;
         double least = double.PositiveInfinity;

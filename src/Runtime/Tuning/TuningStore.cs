@@ -44,6 +44,23 @@ internal sealed class TuningStore
     {
     }
 
+    private static readonly Lazy<TuningStore> s_default = new(() => new TuningStore(null, Embedded()));
+
+    /// <summary>The store that plans ask: the user's directory over the tables that ship in this assembly.</summary>
+    public static TuningStore Default => s_default.Value;
+
+    /// <summary>The records of every <c>op.tuned.json</c> in this assembly; a broken one is passed over.</summary>
+    public static IEnumerable<TuningRecord> Embedded()
+    {
+        System.Reflection.Assembly assembly = typeof(TuningStore).Assembly;
+        foreach (string name in assembly.GetManifestResourceNames().Where(n => n.EndsWith(".tuned.json", StringComparison.Ordinal)))
+        {
+            using Stream? stream = assembly.GetManifestResourceStream(name);
+            foreach (TuningEntry entry in stream is null ? [] : TuningDocument.Read(stream, TuningSource.Device))
+                if (entry.Record is { } record) yield return record;
+        }
+    }
+
     /// <summary>XDG_CACHE_HOME/kernels or ~/.cache/kernels; on Windows LocalApplicationData\kernels; empty where there is no home.</summary>
     public static string DefaultDirectory
     {
@@ -157,7 +174,8 @@ internal sealed class TuningStore
         ];
     }
 
-    private IEnumerable<TuningEntry> Layers(TuningKey key)
+    /// <summary>What each layer holds for a key, strongest first: a record, or why there is none.</summary>
+    public IEnumerable<TuningEntry> Layers(TuningKey key)
     {
         yield return ReadPin(key);
         yield return Read(key);
@@ -177,8 +195,8 @@ internal sealed class TuningStore
     private static TuningEntry Shipped(TuningRecord record, TuningSource source) =>
         new(record.Key.Text, source, record, TuningMiss.None, "");
 
-    // All threads of one device become all threads of another.
-    private static Dataflow Fit(Dataflow dataflow, TuningDevice from, TuningDevice to) =>
+    /// <summary>All threads of one device become all threads of another.</summary>
+    public static Dataflow Fit(Dataflow dataflow, TuningDevice from, TuningDevice to) =>
         from.Threads == to.Threads || dataflow.Threads == 0 ? dataflow
         : dataflow.WithThreads(dataflow.Threads == from.Threads ? to.Threads : Math.Min(dataflow.Threads, to.Threads));
 
