@@ -130,7 +130,7 @@ public sealed unsafe class Abi
             foreach (FlatGemmCases.Kind kind in FlatGemmCases.Kinds())
                 foreach (KnGemmFlags gated in (KnGemmFlags[])[KnGemmFlags.None, KnGemmFlags.Gated])
                 {
-                    const int Most = 1 << 30;
+                    const int Most = FlatGemmRules.Longest;
                     KnFlatGemmProblem p = FlatGemmCases.Problem(kind, Most, Most, Most, FlatGemmActivation.Silu, gated);
                     if (!row.Accepts(&p, row.DefaultLaunch(0), out _)) continue;
                     double bits = kind.W.Bits(), least = (gated == KnGemmFlags.Gated ? 2.0 : 1) * Most * Most * bits / 8;

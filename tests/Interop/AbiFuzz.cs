@@ -112,7 +112,7 @@ public sealed unsafe class AbiFuzz
 
     private void Break(ref KnFlatGemmProblem p)
     {
-        int wild = Any(-1, int.MinValue, int.MaxValue, (1 << 30) + 1, 1 << 30, 5, 0, Below(MostM));
+        int wild = Any(-1, int.MinValue, int.MaxValue, FlatGemmRules.Longest + 1, FlatGemmRules.Longest, 5, 0, Below(MostM));
         switch (Below(10))
         {
             case 0: p.Size = Any(0u, p.Size - 1, p.Size + 4, uint.MaxValue); break;
@@ -120,7 +120,7 @@ public sealed unsafe class AbiFuzz
             case 2: p.WType = Any(-1, 5, int.MaxValue, int.MinValue, Below(5)); break;
             case 3: p.YType = Any(-1, 5, int.MaxValue, int.MinValue, Below(5)); break;
             case 4: p.M = wild; break;
-            // Two dimensions of 2^30 at once are the subject of a test of their own, without memory behind them.
+            // Two dimensions of 2^28 at once are the subject of a test of their own, without memory behind them.
             case 5: p.N = p.K > MostK ? p.N : wild; break;
             case 6: p.K = p.N > MostN ? p.K : wild; break;
             case 7: p.Group = Any(-1, 0, 1, 31, 32, 64, 128, int.MaxValue, int.MinValue); break;
@@ -141,7 +141,7 @@ public sealed unsafe class AbiFuzz
 
     private void Break(ref KnFlatGemmArgs a, in KnFlatGemmProblem p, byte*[] arenas)
     {
-        long stride = Any(-1L, long.MinValue, long.MaxValue, (1L << 40) + 1, 0, p.K - 1, p.K, p.N - 1, p.N, LongestStride);
+        long stride = Any(-1L, long.MinValue, long.MaxValue, FlatGemmRules.Longest + 1L, 0, p.K - 1, p.K, p.N - 1, p.N, LongestStride);
         switch (Below(18))
         {
             case 0: a.Size = Any(0u, a.Size - 8, a.Size + 8, uint.MaxValue); break;
