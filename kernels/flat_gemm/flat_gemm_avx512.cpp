@@ -142,7 +142,11 @@ struct dot_u8s8 {
   static v zero() { return _mm512_setzero_si512(); }
   static v load(const char* p) { return _mm512_loadu_si512(p); }
   static void store(char* p, v a) { _mm512_storeu_si512(p, a); }
-  static v broadcast(const char* x) { return _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(x)); }
+  static v broadcast(const char* x) {
+    int32_t four;
+    memcpy(&four, x, sizeof four);
+    return _mm512_set1_epi32(four);
+  }
   static v dot(v c, v a, v b) { return _mm512_dpbusd_epi32(c, a, b); }
   static v scale(v c, const float*, v) { return c; }
 };

@@ -14,7 +14,9 @@ struct dot_bf16 {
   static v load(const char* p) { return _mm512_loadu_ps(p); }
   static void store(char* p, v a) { _mm512_storeu_ps(p, a); }
   static v broadcast(const char* x) {
-    return _mm512_castsi512_ps(_mm512_set1_epi32(*reinterpret_cast<const int32_t*>(x)));
+    int32_t pair;
+    memcpy(&pair, x, sizeof pair);  // rows of x with an odd stride are aligned to an element, not to a pair
+    return _mm512_castsi512_ps(_mm512_set1_epi32(pair));
   }
   static v dot(v c, v a, v b) {
     return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
