@@ -53,6 +53,10 @@ internal static class Program
         {
             return Say(e.Message, Exit.Missing);
         }
+        catch (Exception e)
+        {
+            return Say($"a defect of perf or of the library: {e}", Exit.Bad);
+        }
     }
 
     private static int Say(string sentence, int code)

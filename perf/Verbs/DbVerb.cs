@@ -12,7 +12,7 @@ internal static class DbVerb
     public static Command Create()
     {
         Option<string?> db = Verb.DatabaseOption();
-        var command = new Command("db", $"The tuning database. {Exit.Help}")
+        var command = new Command("db", "The tuning database: list, show, take in and out, re-time, replay, pin.")
         {
             List(db), Show(db), Export(db), Import(db), Verify(db), Diff(db), Pin(db), Unpin(db), Replay(db),
         };

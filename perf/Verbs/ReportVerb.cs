@@ -17,7 +17,7 @@ internal static class ReportVerb
         var to = new Option<string>("--out") { Description = "The page (default report.html)", DefaultValueFactory = _ => "report.html" };
         var noLimits = new Option<bool>("--no-limits") { Description = "Do not measure this machine's limits for the roofline" };
         Option<string?> db = Verb.DatabaseOption();
-        var command = new Command("report", $"Draws time against m and the roofline from the database, and from result files, into one HTML page. {Exit.Help}") { results, to, noLimits, db };
+        var command = new Command("report", "Draws time against m and the roofline from the database, and from result files, into one HTML page.") { results, to, noLimits, db };
         command.SetAction((parsed, _) => Task.Run(() => Program.Guard(() => Run(parsed.GetValue(results) ?? [], parsed.GetRequiredValue(to), parsed.GetValue(noLimits), Verb.Store(parsed.GetValue(db)))), CancellationToken.None));
         return command;
     }

@@ -25,7 +25,7 @@ internal static class Verb
     /// <summary>A command with --json, whose errors become sentences.</summary>
     public static Command Make(string name, string description, IEnumerable<Symbol> symbols, Func<ParseResult, Screen, CancellationToken, int> run)
     {
-        var command = new Command(name, $"{description} {Exit.Help}");
+        var command = new Command(name, description);
         Option<string?> json = JsonOption();
         foreach (Symbol symbol in symbols.Append(json))
         {
