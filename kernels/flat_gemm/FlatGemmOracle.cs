@@ -41,6 +41,7 @@ internal readonly record struct FlatGemmExpected(double Value, double Tolerance,
 /// of y's dtype at the largest magnitude in reach, subnormals included.</para>
 /// <para>Not finite: where z is NaN or infinite so must y be, except that an activation of -infinity is 0 in the limit and
 /// 0 * infinity by the formula, so that both pass. A quantised row of x that holds NaN or infinity spoils all of its outputs.
+/// An infinite scale gives one infinity when it multiplies a sum and NaN when it multiplies each term: z counts as either.
 /// Where the exact y reaches the rounding threshold of the dtype, infinity of its sign passes.</para>
 /// </summary>
 internal static class FlatGemmOracle
@@ -49,7 +50,7 @@ internal static class FlatGemmOracle
     private const double Tiny = 1.1754943508222875e-38;  // 2^-126, the smallest normal f32
     private const double Smallest = 1.401298464324817e-45;  // 2^-149, the smallest f32
 
-    private readonly record struct Sum(double Value, double Error, bool Overflows);
+    private readonly record struct Sum(double Value, double Error, bool Overflows, bool SignUnknown);
 
     /// <summary>One element. x [k]; gate [k] and, when gated, up [k] are rows of w; biases and residual are 0 where there are none.</summary>
     public static FlatGemmExpected Element(in KnFlatGemmProblem p, ReadOnlySpan<double> x, ReadOnlySpan<double> gate,
@@ -59,7 +60,7 @@ internal static class FlatGemmOracle
         var activation = (FlatGemmActivation)p.Activation;
         Sum z = Dot(p, x, gate, bias);
         bool overflows = z.Overflows;
-        bool vanishes = double.IsNegativeInfinity(z.Value) && activation != FlatGemmActivation.None && !Poisoned(p, x);
+        bool vanishes = (double.IsNegativeInfinity(z.Value) || z.SignUnknown) && activation != FlatGemmActivation.None;
         double y = vanishes ? 0 : Activate(activation, z.Value);
         double error = vanishes ? 0 : ActivationError(activation, z);
         if ((flags & KnGemmFlags.Gated) != 0)
@@ -136,17 +137,20 @@ internal static class FlatGemmOracle
         bool bf16Weights = p.WType == (int)DType.BFloat16;
         bool dotsBf16 = p.XType == (int)DType.BFloat16 && !Quantizes(p) && p.WType != (int)DType.Float16;
         double z = 0, magnitude = 0, weights = 0, flushed = 0, largestX = 0, largestW = 1;
+        bool infinite = false;
         for (int i = 0; i < x.Length; i++)
         {
             double term = x[i] * w[i], ax = Math.Abs(x[i]), aw = Math.Abs(w[i]);
             z += term;
+            infinite |= double.IsInfinity(x[i]) || double.IsInfinity(w[i]);
             magnitude += Math.Abs(term);
             weights += aw;
             largestX = Math.Max(largestX, ax);
             largestW = Math.Max(largestW, aw);
             if (dotsBf16 && (ax < Tiny || (bf16Weights && aw < Tiny))) flushed += Math.Abs(term);
         }
-        if (Poisoned(p, x)) return new(double.NaN, 0, false);
+        if (Poisoned(p, x)) return new(double.NaN, 0, false, false);
+        bool unknown = double.IsNaN(z) && infinite && p.WType is (int)DType.Int8 or (int)DType.UInt4;
         bool integer = Quantizes(p) || p.XType == (int)DType.Int8;
         double c = integer ? 3 : x.Length + 4;
         double error = 0;
@@ -161,7 +165,7 @@ internal static class FlatGemmOracle
         z += bias;
         error += U * (Math.Abs(z) + error);
         bool overflows = double.IsFinite(z) && magnitude + Math.Abs(bias) + error > float.MaxValue;
-        return new(z, error, overflows);
+        return new(z, error, overflows, unknown);
     }
 
     private static double Activate(FlatGemmActivation activation, double z) => activation switch

@@ -10,13 +10,13 @@ internal enum FlatGemmActivation { None = 0, Relu = 1, GeluTanh = 2, GeluErf = 3
 /// <summary>The rules of flat_gemm, as `valid` and `check` of flat_gemm_panel.cpp have them: a false condition is its own reason.</summary>
 internal static unsafe class FlatGemmRules
 {
-    private const long LongestStride = 1L << 40;  // no stride of a real matrix is longer
+    /// <summary>No dimension and no stride is longer, so that a size in bits, of gated f32 weights too, fits in 63 bits.</summary>
+    public const int Longest = 1 << 28;
 
     /// <summary>The rules of the operation itself, the same for every row.</summary>
     public static bool Valid(in KnFlatGemmProblem p, [NotNullWhen(false)] out string? why)
     {
         bool dtypes = DTypesOk(p);
-        const int Longest = 1 << 30;
         var flags = (KnGemmFlags)p.Flags;
         return Holds(p.Size == sizeof(KnFlatGemmProblem), out why)
             && Holds(p.M >= 0 && p.N >= 0 && p.K >= 0, out why)
@@ -42,14 +42,14 @@ internal static unsafe class FlatGemmRules
         if (a.M == 0 || p.N == 0) return true;
         var flags = (KnGemmFlags)p.Flags;
         bool residual = (flags & KnGemmFlags.Residual) != 0;
-        return Holds(a.Ldx >= p.K && a.Ldx <= LongestStride, "ldx", out argument, out rule)
-            && Holds(a.Ldy >= p.N && a.Ldy <= LongestStride, "ldy", out argument, out rule)
+        return Holds(a.Ldx >= p.K && a.Ldx <= Longest, "ldx", out argument, out rule)
+            && Holds(a.Ldy >= p.N && a.Ldy <= Longest, "ldy", out argument, out rule)
             && Holds(a.Y != null, "y", out argument, out rule)
             && Holds(a.X != null || p.K == 0, "x", out argument, out rule)
             && Holds(a.XScales != null || p.XType != (int)DType.Int8, "x_scales", out argument, out rule)
             && Holds(a.Bias != null || (flags & KnGemmFlags.Bias) == 0, "bias", out argument, out rule)
             && Holds(a.Residual != null || !residual, "residual", out argument, out rule)
-            && Holds(!residual || (a.Ldr >= p.N && a.Ldr <= LongestStride), "ldr", out argument, out rule)
+            && Holds(!residual || (a.Ldr >= p.N && a.Ldr <= Longest), "ldr", out argument, out rule)
             && Holds(workspace == 0 || (a.Workspace != null && a.WorkspaceBytes >= workspace), "workspace", out argument, out rule)
             && Holds((nuint)a.Workspace % 64 == 0, "workspace", out argument, out rule)
             && (packed >= 0 ? CheckPacked(a, packed, out argument, out rule) : CheckWeights(p, a, flags, out argument, out rule))
@@ -68,7 +68,7 @@ internal static unsafe class FlatGemmRules
         argument = rule = null;
         if (p.K == 0) return true;
         return Holds(a.W != null, "w", out argument, out rule)
-            && Holds(a.Ldw >= p.K && a.Ldw <= LongestStride && (p.WType != (int)DType.UInt4 || a.Ldw % 2 == 0), "ldw", out argument, out rule)
+            && Holds(a.Ldw >= p.K && a.Ldw <= Longest && (p.WType != (int)DType.UInt4 || a.Ldw % 2 == 0), "ldw", out argument, out rule)
             && Holds(a.Scales != null || !scaled, "scales", out argument, out rule)
             && Holds(a.Zeros != null || (flags & KnGemmFlags.Zeros) == 0, "zeros", out argument, out rule);
     }
@@ -122,16 +122,16 @@ internal static unsafe class FlatGemmRules
         return condition;
     }
 
-    /// <summary>The bytes from the first element of a strided matrix to its last, in 128 bits: 2^31 rows of 2^40 do not fit in 64.</summary>
+    /// <summary>The bytes from the first element of a strided matrix to its last.</summary>
     private readonly struct Extent
     {
-        private readonly UInt128 _begin, _end;
+        private readonly nuint _begin, _end;
 
         public Extent(void* at, long rows, long columns, long stride, int type)
         {
-            _begin = _end = (UInt128)(nuint)at;
+            _begin = _end = (nuint)at;
             if (at == null || rows == 0 || columns == 0) return;
-            _end += ((UInt128)(rows - 1) * (UInt128)stride + (UInt128)columns) * (UInt128)((DType)type).Bits() >> 3;
+            _end += (nuint)(((rows - 1) * stride + columns) * ((DType)type).Bits() / 8);
         }
 
         public bool Apart(Extent other) =>

@@ -186,7 +186,7 @@ internal sealed unsafe partial class FlatGemmTrial : IDisposable
                 {
                     double difference = Math.Abs(got - e.Value);
                     ulp = Math.Max(ulp, difference / (2 * FlatGemmOracle.HalfUlp(type, Math.Abs(e.Value))));
-                    relative = Math.Max(relative, difference / Math.Abs(e.Value));
+                    if (e.Value != 0) relative = Math.Max(relative, difference / Math.Abs(e.Value));
                 }
                 if (fraction > worst.Fraction || (!agrees && worst.Ok))
                     worst = new FlatGemmVerdict(worst.Ok && agrees, fraction, 0, 0, _rows[i], _columns[j], e.Value, got, null);

@@ -79,7 +79,7 @@ internal sealed unsafe class FlatGemmTuner : IDisposable
         KernelsException.Require(what.Layer.N > 0 && what.Layer.K > 0, "n, k", "a layer that has weights");
         long start = System.Diagnostics.Stopwatch.GetTimestamp();
         FlatGemmOptions largest = what.Layer with { MaxM = what.Grid.Max() };
-        if (!FlatGemmRules.Valid(largest.Problem(largest.MaxM), out string? why)) throw new KernelsException(Status.Invalid, "options", why);
+        largest.Check();
         using var tuner = new FlatGemmTuner(device, what);
         tuner.Note("load_before", Load());
         int[] grid = [.. what.Grid.Distinct().Order()];

@@ -27,7 +27,7 @@ enum {
 typedef struct kn_flat_gemm_problem {
   uint32_t size;
   int32_t x_type, w_type, y_type;  // kn_dtype
-  int32_t m, n, k;                 // >= 0
+  int32_t m, n, k;                 // 0 to 2^28, as are strides
   int32_t group;                   // u4: elements of k per scale; otherwise 0
   int32_t activation;              // kn_activation
   int32_t flags;                   // KN_GEMM_*

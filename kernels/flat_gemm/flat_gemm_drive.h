@@ -122,6 +122,7 @@ struct multiplication {
   const float* scales;   // null, or 16 per panel: acc += scale * (the sum of this run)
   const uint8_t* zeros;  // u4: 16 per panel
   int64_t group_stride;  // elements of scales and zeros from panel to panel
+  bool alone;            // the only pass over these weights, which come straight from memory
   ahead fetch;
 };
 
@@ -146,14 +147,15 @@ void multiply_block(Engine& engine, const plan& p, const char* w, int64_t w_stri
     const int64_t r1 = Engine::kWholeTiles ? smaller(rows, r0 + most) : rows * (t + 1) / tiles;
     // The tiles of rows share the panels of the next block among them. A single tile that reads packed weights is
     // reading memory itself and leaves the next ones to the hardware.
-    const bool fetches = tiles > 1 || w_stride != p.at.bytes;
-    const int64_t f0 = fetches ? step * t / tiles : 0, f1 = fetches ? step * (t + 1) / tiles : 0;
+    const bool alone = tiles == 1 && w_stride == p.at.bytes;
+    const int64_t f0 = alone ? 0 : step * t / tiles, f1 = alone ? 0 : step * (t + 1) / tiles;
     multiplication<x_t> r{};
     r.rows = r1 - r0, r.panels = step;
     r.x = static_cast<const x_t*>(p.x) + (row0 + r0) * p.ldx + k0, r.ldx = p.ldx;
     r.w = w, r.w_stride = w_stride;
     r.acc = acc + r0 * ld, r.ld = ld;
     r.group_stride = p.at.groups * kPanel;
+    r.alone = alone;
     r.fetch = ahead{next + f0 * p.at.bytes, p.at.bytes, f1 - f0, 64 * p.raw / bytes_per_k};
     for (int64_t g = 0; g < length;
          g += group, r.x += group, r.w += group * bytes_per_k, r.fetch.from += group * p.raw) {

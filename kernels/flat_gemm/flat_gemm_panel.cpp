@@ -28,6 +28,9 @@ bool dtypes_ok(const kn_flat_gemm_problem& p) {
   }
 }
 
+// No dimension and no stride is longer, so that a size in bits, of gated f32 weights too, fits in 63 bits: 2^(29 + 28 + 5).
+constexpr int64_t kLongest = int64_t{1} << 28;
+
 struct range {
   const char* begin;
   const char* end;
@@ -141,7 +144,7 @@ int32_t valid(const kn_flat_gemm_problem* problem, const kn_launch* launch, cons
   KN_REQUIRE(p.size == sizeof(kn_flat_gemm_problem));
   KN_REQUIRE(launch == nullptr || launch->size == sizeof(kn_launch));
   KN_REQUIRE(p.m >= 0 && p.n >= 0 && p.k >= 0);
-  KN_REQUIRE(p.m <= (1 << 30) && p.n <= (1 << 30) && p.k <= (1 << 30));
+  KN_REQUIRE(p.m <= kLongest && p.n <= kLongest && p.k <= kLongest);
   KN_REQUIRE((p.flags & ~31) == 0);
   KN_REQUIRE(dtypes);
   KN_REQUIRE(p.w_type == KN_U4 ? (p.group == 32 || p.group == 64 || p.group == 128) : p.group == 0);
@@ -155,18 +158,17 @@ int32_t check(const kn_flat_gemm_problem* problem, const kn_flat_gemm_args* args
   if (args == nullptr) return kn_fail(KN_INVALID, "args: is null");
   const kn_flat_gemm_problem& p = *problem;
   const kn_flat_gemm_args& a = *args;
-  const int64_t bytes = (int64_t{1} << 40);  // no stride of a real matrix is longer, and products of two fit in 64 bits
   KN_CHECK("args", a.size == sizeof(kn_flat_gemm_args));
   KN_CHECK("m", a.m >= 0 && a.m <= p.m);
   if (a.m == 0 || p.n == 0) return KN_OK;
-  KN_CHECK("ldx", a.ldx >= p.k && a.ldx <= bytes);
-  KN_CHECK("ldy", a.ldy >= p.n && a.ldy <= bytes);
+  KN_CHECK("ldx", a.ldx >= p.k && a.ldx <= kLongest);
+  KN_CHECK("ldy", a.ldy >= p.n && a.ldy <= kLongest);
   KN_CHECK("y", a.y != nullptr);
   KN_CHECK("x", a.x != nullptr || p.k == 0);
   KN_CHECK("x_scales", a.x_scales != nullptr || p.x_type != KN_S8);
   KN_CHECK("bias", a.bias != nullptr || !(p.flags & KN_GEMM_BIAS));
   KN_CHECK("residual", a.residual != nullptr || !(p.flags & KN_GEMM_RESIDUAL));
-  KN_CHECK("ldr", !(p.flags & KN_GEMM_RESIDUAL) || (a.ldr >= p.n && a.ldr <= bytes));
+  KN_CHECK("ldr", !(p.flags & KN_GEMM_RESIDUAL) || (a.ldr >= p.n && a.ldr <= kLongest));
   KN_CHECK("workspace", workspace == 0 || (a.workspace != nullptr && a.workspace_bytes >= workspace));
   KN_CHECK("workspace", reinterpret_cast<uintptr_t>(a.workspace) % 64 == 0);
   const range y = span(a.y, a.m, p.n, a.ldy, element_bits(p.y_type));
@@ -182,7 +184,7 @@ int32_t check(const kn_flat_gemm_problem* problem, const kn_flat_gemm_args* args
     KN_CHECK("y", apart(y, span(a.packed, 1, at.total, at.total, 8)));
   } else if (p.k > 0) {
     KN_CHECK("w", a.w != nullptr);
-    KN_CHECK("ldw", a.ldw >= p.k && a.ldw <= bytes && (p.w_type != KN_U4 || a.ldw % 2 == 0));
+    KN_CHECK("ldw", a.ldw >= p.k && a.ldw <= kLongest && (p.w_type != KN_U4 || a.ldw % 2 == 0));
     KN_CHECK("scales", a.scales != nullptr || (p.w_type != KN_S8 && p.w_type != KN_U4));
     KN_CHECK("zeros", a.zeros != nullptr || !(p.flags & KN_GEMM_ZEROS));
     KN_CHECK("y", apart(y, span(a.w, columns, p.k, a.ldw, element_bits(p.w_type))));
@@ -219,13 +221,12 @@ int32_t prepack(const void* problem, const void* args) {
   if (!valid(p, nullptr, &why)) return kn_fail(KN_INVALID, why);
   if (a == nullptr) return kn_fail(KN_INVALID, "args: is null");
   pack_job job{p, a, panels_of(*p)};
-  const int64_t bytes = (int64_t{1} << 40);
   KN_CHECK("args", a->size == sizeof(kn_flat_gemm_args));
   KN_CHECK("packed", job.at.total == 0 || (a->packed != nullptr && a->packed_bytes >= job.at.total));
   KN_CHECK("packed", reinterpret_cast<uintptr_t>(a->packed) % 64 == 0);
   if (p->n == 0) return KN_OK;
   KN_CHECK("w", a->w != nullptr || p->k == 0);
-  KN_CHECK("ldw", a->ldw >= p->k && a->ldw <= bytes && (p->w_type != KN_U4 || a->ldw % 2 == 0));
+  KN_CHECK("ldw", a->ldw >= p->k && a->ldw <= kLongest && (p->w_type != KN_U4 || a->ldw % 2 == 0));
   KN_CHECK("scales", a->scales != nullptr || job.at.groups == 0);
   KN_CHECK("zeros", a->zeros != nullptr || !(p->flags & KN_GEMM_ZEROS));
   const int64_t columns = (p->flags & KN_GEMM_GATED) ? 2 * static_cast<int64_t>(p->n) : p->n;

@@ -48,13 +48,13 @@ public sealed unsafe class Rules
     private static int Number(ref FlatGemmRandom random) => (random.Next() % 24) switch
     {
         0 => -1,
-        1 => (1 << 30) + 1,
-        2 => 1 << 30,
+        1 => FlatGemmRules.Longest + 1,
+        2 => FlatGemmRules.Longest,
         3 => int.MinValue,
         _ => (int)(random.Next() % 300),
     };
 
-    /// <summary>y beside its neighbours and one byte into them; strides whose products do not fit in 64 bits.</summary>
+    /// <summary>y beside its neighbours and one byte into them; and the longest strides there are.</summary>
     [Test]
     public void CheckSeesOverlaps()
     {
@@ -73,10 +73,10 @@ public sealed unsafe class Rules
         Assert.That(FlatGemmRules.Check(p, a, -1, 64, out _, out rule), Is.False);
         Assert.That(rule, Is.EqualTo("y.Apart(scratch)"));
         a.Y = at + 512;
-        a.Ldw = 1L << 40;
-        p.N = 1 << 30;
+        a.Ldw = FlatGemmRules.Longest;
+        p.N = FlatGemmRules.Longest;
         a.Ldy = p.N;
-        Assert.That(FlatGemmRules.Check(p, a, -1, 64, out _, out _), Is.False, "4 GiB of y from here lie over w");
+        Assert.That(FlatGemmRules.Check(p, a, -1, 64, out _, out _), Is.False, "1 GiB of y from here lie over w");
     }
 
     [TestCaseSource(nameof(Names))]

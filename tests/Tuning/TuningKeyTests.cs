@@ -87,5 +87,9 @@ public class TuningKeyTests
             return (Of(a).Text == Of(b).Text) == (a == b) && (Of(a).FileName() == Of(b).FileName()) == (a == b);
         }).Check(Config.QuickThrowOnFailure.WithMaxTest(2000).WithReplay(41, 43));
 
+    [Test]
+    public void AnEscapeInsideAValueIsNotTheCharacterItStandsFor() =>
+        Assert.That(Key(build: "a\\u007cb").Text, Is.Not.EqualTo(Key(build: "a|b").Text));
+
     private static Gen<string> Words() => Gen.ArrayOf(Gen.Elements('a', '|', ',', '=', '\\', 'u', '\n', 'b')).Select(c => new string(c)).Resize(4);
 }

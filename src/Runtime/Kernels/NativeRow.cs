@@ -57,7 +57,8 @@ internal sealed unsafe class NativeRow : Row
 
     public override long PackedBytes(void* problem) => _row->PackedBytes == null ? 0 : _row->PackedBytes(problem);
 
-    public override KnStatus Prepack(void* problem, void* args) => (KnStatus)_row->Prepack(problem, args);
+    public override KnStatus Prepack(void* problem, void* args) =>
+        _row->Prepack == null ? KnStatus.Ok : (KnStatus)_row->Prepack(problem, args);
 
     public override KnStatus Run(void* problem, in KnLaunch launch, void* args)
     {
