@@ -77,7 +77,7 @@ internal sealed partial class FlatGemmOperation : Operation
             Gated = parsed.GetValue(_gated), Bias = parsed.GetValue(_bias), Residual = parsed.GetValue(_residual),
             Activation = parsed.GetValue(_activation), BatchInvariant = parsed.GetValue(_invariant), Row = FullName(parsed.GetValue(_row)),
         };
-        if (!FlatGemmRules.Valid(options.Problem(1), out string? why)) throw new UsageException($"no such layer: {why} does not hold");
+        options.Check();
         return options;
     }
 
