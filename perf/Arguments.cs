@@ -46,10 +46,14 @@ internal static class Arguments
         var option = new Option<double>(name) { Description = $"{description} (default {byDefault.ToString(CultureInfo.InvariantCulture)})", HelpName = "S", DefaultValueFactory = _ => byDefault };
         option.Validators.Add(result =>
         {
-            if (result.Tokens.Count > 0 && result.GetValueOrDefault<double>() is not (> 0 and < 1e7)) result.AddError($"{name}: a number of seconds above 0");
+            if (Given(result) is { } given && given is not (> 0 and < 1e7)) result.AddError($"{name}: a number of seconds above 0, not {result.Tokens[0].Value}");
         });
         return option;
     }
+
+    /// <summary>The number that an option was given, NaN for what is none; null where it was not given.</summary>
+    public static double? Given(OptionResult result) => result.Tokens.Count == 0 ? null
+        : double.TryParse(result.Tokens[0].Value, NumberStyles.Float, CultureInfo.InvariantCulture, out double value) ? value : double.NaN;
 
     private static int[] Each(ArgumentResult result, Func<string, int[]> read, string byDefault)
     {

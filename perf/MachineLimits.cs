@@ -105,7 +105,7 @@ internal sealed class MachineLimits
     public Table Table()
     {
         var table = new Table($"limits of {Device.Cpu.Model}", "limit", ">threads", ">value", "unit", "how");
-        foreach (LimitLine l in _lines) table.Add(l.What, Format.Int(l.Threads), Format.Number(l.Value), l.Unit, l.Detail);
+        foreach (LimitLine l in _lines.OrderBy(l => l.Threads).ThenBy(l => l.Unit == "GB/s" ? 0 : 1)) table.Add(l.What, Format.Int(l.Threads), Format.Number(l.Value), l.Unit, l.Detail);
         return table;
     }
 }

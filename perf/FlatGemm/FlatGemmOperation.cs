@@ -52,7 +52,7 @@ internal sealed partial class FlatGemmOperation : Operation
         int? n = parsed.GetValue(_n), k = parsed.GetValue(_k);
         if (model is null && (n is null || k is null)) throw new UsageException("a shape is missing: give --model NAME, or both --n and --k");
         if (model is not null && (n ?? k) is not null) throw new UsageException("--model names the shapes already: leave out --n and --k");
-        string name = model is null ? "" : Path.GetFileNameWithoutExtension(model).ToLowerInvariant() + " ";
+        string name = model is null ? "" : Path.GetFileName(model).Replace(".json", "", StringComparison.Ordinal).ToLowerInvariant() + " ";
         IEnumerable<ModelMatrix> matrices = model is null
             ? [new ModelMatrix(string.Create(CultureInfo.InvariantCulture, $"{n} x {k}"), n!.Value, k!.Value)]
             : Model.Load(model).FlatGemm!;
@@ -133,7 +133,7 @@ internal sealed partial class FlatGemmOperation : Operation
         var option = new Option<int?>(name) { Description = description };
         option.Validators.Add(result =>
         {
-            if (result.Tokens.Count > 0 && result.GetValueOrDefault<int?>() is < 1 or > 1 << 30) result.AddError($"{name}: a whole number from 1 to 2^30, not {result.Tokens[0].Value}");
+            if (Arguments.Given(result) is { } given && given is not (>= 1 and <= 1 << 30)) result.AddError($"{name}: a whole number from 1 to 2^30, not {result.Tokens[0].Value}");
         });
         return option;
     }

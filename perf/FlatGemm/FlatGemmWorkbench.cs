@@ -107,12 +107,12 @@ internal sealed unsafe class FlatGemmWorkbench : Workbench
         return calls;
     }
 
-    // What kn_peers can say: f32, bf16 with y of f32 or bf16, s8 times s8 with y of f32.
-    private static bool Matches(FlatGemmOptions o) => (o.Weights, o.Input, o.Output) switch
+    // What kn_peers can say: f32, bf16 with y of f32 or bf16, s8 times s8 with y of f32. Weights of s8 alone are another product.
+    private static bool Matches(FlatGemmOptions o) => (o.Weights, o.QuantizeInput ? DType.Int8 : o.Input, o.Output) switch
     {
         (DType.Float32, DType.Float32, DType.Float32) => true,
         (DType.BFloat16, DType.BFloat16, DType.BFloat16 or DType.Float32) => true,
-        (DType.Int8, DType.BFloat16 or DType.Int8, _) => true,
+        (DType.Int8, DType.Int8, _) => true,
         _ => false,
     };
 

@@ -43,6 +43,13 @@ internal sealed class Screen
     /// <summary>What is being done, for a person who waits: never mixed with results.</summary>
     public static void Note(string text) => Console.Error.WriteLine(text);
 
+    /// <summary>Says so when other processes are at work: what is timed then is them too.</summary>
+    public static void WarnOfLoad()
+    {
+        if (FlatGemmTuner.Load() is var load && load > 0.25 * Environment.ProcessorCount)
+            Note(FormattableString.Invariant($"Others are using this machine (load {load:0.0} on {Environment.ProcessorCount} cores): do not trust these timings."));
+    }
+
     public void Show(Table table)
     {
         if (OnlyJson) return;

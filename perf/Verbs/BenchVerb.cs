@@ -29,6 +29,7 @@ internal static class BenchVerb
     {
         MachineLimits? limits = MachineLimits.TryOpen(out string reason);
         if (limits is null) Screen.Note(reason);
+        Screen.WarnOfLoad();
         var cells = new List<Cell>();
         foreach (int bound in request.Threads)
             foreach (Layer layer in request.Operation.Layers(parsed, bound))

@@ -47,6 +47,7 @@ internal static class CompareVerb
     {
         MachineLimits? limits = MachineLimits.TryOpen(out string reason);
         if (limits is null) Screen.Note(reason);
+        Screen.WarnOfLoad();
         var cells = new List<Cell>();
         var reasons = new List<string>();
         foreach (int bound in request.Threads)

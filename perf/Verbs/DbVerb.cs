@@ -110,17 +110,19 @@ internal static class DbVerb
         {
             using Scratch scratch = new();
             TuningStore right = Open(parsed.GetRequiredValue(other), scratch);
-            var differences = TuningStore.Diff(Verb.Store(parsed.GetValue(db)), right);
+            // An end of an uncertainty that moved is no other choice.
+            TuningDifference[] differences = [.. TuningStore.Diff(Verb.Store(parsed.GetValue(db)), right)
+                .Where(d => d.Left is null || d.Right is null || Format.Intervals(d.Left.Intervals) != Format.Intervals(d.Right.Intervals))];
             var table = new Table("differences", "problem", "device, build", "this", "other");
             foreach (TuningDifference d in differences)
             {
                 TuningKey key = (d.Left ?? d.Right)!.Key;
                 table.Add(Problem(key), $"{key.Device.Model}, {key.Build}", d.Left is null ? "none" : Format.Intervals(d.Left.Intervals), d.Right is null ? "none" : Format.Intervals(d.Right.Intervals));
             }
-            if (differences.IsEmpty) screen.Line("No difference.");
+            if (differences.Length == 0) screen.Line("No difference.");
             else screen.Show(table);
             screen.Json(differences.Select(d => new { d.Key, left = d.Left?.Intervals.Select(Interval), right = d.Right?.Intervals.Select(Interval) }));
-            return differences.IsEmpty ? Exit.Ok : Exit.Bad;
+            return differences.Length == 0 ? Exit.Ok : Exit.Bad;
         });
     }
 
@@ -185,7 +187,7 @@ internal static class DbVerb
         var threshold = new Option<double?>("--threshold") { Description = "Another least gain that is worth a change, such as 0.05 (default: the stored one)" };
         threshold.Validators.Add(r =>
         {
-            if (r.Tokens.Count > 0 && r.GetValueOrDefault<double?>() is not (>= 0 and < 1)) r.AddError("--threshold: from 0 to less than 1");
+            if (Arguments.Given(r) is { } given && given is not (>= 0 and < 1)) r.AddError("--threshold: from 0 to less than 1");
         });
         return Verb.Make("replay", "Chooses again from the stored samples, with no measurement.", [s_name, threshold, db], (parsed, screen, _) =>
         {

@@ -41,7 +41,7 @@ internal static class DbVerify
                 results.Add(new Verified(DbVerb.Problem(record.Key), true, Format.Intervals(record.Intervals), $"not timed: {result.Problem}", ""));
                 continue;
             }
-            bool same = now.Intervals.SequenceEqual(record.Intervals);
+            bool same = Format.Intervals(now.Intervals) == Format.Intervals(record.Intervals);
             results.Add(new Verified(DbVerb.Problem(record.Key), !same, Format.Intervals(record.Intervals), same ? "the same" : Format.Intervals(now.Intervals), Drift(record, now)));
         }
         var table = new Table("verify", "problem", "stored", "now", "times that moved");

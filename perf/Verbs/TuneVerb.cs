@@ -41,6 +41,7 @@ internal static class TuneVerb
 
     private static int Run(Request request, Screen screen)
     {
+        Screen.WarnOfLoad();
         List<Outcome> outcomes = Screen.IsTerminal && !screen.OnlyJson ? WithBar(request) : Measure(request, (text, _) => { if (text.Length > 0) Screen.Note(text); });
         var table = new Table($"{request.Operation.Name}, {Format.Cache(request.Cache)} cache, {Device.Cpu.Model}", "layer", "operands", ">threads", "intervals of m", "changes at", ">model off by");
         foreach ((Layer layer, FlatGemmTuningResult result) in outcomes)
