@@ -178,7 +178,7 @@ internal sealed unsafe class FlatGemmTuner : IDisposable
     private void Note(string name, double value) => _notes[name] = value.ToString("G6", CultureInfo.InvariantCulture);
 
     /// <summary>Runnable threads as the system counts them over a minute; -1 where it does not.</summary>
-    private static double Load()
+    internal static double Load()
     {
         try
         {
