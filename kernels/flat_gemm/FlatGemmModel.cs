@@ -39,7 +39,7 @@ internal static class FlatGemmModel
             double filled = m / (Math.Ceiling(m / 16.0) * 16);
             return filled * (variant == "block" ? 0.95 : 1) * XResidency(m, variant, p, cacheBytes);
         }
-        int panels = launch.Param[0] == 0 ? row.Parameters[0].Values[0] : launch.Param[0];
+        int panels = row.Parameters.IsEmpty ? 4 : launch.Param[0] == 0 ? row.Parameters[0].Values[0] : launch.Param[0];
         int tile = panels switch { 8 => 3, 4 => 6, 2 => 12, _ => 16 };
         double tiles = Math.Ceiling((double)m / tile);
         // A tile of r rows by P panels needs some 10 dots in flight to hide their latency.

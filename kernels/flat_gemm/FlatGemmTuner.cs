@@ -79,7 +79,7 @@ internal sealed unsafe class FlatGemmTuner : IDisposable
         KernelsException.Require(what.Layer.N > 0 && what.Layer.K > 0, "n, k", "a layer that has weights");
         long start = System.Diagnostics.Stopwatch.GetTimestamp();
         FlatGemmOptions largest = what.Layer with { MaxM = what.Grid.Max() };
-        if (!FlatGemmRules.Valid(largest.Problem(largest.MaxM), out string? why)) throw new KernelsException(Status.Invalid, "options", why);
+        largest.Check();
         using var tuner = new FlatGemmTuner(device, what);
         tuner.Note("load_before", Load());
         int[] grid = [.. what.Grid.Distinct().Order()];
@@ -178,7 +178,7 @@ internal sealed unsafe class FlatGemmTuner : IDisposable
     private void Note(string name, double value) => _notes[name] = value.ToString("G6", CultureInfo.InvariantCulture);
 
     /// <summary>Runnable threads as the system counts them over a minute; -1 where it does not.</summary>
-    private static double Load()
+    internal static double Load()
     {
         try
         {

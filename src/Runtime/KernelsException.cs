@@ -1,3 +1,6 @@
+using System.Globalization;
+using System.Runtime.CompilerServices;
+
 namespace Kernels;
 
 /// <summary>What went wrong, in the seven words of the native ABI.</summary>
@@ -45,6 +48,11 @@ public sealed class KernelsException : Exception
         if (!holds) throw new KernelsException(Status.Invalid, argument, rule);
     }
 
+    internal static void Require(bool holds, string argument, [InterpolatedStringHandlerArgument(nameof(holds))] ref BrokenRule rule)
+    {
+        if (!holds) throw new KernelsException(Status.Invalid, argument, rule.ToString());
+    }
+
     /// <summary>"argument: rule", as native sentences are written, or a sentence without an argument.</summary>
     internal static KernelsException FromSentence(Status status, string row, string sentence)
     {
@@ -53,4 +61,23 @@ public sealed class KernelsException : Exception
             ? new KernelsException(status, sentence[..colon], $"{sentence[(colon + 2)..]} ({row})")
             : new KernelsException(status, row, sentence);
     }
+}
+
+/// <summary>The sentence of a rule, put together only when the rule is broken: a call that is right allocates nothing.</summary>
+[InterpolatedStringHandler]
+internal ref struct BrokenRule
+{
+    private DefaultInterpolatedStringHandler _text;
+
+    public BrokenRule(int literalLength, int formattedCount, bool holds, out bool isEnabled)
+    {
+        isEnabled = !holds;
+        _text = holds ? default : new DefaultInterpolatedStringHandler(literalLength, formattedCount, CultureInfo.InvariantCulture);
+    }
+
+    public void AppendLiteral(string value) => _text.AppendLiteral(value);
+
+    public void AppendFormatted<T>(T value) => _text.AppendFormatted(value);
+
+    public override string ToString() => _text.ToStringAndClear();
 }

@@ -68,7 +68,7 @@ public sealed unsafe class FlatGemm : IDisposable
         try
         {
             device ??= Device.Cpu;
-            if (!FlatGemmRules.Valid(options.Problem(Math.Max(options.MaxM, 0)), out string? why)) throw new KernelsException(Status.Invalid, "options", why!);
+            options.Check();
             KernelsException.Require(weights.Fits(options), nameof(weights), "weights packed for this dtype, shape and group");
             int columns = options.Bias ? options.Columns : 0;
             KernelsException.Require(bias.Length == columns, nameof(bias), $"{columns} values, not {bias.Length}");

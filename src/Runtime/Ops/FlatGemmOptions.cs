@@ -99,6 +99,24 @@ public sealed record FlatGemmOptions
             | (ZeroPoints ? KnGemmFlags.Zeros : 0) | (QuantizeInput ? KnGemmFlags.QuantizeX : 0)),
     };
 
+    /// <summary>Throws for the first rule of the operation that these options break, naming the property.</summary>
+    internal void Check()
+    {
+        KernelsException.Require(N is >= 0 and <= 1 << 30, nameof(N), $"0 <= N <= 2^30, not {N}");
+        KernelsException.Require(K is >= 0 and <= 1 << 30, nameof(K), $"0 <= K <= 2^30, not {K}");
+        KernelsException.Require(MaxM is >= 0 and <= 1 << 30, nameof(MaxM), $"0 <= MaxM <= 2^30, not {MaxM}");
+        KernelsException.Require(Threads >= 0, nameof(Threads), $"0 <= Threads, not {Threads}");
+        bool group = Weights == DType.UInt4 ? Group is 32 or 64 or 128 : Group == 0;
+        KernelsException.Require(group, nameof(Group), $"32, 64 or 128 for u4 weights and 0 for others, not {Group} for {Weights.Name()}");
+        KernelsException.Require(!ZeroPoints || Weights == DType.UInt4, nameof(ZeroPoints), $"u4 weights, not {Weights.Name()}");
+        KernelsException.Require(Enum.IsDefined(Activation), nameof(Activation), $"a value of the enumeration, not {(int)Activation}");
+        KernelsException.Require(!Gated || Activation is Activation.None or Activation.Silu, nameof(Activation), $"Silu, the gate's, not {Activation}");
+        // What is left are the combinations of types.
+        if (!FlatGemmRules.Valid(Problem(MaxM), out _))
+            throw new KernelsException(Status.Invalid, nameof(Weights),
+                $"a combination of the table in FlatGemmOptions, not {Input.Name()} x {Weights.Name()} -> {Output.Name()}{(QuantizeInput ? ", quantised input" : "")}");
+    }
+
     /// <summary>Rows of w: N, or 2 N when gated.</summary>
     internal int Columns => Gated ? 2 * N : N;
 

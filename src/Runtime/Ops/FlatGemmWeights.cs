@@ -72,9 +72,7 @@ public sealed unsafe class FlatGemmWeights : IDisposable
 
     private static void CheckSource(FlatGemmOptions o, DType type, long height, long width, ReadOnlySpan<float> scales, ReadOnlySpan<byte> zeros)
     {
-        if (!FlatGemmRules.Valid(o.Problem(Math.Max(o.MaxM, 0)), out string? why))
-            throw new KernelsException(Status.Invalid, "options", why!);
-        KernelsException.Require(o.MaxM >= 0, nameof(o.MaxM), $"0 <= MaxM, not {o.MaxM}");
+        o.Check();
         KernelsException.Require(type == o.Weights, "w", $"elements of {o.Weights.Name()}, not {type.Name()}");
         long columns = o.Weights == DType.UInt4 ? (o.K + 1) / 2 : o.K;
         KernelsException.Require(height == o.Columns && (width == columns || height == 0), "w", $"shape [{o.Columns}, {columns}], not [{height}, {width}]");
@@ -155,7 +153,7 @@ public sealed unsafe class FlatGemmWeights : IDisposable
         ArgumentNullException.ThrowIfNull(options);
         ArgumentNullException.ThrowIfNull(stream);
         KnFlatGemmProblem problem = options.Problem(options.MaxM);
-        if (!FlatGemmRules.Valid(problem, out string? why)) throw new KernelsException(Status.Invalid, "options", why!);
+        options.Check();
         Row row = FlatGemmSelection.LayoutRow(device ?? Device.Cpu, options);
         string layout = row.Layout(&problem) ?? throw new KernelsException(Status.Unsupported, "options", $"a row with a packed layout; {row.Name} has none");
         Span<byte> expected = stackalloc byte[HeaderBytes], header = stackalloc byte[HeaderBytes];

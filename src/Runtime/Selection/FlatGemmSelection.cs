@@ -75,8 +75,8 @@ internal static unsafe class FlatGemmSelection
     internal static Row LayoutRow(Device device, FlatGemmOptions options)
     {
         if (options.Row is not null) return Forced(device, options);
-        KnFlatGemmProblem problem = options.Problem(Math.Max(options.MaxM, 0));
-        if (!FlatGemmRules.Valid(problem, out string? why)) throw new KernelsException(Status.Invalid, "options", why!);
+        KnFlatGemmProblem problem = options.Problem(options.MaxM);
+        options.Check();
         Row? best = null, last = null;
         double least = double.PositiveInfinity;
         int m = Math.Min(options.MaxM, 8);
@@ -85,7 +85,7 @@ internal static unsafe class FlatGemmSelection
         {
             last = row;
             if (row.Layout(&problem) is null || !Accepts(row, options, m, row.DefaultLaunch(options.Threads))) continue;
-            double seconds = FlatGemmModel.Seconds(row, row.DefaultLaunch(options.Threads), at, m, device);
+            double seconds = FlatGemmModel.Seconds(row, row.DefaultLaunch(options.Threads), at, Math.Max(m, 1), device);
             if (seconds < least) (best, least) = (row, seconds);
         }
         return best ?? last ?? throw new KernelsException(Status.Internal, "options", "the managed row takes every problem");

@@ -1,0 +1,193 @@
+using System.Runtime.InteropServices;
+using Kernels.Interop.Native;
+using Kernels.Tuning;
+
+namespace Kernels.Perf;
+
+internal sealed partial class FlatGemmOperation
+{
+    public override Workbench Open(Layer layer, IReadOnlyList<int> ms, CacheState cache, TuningStore store) =>
+        new FlatGemmWorkbench((FlatGemmLayer)layer, ms, cache, store);
+
+    public override Work WorkOf(Layer layer) => WorkOf(Of(layer));
+
+    internal static Work WorkOf(FlatGemmOptions o) => new((long)o.Columns * o.K * o.Weights.Bits() / 8, 2.0 * o.Columns * o.K, (o.Weights, o.Input) switch
+    {
+        (DType.Int8, DType.Int8) => ["s8", "u8s8"],
+        (DType.Int8, _) when o.QuantizeInput => ["s8", "u8s8"],
+        (DType.BFloat16, _) or (_, DType.BFloat16) => ["bf16", "f32"],
+        (DType.Float16, DType.Float16) => ["f16", "f32"],
+        _ => ["f32"],
+    });
+}
+
+/// <summary>Operands of one linear layer, with the calls of ours and of peers on them.</summary>
+internal sealed unsafe class FlatGemmWorkbench : Workbench
+{
+    private readonly FlatGemmLayer _layer;
+    private readonly FlatGemmOptions _options;
+    private readonly CacheState _cache;
+    private readonly TuningStore _store;
+    private readonly FlatGemmTrial _trial;
+    private readonly int _copies;
+    private int _m;
+
+    public FlatGemmWorkbench(FlatGemmLayer layer, IReadOnlyList<int> ms, CacheState cache, TuningStore store)
+    {
+        (_layer, _cache, _store) = (layer, cache, store);
+        _m = ms.Max();
+        _options = layer.Options with { MaxM = _m };
+        Work = FlatGemmOperation.WorkOf(_options);
+        _copies = CallTimer.Copies(cache, Work.WeightBytes, CallTimer.MemoryCap);
+        Timer = new CallTimer(_copies, cache);
+        _trial = new FlatGemmTrial(_options.Problem(_m), 7, _copies, sampleRows: 4, sampleColumns: 8);
+    }
+
+    public override Layer Layer => _layer;
+
+    public override Work Work { get; }
+
+    public override CallTimer Timer { get; }
+
+    public override IReadOnlyList<TimedCall> Calls(int m, int threads, bool every)
+    {
+        Narrow(m);
+        var calls = new List<TimedCall>();
+        FlatGemmOptions options = _options with { Threads = threads };
+        KnFlatGemmProblem problem = options.Problem(_options.MaxM);
+        string? layout = FlatGemmSelection.LayoutRow(Device.Cpu, options).Layout(&problem);
+        Segment chosen = FlatGemmSelection.Choose(Device.Cpu, options, layout, _store, _cache).First(s => m <= s.MTo);
+        calls.Add(Call(chosen.Row, chosen.Launch, m));
+        if (!every) return calls;
+        foreach (Row row in Device.Cpu.Table.Of(KnOp.FlatGemm).Where(r => r != chosen.Row && Device.Cpu.Table.Runs(r, out _)))
+        {
+            KnLaunch launch = row.DefaultLaunch(threads);
+            if (FlatGemmSelection.Accepts(row, options, m, launch)) calls.Add(Call(row, launch, m));
+        }
+        return calls;
+    }
+
+    private void Narrow(int m)
+    {
+        if (_m != m) _trial.Narrow(m);
+        _m = m;
+    }
+
+    /// <summary>A call that has been run once and found right: a wrong result has no speed.</summary>
+    private TimedCall Call(Row row, KnLaunch launch, int m)
+    {
+        if (!_trial.Prepare(row, launch, out KnStatus status, out string error))
+            throw new KernelsException((Status)status, row.Name, error);
+        var call = new TimedCall(row.Dataflow(launch).ToString(), copy =>
+        {
+            KnStatus done = _trial.Run(row, launch, m, copy);
+            if (done != KnStatus.Ok) throw KernelsException.FromSentence((Status)done, row.Name, row.LastError);
+        });
+        _trial.Poison();
+        call.Run(0);
+        FlatGemmVerdict verdict = _trial.Check(m);
+        return verdict.Ok ? call : throw new KernelsException(Status.Internal, call.Name, $"{_layer.Case}, m {m}: {verdict}");
+    }
+
+    public override IReadOnlyList<PeerCall> Peers(int m, int threads, PeerSet peers, List<string> reasons)
+    {
+        Narrow(m);
+        var calls = new List<PeerCall>();
+        FlatGemmOptions o = _options;
+        if (o.Gated || o.Bias || o.Residual || o.Activation != Activation.None) reasons.Add("peers compute the plain product: its epilogue is ours alone");
+        if (!Matches(o))
+        {
+            reasons.Add($"no peer takes {_layer.Dtypes}");
+            return calls;
+        }
+        int count = threads == 0 ? Device.Cpu.Threads : threads;
+        foreach (Peer peer in peers.Native)
+            if (Native(peer, m, count, reasons) is { } call) calls.Add(call);
+        if (o.Weights == DType.Float32) calls.AddRange(Managed(m, count));
+        return calls;
+    }
+
+    // What kn_peers can say: f32, bf16 with y of f32 or bf16, s8 times s8 with y of f32. Weights of s8 alone are another product.
+    private static bool Matches(FlatGemmOptions o) => (o.Weights, o.QuantizeInput ? DType.Int8 : o.Input, o.Output) switch
+    {
+        (DType.Float32, DType.Float32, DType.Float32) => true,
+        (DType.BFloat16, DType.BFloat16, DType.BFloat16 or DType.Float32) => true,
+        (DType.Int8, DType.Int8, _) => true,
+        _ => false,
+    };
+
+    private PeerCall? Native(Peer peer, int m, int threads, List<string> reasons)
+    {
+        bool integer = _options.Weights == DType.Int8;
+        var problem = new PeerProblem
+        {
+            Type = (int)_options.Weights, YType = (int)(integer ? DType.Float32 : _options.Output), M = m, N = _options.Columns, K = _options.K, Threads = threads, Copies = _copies,
+        };
+        FlatGemmTrial trial = _trial;
+        // s8 peers multiply s8 by s8; where ours takes bf16, theirs gets x quantised already, at no cost to them.
+        Buffer<byte>? x = integer && _options.Input != DType.Int8 ? Buffer<byte>.Allocate((long)m * _options.K) : null;
+        Buffer<byte>? y = integer ? Buffer<byte>.Allocate((long)m * _options.Columns * 4) : null;
+        if (x is not null) new Random(3).NextBytes(x.Span);
+        long count = (long)_options.Columns * _options.K;
+        if (!Create(peer, problem, count, out PeerGemm? gemm, out string reason))
+        {
+            x?.Dispose();
+            y?.Dispose();
+            reasons.Add(reason);
+            return null;
+        }
+        nint xs = x is not null ? (nint)x.Pointer : (nint)trial.Args.X, ys = y is not null ? (nint)y.Pointer : (nint)trial.Args.Y;
+        var call = new TimedCall(peer.Name, copy => gemm!.Run(copy, (void*)xs, (void*)ys));
+        if (!integer && Wrong(call, m) is { } wrong) reasons.Add($"{peer.Name}, m {m}: {wrong}");
+        return new PeerCall(peer.Name, call, new Held(gemm!, x, y));
+    }
+
+    private bool Create(Peer peer, PeerProblem problem, long count, out PeerGemm? gemm, out string reason)
+    {
+        gemm = null;
+        reason = $"{peer.Name}: more than 2^31 weights";
+        if (count > int.MaxValue) return false;
+        void* w = _trial.Args.W;
+        return _options.Weights switch
+        {
+            DType.Float32 => peer.TryCreate(problem, new ReadOnlySpan<float>(w, (int)count), default, out gemm, out reason),
+            DType.BFloat16 => peer.TryCreate(problem, new ReadOnlySpan<BFloat16>(w, (int)count), default, out gemm, out reason),
+            _ => peer.TryCreate(problem, new ReadOnlySpan<sbyte>(w, (int)count), new ReadOnlySpan<float>(_trial.Args.Scales, _options.Columns), out gemm, out reason),
+        };
+    }
+
+    /// <summary>A peer is held to the same oracle, where ours has no epilogue; what it gets wrong is said, not hidden.</summary>
+    private string? Wrong(TimedCall call, int m)
+    {
+        _trial.Poison();
+        call.Run(0);
+        FlatGemmVerdict verdict = _trial.Check(m);
+        bool plain = !_options.Gated && !_options.Bias && !_options.Residual && _options.Activation == Activation.None;
+        return verdict.Ok || !plain ? null : verdict.ToString();
+    }
+
+    private PeerCall[] Managed(int m, int threads)
+    {
+        // One copy, so warm where it fits: kinder to them than our own policy, and their arrays cannot be larger.
+        int n = _options.Columns, k = _options.K;
+        if ((long)n * k > 1 << 29) return [];
+        float[] x = new ReadOnlySpan<float>(_trial.Args.X, m * k).ToArray(), w = new ReadOnlySpan<float>(_trial.Args.W, n * k).ToArray(), y = new float[m * n];
+        Action mathNet = ManagedPeers.MathNetGemm(x, w, y, m, n, k, threads);
+        return
+        [
+            new PeerCall("System.Numerics.Tensors", new TimedCall("System.Numerics.Tensors", _ => ManagedPeers.TensorPrimitivesGemm(x, w, y, m, n, k, threads)), null),
+            new PeerCall("MathNet", new TimedCall("MathNet", _ => mathNet()), null),
+        ];
+    }
+
+    public override void Dispose() => _trial.Dispose();
+
+    private sealed class Held(PeerGemm gemm, params Buffer<byte>?[] buffers) : IDisposable
+    {
+        public void Dispose()
+        {
+            gemm.Dispose();
+            foreach (Buffer<byte>? buffer in buffers) buffer?.Dispose();
+        }
+    }
+}

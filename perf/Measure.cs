@@ -1,0 +1,56 @@
+using System.Diagnostics;
+using Kernels.Tuning;
+
+namespace Kernels.Perf;
+
+/// <summary>
+/// The measuring loop of bench and compare (tune plays the same rounds as a tournament, with the same timer): rounds in which
+/// every call has its turn, in an order that rotates and turns round, so that drift falls on all alike.
+/// </summary>
+internal sealed class Measure(CallTimer timer)
+{
+    /// <summary>Samples that are enough.</summary>
+    private const int Enough = 40;
+
+    private const int TurnsInARow = 4;
+
+    /// <param name="calls">What to time.</param>
+    /// <param name="seconds">Wall time for all together; six samples of each are taken in any case.</param>
+    /// <param name="rest">Slept after a turn of a call that leaves busy threads behind; zero for none.</param>
+    /// <param name="cancellation">Ends it before the next turn.</param>
+    /// <returns>One estimate a call, in seconds; fewer than six samples only when cancelled.</returns>
+    public IReadOnlyList<Estimate> Run(IReadOnlyList<TimedCall> calls, double seconds, Func<int, TimeSpan> rest, CancellationToken cancellation)
+    {
+        List<double>[] samples = [.. calls.Select(_ => new List<double>())];
+        long start = Stopwatch.GetTimestamp();
+        for (int round = 0; samples.Any(s => s.Count < Enough); round++)
+        {
+            bool late = Stopwatch.GetElapsedTime(start).TotalSeconds > seconds;
+            if (late && samples.All(s => s.Count >= Estimate.MinSamples)) break;
+            for (int turn = 0; turn < calls.Count; turn++)
+            {
+                int i = (round % 2 == 0 ? turn + round : calls.Count - 1 - turn + round) % calls.Count;
+                if (cancellation.IsCancellationRequested) return Of(samples);
+                timer.Sample(calls[i]);  // wakes its threads and takes the caches from whoever ran before
+                for (int t = 0; t < TurnsInARow; t++) samples[i].Add(timer.Sample(calls[i]));
+                if (calls.Count > 1 && rest(i) is { Ticks: > 0 } pause) Thread.Sleep(pause);
+            }
+        }
+        return Of(samples);
+    }
+
+    private static IReadOnlyList<Estimate> Of(List<double>[] samples) => [.. samples.Select(s => Estimate.Of([.. s]))];
+}
+
+/// <summary>One measured cell, field by field as the JSON has it.</summary>
+internal sealed record Cell(string Op, string Row, string Case, int M, int N, int K, string Dtypes, int Threads, string Cache,
+    double MedianUs, double CiLowUs, double CiHighUs, double Gbps, double Gflops, double? LimitFraction, string? Peer, double? PeerMedianUs, double? Ratio)
+{
+    public static Cell Of(string op, Workbench bench, string row, int m, int threads, CacheState cache, Estimate ours, MachineLimits? limits, string? peer = null, Estimate? theirs = null)
+    {
+        double gbps = bench.Work.WeightBytes / ours.Median / 1e9, gflops = bench.Work.Flops(m) / ours.Median / 1e9;
+        double? limit = limits?.Seconds(bench.Work, m, threads, cache) / ours.Median;
+        return new Cell(op, row, bench.Layer.Case, m, bench.Layer.N, bench.Layer.K, bench.Layer.Dtypes, threads, Format.Cache(cache),
+            ours.Median * 1e6, ours.Lower * 1e6, ours.Upper * 1e6, gbps, gflops, limit, peer, theirs?.Median * 1e6, theirs?.Median / ours.Median);
+    }
+}

@@ -1,0 +1,69 @@
+using System.CommandLine;
+using Kernels.Tuning;
+
+namespace Kernels.Perf;
+
+/// <summary>perf bench: the chosen dataflow, as a fraction of the limit that binds it.</summary>
+internal static class BenchVerb
+{
+    private sealed record Request(Operation Operation, int[] M, int[] Threads, CacheState Cache, double Seconds, bool Every, TuningStore Store);
+
+    public static Command Create()
+    {
+        Argument<string> op = Verb.OperationArgument();
+        Option<int[]> m = Arguments.M(1, "1,4,16,64,256"), threads = Arguments.Threads();
+        Option<CacheState> cache = Arguments.Cache();
+        Option<double> seconds = Arguments.Seconds("--seconds", 1, "Wall time for one shape and m");
+        var every = new Option<bool>("--rows") { Description = "Every row that takes the problem, not only the chosen one" };
+        Option<string?> db = Verb.DatabaseOption();
+        return Verb.Make("bench", "Times the chosen dataflow per shape and m, and prints it as a fraction of this machine's measured limits.",
+            [op, m, threads, cache, seconds, every, db, .. Operation.All.SelectMany(o => o.ShapeOptions)], (parsed, screen, cancellation) =>
+            {
+                var request = new Request(Operation.Find(parsed.GetRequiredValue(op)), parsed.GetValue(m)!, parsed.GetValue(threads)!, parsed.GetValue(cache),
+                    parsed.GetValue(seconds), parsed.GetValue(every), Verb.Store(parsed.GetValue(db)));
+                return Run(parsed, request, screen, cancellation);
+            });
+    }
+
+    private static int Run(ParseResult parsed, Request request, Screen screen, CancellationToken cancellation)
+    {
+        MachineLimits? limits = MachineLimits.TryOpen(out string reason);
+        if (limits is null) Screen.Note(reason);
+        Screen.WarnOfLoad();
+        var cells = new List<Cell>();
+        foreach (int bound in request.Threads)
+            foreach (Layer layer in request.Operation.Layers(parsed, bound))
+            {
+                if (cancellation.IsCancellationRequested) break;
+                Screen.Note($"{layer.Case}, {layer.Dtypes}, {(bound == 0 ? "all" : Format.Int(bound))} threads");
+                using Workbench bench = request.Operation.Open(layer, request.M, request.Cache, request.Store);
+                limits?.Prepare(bench.Work, Threads(bound), request.Cache);
+                foreach (int m in request.M) cells.AddRange(Time(request, bench, m, bound, limits, cancellation));
+            }
+        if (limits is not null) screen.Show(limits.Table());
+        foreach (var group in cells.GroupBy(c => (c.Case, c.Dtypes, c.Threads))) screen.Show(Table(group));
+        screen.Json(cells);
+        return cells.Count > 0 ? Exit.Ok : Exit.Bad;
+    }
+
+    internal static int Threads(int bound) => bound == 0 ? Device.Cpu.Threads : Math.Min(bound, Device.Cpu.Threads);
+
+    private static IEnumerable<Cell> Time(Request request, Workbench bench, int m, int bound, MachineLimits? limits, CancellationToken cancellation)
+    {
+        IReadOnlyList<TimedCall> calls = bench.Calls(m, bound, request.Every);
+        IReadOnlyList<Estimate> times = new Measure(bench.Timer).Run(calls, request.Seconds, _ => TimeSpan.Zero, cancellation);
+        for (int i = 0; i < calls.Count; i++)
+            if (times[i].Count > 0) yield return Cell.Of(request.Operation.Name, bench, calls[i].Name, m, Threads(bound), request.Cache, times[i], limits);
+    }
+
+    private static Table Table(IGrouping<(string Case, string Dtypes, int Threads), Cell> group)
+    {
+        Cell first = group.First();
+        var table = new Table($"{first.Op} {first.Case}: n {first.N}, k {first.K}, {first.Dtypes}, {first.Threads} threads, {first.Cache}",
+            ">m", "dataflow", ">us", ">95 % interval", ">GB/s", ">GFLOP/s", ">of limit");
+        foreach (Cell c in group)
+            table.Add(Format.Int(c.M), Format.Short(c.Row), Format.Number(c.MedianUs), $"{Format.Number(c.CiLowUs)}..{Format.Number(c.CiHighUs)}", Format.Number(c.Gbps),
+                Format.Number(c.Gflops), Format.Percent(c.LimitFraction));
+        return table;
+    }
+}

@@ -1,0 +1,105 @@
+using System.CommandLine;
+using System.Diagnostics;
+using Kernels.Tuning;
+using Spectre.Console;
+
+namespace Kernels.Perf;
+
+/// <summary>perf tune: measures the dataflows of a model's layers and stores what follows.</summary>
+internal static class TuneVerb
+{
+    private sealed record Request(Operation Operation, IReadOnlyList<Layer> Layers, int[] Grid, CacheState Cache, TimeSpan Budget, TuningStore Store, CancellationToken Cancellation);
+
+    private sealed record Outcome(Layer Layer, FlatGemmTuningResult Result);
+
+    public static Command Create()
+    {
+        Argument<string> op = Verb.OperationArgument();
+        Option<int[]> m = Arguments.M(1, string.Join(',', FlatGemmSelection.Grid.Where(g => g <= 512))), threads = Arguments.Threads();
+        Option<CacheState> cache = Arguments.Cache();
+        Option<double> budget = Arguments.Seconds("--budget", 300, "Wall time for everything, in seconds");
+        Option<string?> db = Verb.DatabaseOption();
+        return Verb.Make("tune", "Measures the dataflows of every layer over m, and stores the choices with all samples. Ctrl-C keeps what was measured.",
+            [op, m, threads, cache, budget, db, .. Operation.All.SelectMany(o => o.ShapeOptions)], (parsed, screen, cancellation) =>
+            {
+                Operation operation = Operation.Find(parsed.GetRequiredValue(op));
+                List<Layer> layers = [.. parsed.GetValue(threads)!.SelectMany(t => operation.Layers(parsed, t)).Where(l => l.Tune)];
+                TuningStore store = Verb.Store(parsed.GetValue(db));
+                Writable(store);
+                return Run(new Request(operation, layers, parsed.GetValue(m)!, parsed.GetValue(cache), TimeSpan.FromSeconds(parsed.GetValue(budget)), store, cancellation), screen);
+            });
+    }
+
+    /// <summary>Minutes of measuring are not begun for a directory that takes nothing.</summary>
+    private static void Writable(TuningStore store)
+    {
+        if (store.Directory.Length == 0) throw new MissingException("there is no cache directory (no home); give one with --db DIR");
+        string probe = Path.Combine(store.Directory, $".probe.{Guid.NewGuid():N}");
+        if (!TuningFile.TryWrite(probe, "{}"u8, out string reason)) throw new MissingException($"the tuning database {store.Directory} cannot be written: {reason}; give another with --db DIR");
+        TuningFile.TryDelete(probe, out _);
+    }
+
+    private static int Run(Request request, Screen screen)
+    {
+        Screen.WarnOfLoad();
+        List<Outcome> outcomes = Screen.IsTerminal && !screen.OnlyJson ? WithBar(request) : Measure(request, (text, _) => { if (text.Length > 0) Screen.Note(text); });
+        var table = new Table($"{request.Operation.Name}, {Format.Cache(request.Cache)} cache, {Device.Cpu.Model}", "layer", "operands", ">threads", "intervals of m", "changes at", ">model off by");
+        foreach ((Layer layer, FlatGemmTuningResult result) in outcomes)
+            table.Add($"{layer.Case} [{layer.N}, {layer.K}]", layer.Dtypes, result.Record is null ? "" : Format.Int(result.Record.Key.Device.Threads),
+                result.Record is null ? result.Problem : Format.Intervals(result.Record.Intervals), result.Record is null ? "" : Format.Inflections(result.Record.Intervals), ModelError(result.Record));
+        screen.Show(table);
+        Outcome[] lost = [.. outcomes.Where(o => !o.Result.Stored)];
+        foreach (Outcome o in lost) screen.Line($"Not stored: {o.Layer.Case}: {o.Result.Problem}");
+        if (lost.Length < outcomes.Count) screen.Line($"Stored in {request.Store.Directory}: {Format.Int(outcomes.Count - lost.Length)} of {Format.Int(request.Layers.Count)} layers{(request.Cancellation.IsCancellationRequested ? ", cut short" : "")}.");
+        screen.Json(outcomes.Select(o => new { op = request.Operation.Name, o.Layer.Case, o.Layer.N, o.Layer.K, o.Layer.Dtypes, threads = o.Result.Record?.Key.Device.Threads,
+            cache = Format.Cache(request.Cache), stored = o.Result.Stored, problem = o.Result.Problem, intervals = o.Result.Record?.Intervals.Select(i => new { i.From, i.To, dataflow = i.Dataflow.ToString(), i.SureBefore }) }));
+        return outcomes.Count > 0 && lost.Length == 0 ? Exit.Ok : Exit.Bad;
+    }
+
+    private static List<Outcome> Measure(Request request, Action<string, double> progress)
+    {
+        var outcomes = new List<Outcome>();
+        long start = Stopwatch.GetTimestamp();
+        for (int i = 0; i < request.Layers.Count && !request.Cancellation.IsCancellationRequested; i++)
+        {
+            Layer layer = request.Layers[i];
+            int done = i;
+            progress($"{layer.Case}, {layer.Dtypes}", (double)done / request.Layers.Count);
+            TimeSpan budget = (request.Budget - Stopwatch.GetElapsedTime(start)) / (request.Layers.Count - i);
+            if (budget <= TimeSpan.Zero) break;
+            var settings = new TuneSettings(request.Grid, request.Cache, budget, request.Cancellation,
+                (m, of) => progress("", (done + (double)of / request.Grid.Length) / request.Layers.Count));
+            outcomes.Add(new Outcome(layer, request.Operation.Tune(layer, settings, request.Store)));
+        }
+        return outcomes;
+    }
+
+    private static List<Outcome> WithBar(Request request)
+    {
+        List<Outcome> outcomes = [];
+        AnsiConsole.Progress().Columns(new TaskDescriptionColumn(), new ProgressBarColumn(), new PercentageColumn(), new ElapsedTimeColumn()).Start(context =>
+        {
+            ProgressTask task = context.AddTask("tuning");
+            outcomes = Measure(request, (text, fraction) =>
+            {
+                if (text.Length > 0) task.Description = Markup.Escape(text);
+                task.Value = fraction * 100;
+            });
+            task.Value = 100;
+        });
+        return outcomes;
+    }
+
+    /// <summary>How far the cost model was from what was measured, as a geometric mean of the larger over the smaller.</summary>
+    private static string ModelError(TuningRecord? record)
+    {
+        if (record is null) return "";
+        var logs = new List<double>();
+        foreach (Evidence e in record.Evidence)
+            for (int i = 0; i < e.Candidates.Length; i++)
+                if (!e.Result.Timings[i].Samples.IsEmpty && record.Notes.TryGetValue(FlatGemmTuner.PredictedNote(e.M, e.Candidates[i]), out string? note)
+                    && double.TryParse(note, System.Globalization.CultureInfo.InvariantCulture, out double predicted) && predicted > 0)
+                    logs.Add(Math.Abs(Math.Log(e.Result.Timings[i].Estimate.Median / predicted)));
+        return logs.Count == 0 ? "-" : $"{Format.Number(Math.Exp(logs.Average()))} x";
+    }
+}
