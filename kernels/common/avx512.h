@@ -37,6 +37,13 @@ inline void store(int32_t type, void* base, int64_t index, __mmask16 mask, __m51
   _mm256_mask_storeu_epi16(static_cast<uint16_t*>(base) + index, mask, h);
 }
 
+// 32 bits from an address of any alignment in every lane: one vpbroadcastd.
+inline __m512i broadcast_dword(const void* p) {
+  int32_t v;
+  memcpy(&v, p, sizeof v);
+  return _mm512_set1_epi32(v);
+}
+
 inline __mmask16 first_lanes(int64_t count) {
   return count >= 16 ? __mmask16(0xffff) : static_cast<__mmask16>((1u << count) - 1);
 }

@@ -11,6 +11,30 @@ internal static class LaneConstants
     public const float TwoTo112 = 5.192296858534828e33f;
 }
 
+/// <summary>Sums across lanes, in one order whatever the machine.</summary>
+internal static unsafe class LaneSums
+{
+    /// <summary>total[i] += (v_i[0] + v_i[2]) + (v_i[1] + v_i[3]), the four of them by transposition.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static void Add(double* total, Vector128<float> a, Vector128<float> b, Vector128<float> c, Vector128<float> d)
+    {
+        Vector128<float> sums;
+        if (Sse.IsSupported)
+        {
+            Vector128<float> ab = Sse.UnpackLow(a, b) + Sse.UnpackHigh(a, b), cd = Sse.UnpackLow(c, d) + Sse.UnpackHigh(c, d);
+            sums = Sse.MoveLowToHigh(ab, cd) + Sse.MoveHighToLow(cd, ab);
+        }
+        else
+        {
+            sums = Vector128.Create(Sum(a), Sum(b), Sum(c), Sum(d));
+        }
+        (Vector128.Load(total) + Vector128.WidenLower(sums)).Store(total);
+        (Vector128.Load(total + 2) + Vector128.WidenUpper(sums)).Store(total + 2);
+    }
+
+    private static float Sum(Vector128<float> v) => (v[0] + v[2]) + (v[1] + v[3]);
+}
+
 /// <summary>
 /// The few vector operations of the managed row, once per register width, so that one kernel serves AVX-512, AVX2, NEON and a
 /// machine without vectors. Weights of every dtype become f32, and all of that is exact.
@@ -39,7 +63,8 @@ internal unsafe interface ILanes<V> where V : struct
     /// <summary>a * b + c, fused where the machine can.</summary>
     static abstract V MultiplyAdd(V a, V b, V c);
 
-    static abstract float Sum(V v);
+    /// <summary>The partial sums of lanes i and i + 4 and so on.</summary>
+    static abstract Vector128<float> Fold(V v);
 }
 
 internal readonly unsafe struct Lanes512 : ILanes<Vector512<float>>
@@ -77,7 +102,7 @@ internal readonly unsafe struct Lanes512 : ILanes<Vector512<float>>
     public static Vector512<float> Subtract(Vector512<float> a, Vector512<float> b) => a - b;
     public static Vector512<float> Multiply(Vector512<float> a, Vector512<float> b) => a * b;
     public static Vector512<float> MultiplyAdd(Vector512<float> a, Vector512<float> b, Vector512<float> c) => Vector512.MultiplyAddEstimate(a, b, c);
-    public static float Sum(Vector512<float> v) => Lanes256.Sum(v.GetLower() + v.GetUpper());
+    public static Vector128<float> Fold(Vector512<float> v) => Lanes256.Fold(v.GetLower() + v.GetUpper());
 
     private static Vector512<uint> Wide(ushort* p) => Vector512.WidenLower(Vector256.Load(p).ToVector512Unsafe());
 }
@@ -115,7 +140,7 @@ internal readonly unsafe struct Lanes256 : ILanes<Vector256<float>>
     public static Vector256<float> Subtract(Vector256<float> a, Vector256<float> b) => a - b;
     public static Vector256<float> Multiply(Vector256<float> a, Vector256<float> b) => a * b;
     public static Vector256<float> MultiplyAdd(Vector256<float> a, Vector256<float> b, Vector256<float> c) => Vector256.MultiplyAddEstimate(a, b, c);
-    public static float Sum(Vector256<float> v) => Lanes128.Sum(v.GetLower() + v.GetUpper());
+    public static Vector128<float> Fold(Vector256<float> v) => v.GetLower() + v.GetUpper();
 
     private static Vector256<uint> Wide(ushort* p) => Vector256.WidenLower(Vector128.Load(p).ToVector256Unsafe());
     private static Vector128<byte> Eight(void* p) => Vector128.CreateScalarUnsafe(Unsafe.ReadUnaligned<ulong>(p)).AsByte();
@@ -152,8 +177,7 @@ internal readonly unsafe struct Lanes128 : ILanes<Vector128<float>>
     public static Vector128<float> Multiply(Vector128<float> a, Vector128<float> b) => a * b;
     public static Vector128<float> MultiplyAdd(Vector128<float> a, Vector128<float> b, Vector128<float> c) => Vector128.MultiplyAddEstimate(a, b, c);
 
-    // Written out, so that the order of the sum does not depend on how the runtime would do it.
-    public static float Sum(Vector128<float> v) => (v[0] + v[2]) + (v[1] + v[3]);
+    public static Vector128<float> Fold(Vector128<float> v) => v;
 
     private static Vector128<uint> Wide(ushort* p) =>
         Vector128.WidenLower(Vector128.CreateScalarUnsafe(Unsafe.ReadUnaligned<ulong>(p)).AsUInt16());

@@ -90,6 +90,7 @@ internal sealed unsafe class FlatGemmManaged : Row
         new Span<double>(totals, (int)(plan.Gated ? 2 * up : up)).Clear();
         const int StepBytes = 2 * 16 * 4;  // the longest step of a row of w: two of the widest vectors of f32
         byte* ends = stackalloc byte[4 * StepBytes];
+        float* wide = (float*)(plan.Scratch + (worker + 1) * plan.ScratchBytes - FlatGemmManagedPlan.WideBytes);
         for (int k0 = 0; k0 < p.K; k0 += FlatGemmManagedPlan.BlockK)
         {
             int length = Math.Min(p.K - k0, FlatGemmManagedPlan.BlockK);
@@ -98,7 +99,14 @@ internal sealed unsafe class FlatGemmManaged : Row
                 for (long j = 0; j < columns; j += 4)
                 {
                     ColumnsOf<L, V, W>(plan, part * p.N, column0 + j, k0, length, ends, out FlatGemmManagedTile<L, V, W>.Columns c);
-                    MultiplyRows(c, x, (nint)plan.Ldx, rows, totals + part * up + j, (nint)ld);
+                    double* to = totals + part * up + j;
+                    if (rows < FlatGemmManagedPlan.WidenFrom || typeof(W) == typeof(Float32Weights))
+                    {
+                        MultiplyRows(c, x, (nint)plan.Ldx, rows, to, (nint)ld);
+                        continue;
+                    }
+                    FlatGemmManagedTile<L, V, W>.Widen(c, wide, FlatGemmManagedPlan.BlockK);
+                    MultiplyRows(WideColumns<L, V>(wide, c.Padded), x, (nint)plan.Ldx, rows, to, (nint)ld);
                 }
         }
         plan.WriteOut(totals, ld, up, row0, rows, column0, columns);
@@ -113,6 +121,17 @@ internal sealed unsafe class FlatGemmManaged : Row
         for (; r + 2 <= rows; r += 2) FlatGemmManagedTile<L, V, W>.Two(c, x + r * ldx, ldx, totals + r * ld, ld);
         if (r < rows) FlatGemmManagedTile<L, V, W>.One(c, x + r * ldx, totals + r * ld);
     }
+
+    private static FlatGemmManagedTile<L, V, Float32Weights>.Columns WideColumns<L, V>(float* wide, nint length)
+        where L : struct, ILanes<V> where V : struct => new()
+        {
+            W0 = (byte*)wide,
+            W1 = (byte*)(wide + FlatGemmManagedPlan.BlockK),
+            W2 = (byte*)(wide + 2 * FlatGemmManagedPlan.BlockK),
+            W3 = (byte*)(wide + 3 * FlatGemmManagedPlan.BlockK),
+            Full = length,
+            Padded = length,
+        };
 
     // Where fewer than four columns are left, the last one stands in for the others; their totals are not read.
     private static void ColumnsOf<L, V, W>(in FlatGemmManagedPlan plan, long first, long column, int k0, int length, byte* ends,

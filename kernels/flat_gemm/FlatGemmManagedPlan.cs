@@ -17,6 +17,12 @@ internal unsafe struct FlatGemmManagedPlan
 
     private const int MaxRows = 96, MaxColumns = 64;
 
+    /// <summary>Four rows of w as f32, behind the totals of a worker.</summary>
+    public const int WideBytes = 4 * BlockK * sizeof(float);
+
+    /// <summary>From this many rows on, weights are widened once for all of them instead of once for every four.</summary>
+    public const int WidenFrom = 24;
+
     public KnFlatGemmProblem* Problem;
     public KnFlatGemmArgs* Args;
     public float* X;        // [m, Ldx] f32; s8 values as they are
@@ -39,8 +45,8 @@ internal unsafe struct FlatGemmManagedPlan
         return (inPlace ? 0 : RoundUp(m * RoundUp(p.K, PadK) * 4, 64)) + (quantize ? RoundUp(m * 4, 64) : 0);
     }
 
-    private static long ScratchOf(in KnFlatGemmProblem p, long m) =>
-        Math.Min(m, MaxRows) * MaxColumns * sizeof(double) * ((p.Flags & (int)KnGemmFlags.Gated) != 0 ? 2 : 1);
+    private static long ScratchOf(in KnFlatGemmProblem p, long m) => WideBytes
+        + Math.Min(m, MaxRows) * MaxColumns * sizeof(double) * ((p.Flags & (int)KnGemmFlags.Gated) != 0 ? 2 : 1);
 
     public static long Workspace(in KnFlatGemmProblem p, int threads) =>
         p.M == 0 || p.N == 0 ? 0 : XBytes(p, p.M, out _) + ManagedPool.Workers(threads) * ScratchOf(p, p.M);

@@ -184,11 +184,31 @@ internal static unsafe class FlatGemmManagedTile<L, V, W>
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Add(double* total, V s0, V s1, V s2, V s3)
+    private static void Add(double* total, V s0, V s1, V s2, V s3) =>
+        LaneSums.Add(total, L.Fold(s0), L.Fold(s1), L.Fold(s2), L.Fold(s3));
+
+    /// <summary>The four rows as f32 [4][BlockK], padded with zeros, in the order in which the steps take them.</summary>
+    public static void Widen(in Columns c, float* to, nint ld)
     {
-        total[0] += L.Sum(s0);
-        total[1] += L.Sum(s1);
-        total[2] += L.Sum(s2);
-        total[3] += L.Sum(s3);
+        WidenRow(c, c.W0, c.End0, c.Scale0, c.Zero0, to);
+        WidenRow(c, c.W1, c.End1, c.Scale1, c.Zero1, to + ld);
+        WidenRow(c, c.W2, c.End2, c.Scale2, c.Zero2, to + 2 * ld);
+        WidenRow(c, c.W3, c.End3, c.Scale3, c.Zero3, to + 3 * ld);
+    }
+
+    private static void WidenRow(in Columns c, byte* w, byte* ends, float* scales, byte* zeros, float* to)
+    {
+        V scale = L.Broadcast(0), zero = scale;
+        for (nint k = 0; k < c.Padded; k += 2 * L.Count)
+        {
+            if (W.Scaled && k % c.Group == 0)
+            {
+                scale = L.Broadcast(scales[k / c.Group]);
+                zero = L.Broadcast(c.Zeros ? zeros[k / c.Group] & 15 : 8);
+            }
+            byte* from = k < c.Full ? w : ends;
+            L.Store(W.First<L, V>(from, k, scale, zero), to + k);
+            L.Store(W.Second<L, V>(from, k, scale, zero), to + k + L.Count);
+        }
     }
 }

@@ -200,8 +200,8 @@ struct bf16_engine : tile_engine {
   static bool unpacks(int32_t type) { return type != KN_BF16; }
 
   static void prepare(int32_t, const void* x, int64_t k, uint16_t* out, int64_t padded, float*) {
-    memcpy(out, x, static_cast<size_t>(k) * 2);
-    memset(out + k, 0, static_cast<size_t>(padded - k) * 2);
+    if (k > 0) memcpy(out, x, static_cast<size_t>(k) * 2);
+    if (padded > k) memset(out + k, 0, static_cast<size_t>(padded - k) * 2);
   }
 
   // Only takes note: the first pass over the block unpacks it one step ahead of its products.

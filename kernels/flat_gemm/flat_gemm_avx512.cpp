@@ -13,7 +13,7 @@ struct multiply_add {
   static v zero() { return _mm512_setzero_ps(); }
   static v load(const char* p) { return _mm512_loadu_ps(p); }
   static void store(char* p, v a) { _mm512_storeu_ps(p, a); }
-  static v broadcast(const char* x) { return _mm512_set1_ps(*reinterpret_cast<const float*>(x)); }
+  static v broadcast(const char* x) { return _mm512_castsi512_ps(broadcast_dword(x)); }
   static v dot(v c, v a, v b) { return _mm512_fmadd_ps(a, b, c); }
   static v scale(v c, const float* s, v old) { return _mm512_fmadd_ps(c, _mm512_loadu_ps(s), old); }
 };
@@ -142,7 +142,7 @@ struct dot_u8s8 {
   static v zero() { return _mm512_setzero_si512(); }
   static v load(const char* p) { return _mm512_loadu_si512(p); }
   static void store(char* p, v a) { _mm512_storeu_si512(p, a); }
-  static v broadcast(const char* x) { return _mm512_set1_epi32(*reinterpret_cast<const int32_t*>(x)); }
+  static v broadcast(const char* x) { return broadcast_dword(x); }
   static v dot(v c, v a, v b) { return _mm512_dpbusd_epi32(c, a, b); }
   static v scale(v c, const float*, v) { return c; }
 };

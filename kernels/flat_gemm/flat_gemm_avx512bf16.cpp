@@ -13,9 +13,7 @@ struct dot_bf16 {
   static v zero() { return _mm512_setzero_ps(); }
   static v load(const char* p) { return _mm512_loadu_ps(p); }
   static void store(char* p, v a) { _mm512_storeu_ps(p, a); }
-  static v broadcast(const char* x) {
-    return _mm512_castsi512_ps(_mm512_set1_epi32(*reinterpret_cast<const int32_t*>(x)));
-  }
+  static v broadcast(const char* x) { return _mm512_castsi512_ps(broadcast_dword(x)); }
   static v dot(v c, v a, v b) {
     return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
   }
@@ -60,8 +58,8 @@ struct bf16_engine {
   static bool unpacks(int32_t w_type) { return w_type != KN_BF16; }
 
   static void prepare(int32_t, const void* x, int64_t k, uint16_t* out, int64_t padded, float*) {
-    memcpy(out, x, static_cast<size_t>(k) * 2);
-    memset(out + k, 0, static_cast<size_t>(padded - k) * 2);
+    if (k > 0) memcpy(out, x, static_cast<size_t>(k) * 2);
+    if (padded > k) memset(out + k, 0, static_cast<size_t>(padded - k) * 2);
   }
 
   static void unpack(int64_t, int32_t w_type, int32_t group, const char* in, char* out, int64_t length,

@@ -28,7 +28,8 @@ bool dtypes_ok(const kn_flat_gemm_problem& p) {
   }
 }
 
-// No dimension and no stride is longer, so that a size in bits, of gated f32 weights too, fits in 63 bits: 2^(29 + 28 + 5).
+// No dimension and no stride is longer, so that a size in bits, of gated f32 weights too, fits in 63 bits: 2^(29 + 28 +
+// 5).
 constexpr int64_t kLongest = int64_t{1} << 28;
 
 struct range {
@@ -90,7 +91,7 @@ void pack_panel(void* context, int64_t panel, int32_t) {
   const kn_flat_gemm_problem& p = *job.problem;
   char* base = static_cast<char*>(job.args->packed);
   char* out = base + panel * job.at.bytes;
-  std::memset(out, 0, static_cast<size_t>(job.at.bytes));
+  if (job.at.bytes > 0) std::memset(out, 0, static_cast<size_t>(job.at.bytes));  // k = 0 may come with null memory
   for (int64_t lane = 0; lane < kPanel; lane++) {
     const int64_t row = source_row(p, panel, lane);
     if (p.w_type == KN_U4) {

@@ -10,8 +10,8 @@ namespace {
 // multiple of 64. A row holding NaN or infinity gets the scale NaN, so that it spoils its own outputs and no others.
 inline void quantize_row(int32_t type, const void* x, int64_t k, int8_t* out, int64_t padded, float* scale) {
   if (type == KN_S8) {
-    memcpy(out, x, static_cast<size_t>(k));
-    memset(out + k, 0, static_cast<size_t>(padded - k));
+    if (k > 0) memcpy(out, x, static_cast<size_t>(k));
+    if (padded > k) memset(out + k, 0, static_cast<size_t>(padded - k));
     return;
   }
   __m512 most = _mm512_setzero_ps(), poison = _mm512_setzero_ps();

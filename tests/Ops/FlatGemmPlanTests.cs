@@ -4,7 +4,6 @@ namespace Kernels.Tests;
 
 /// <summary>The public plan: what it computes, what it refuses, and what a call costs the garbage collector.</summary>
 [TestFixture]
-[Category("Native")]
 public sealed class FlatGemmPlanTests
 {
     private static readonly FlatGemmOptions s_layer = new() { N = 40, K = 96, MaxM = 64, Weights = DType.Float32, Input = DType.Float32, Output = DType.Float32 };

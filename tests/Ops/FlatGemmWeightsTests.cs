@@ -4,7 +4,6 @@ namespace Kernels.Tests;
 
 /// <summary>Packed weights on disk, and integer weights made of float ones.</summary>
 [TestFixture]
-[Category("Native")]
 public sealed class FlatGemmWeightsTests
 {
     private static readonly FlatGemmOptions s_layer = new()
