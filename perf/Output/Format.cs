@@ -46,7 +46,7 @@ internal static class Format
         var parts = new List<string>();
         for (int i = 1; i < intervals.Count; i++)
             if (intervals[i - 1].To + 1 == intervals[i].From)
-                parts.Add(intervals[i].SureBefore is { } sure ? $"{Int(intervals[i].From)} (in {Int(sure + 1)}..{Int(intervals[i].From)})" : $"{Int(intervals[i].From)} (lower end unsure)");
+                parts.Add(intervals[i].SureBefore is { } sure ? $"{Int(intervals[i].From)} (in {Int(sure + 1)}..{Int(intervals[i].From)})" : $"{Int(intervals[i].From)} (or before)");
         return parts.Count == 0 ? "none" : string.Join(", ", parts);
     }
 

@@ -64,7 +64,9 @@ internal sealed class Screen
         for (int i = 0; i < table.Columns.Count; i++)
         {
             var column = new TableColumn(Markup.Escape(table.Columns[i]));
-            drawn.AddColumn(table.Right[i] ? column.RightAligned().NoWrap() : column);
+            if (table.Right[i]) column.RightAligned();
+            if (table.Right[i] || i == 0) column.NoWrap();
+            drawn.AddColumn(column);
         }
         foreach (string[] row in table.Rows) drawn.AddRow([.. row.Select(Markup.Escape)]);
         AnsiConsole.Write(drawn);

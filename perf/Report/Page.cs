@@ -20,7 +20,7 @@ internal sealed class Page(string title, string subtitle)
         .grid { stroke: var(--grid); stroke-width: 1; } .mark { stroke: var(--ink); stroke-width: 1; stroke-dasharray: 4 3; }
         .unsure { fill: var(--ink); opacity: .08; }
         .line { fill: none; stroke: var(--c); stroke-width: 1.8; } .band { fill: var(--c); opacity: .18; stroke: none; } .dot { fill: var(--c); }
-        .line.roof { stroke: var(--dim); stroke-width: 1.5; } i.roof { background: var(--dim); }
+        .line.roof { stroke: var(--dim); stroke-width: 1.5; } .legend i.roof { background: var(--dim); }
         .c0 { --c: var(--c0); } .c1 { --c: var(--c1); } .c2 { --c: var(--c2); } .c3 { --c: var(--c3); }
         .c4 { --c: var(--c4); } .c5 { --c: var(--c5); } .c6 { --c: var(--c6); } .c7 { --c: var(--c7); }
         .legend { display: flex; flex-wrap: wrap; gap: .1rem 1rem; font-size: 13px; } .legend i { display: inline-block; width: .8em; height: .8em; border-radius: 2px; background: var(--c); margin-right: .4em; }

@@ -63,6 +63,6 @@ internal static class Roofline
         double seconds = c.MedianUs / 1e6, bytes = c.Gbps * 1e9 * seconds, flops = c.Gflops * 1e9 * seconds;
         string weights = c.Dtypes.Split(" x ") is [_, var w, ..] ? w : c.Dtypes;
         string[] kinds = weights.StartsWith("f32", StringComparison.Ordinal) ? ["f32"] : c.Dtypes.StartsWith("qb", StringComparison.Ordinal) || c.Dtypes.StartsWith("s8", StringComparison.Ordinal) ? ["s8", "u8s8"] : ["bf16", "f32"];
-        return new Achieved(c.Dtypes, c.Threads, c.Cache == "warm" ? CacheState.Warm : CacheState.Cold, c.Case, c.M, new Work((long)bytes, flops / c.M, kinds), seconds, c.CiLowUs / 1e6, c.CiHighUs / 1e6);
+        return new Achieved(c.Dtypes, c.Threads, c.Cache == "warm" ? CacheState.Warm : CacheState.Cold, c.Case, c.M, new Work((long)Math.Round(bytes), flops / c.M, kinds), seconds, c.CiLowUs / 1e6, c.CiHighUs / 1e6);
     }
 }

@@ -25,7 +25,7 @@ internal static class DbVerb
         TuningEntry[] entries = [.. store.List().Where(e => Matches(e, parsed.GetValue(s_name)))];
         var table = new Table(store.Directory.Length == 0 ? "no database" : store.Directory, "name", "source", "problem", "date", "here", "intervals of m");
         foreach (TuningEntry e in entries)
-            table.Add(e.Name.Split('.')[0], e.Source.ToString().ToLowerInvariant(), e.Record is { } r ? Problem(r.Key) : "", e.Record is { } d ? Day(d.Date) : "",
+            table.Add(Nickname(e.Name), e.Source.ToString().ToLowerInvariant(), e.Record is { } r ? Problem(r.Key) : "", e.Record is { } d ? Day(d.Date) : "",
                 e.Record is { } h ? Here(h.Key) : "unusable", e.Record is null ? $"{e.Kind}: {e.Reason}" : Format.Intervals(e.Record.Intervals));
         screen.Show(table);
         screen.Json(entries.Select(e => new { e.Name, e.Source, e.Kind, e.Reason, key = e.Record?.Key.Text, date = e.Record?.Date, intervals = e.Record?.Intervals.Select(Interval) }));
@@ -212,6 +212,9 @@ internal static class DbVerb
         TuningEntry[] entries = [.. store.List().Where(e => e.Record is not null && Matches(e, name))];
         return entries.Length > 0 ? entries : throw new UsageException($"no usable entry{(name is null ? "" : $" matches {name}")} in {(store.Directory.Length == 0 ? "the database: there is none" : store.Directory)}");
     }
+
+    /// <summary>The operation and eight digits: enough to name an entry by.</summary>
+    private static string Nickname(string name) => name.Split('.')[0] is var stem && stem.LastIndexOf('-') is > 0 and var dash ? stem[..Math.Min(stem.Length, dash + 9)] : stem;
 
     private static bool Matches(TuningEntry e, string? name) => name is null || e.Name.Contains(name, StringComparison.OrdinalIgnoreCase)
         || (e.Record is { } r && (r.Key.Text.Contains(name, StringComparison.OrdinalIgnoreCase) || Problem(r.Key).Contains(name, StringComparison.OrdinalIgnoreCase)));
