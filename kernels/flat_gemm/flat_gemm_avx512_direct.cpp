@@ -96,14 +96,16 @@ int32_t run(const void* problem, const kn_launch* launch, const void* args) {
   const char* why = nullptr;
   if (q == nullptr || launch == nullptr) return kn_fail(KN_INVALID, "problem, launch: is null");
   if (!accepts(q, launch, &why)) return kn_fail(KN_UNSUPPORTED, why);
-  if (const int32_t status = check(q, a, false, workspace(q, launch)); status != KN_OK) return status;
+  kn_launch l = *launch;
+  l.threads = kn_workers(l.threads);
+  if (const int32_t status = check(q, a, false, workspace(q, &l)); status != KN_OK) return status;
   if (a->m == 0 || q->n == 0) return KN_OK;
   plan p = direct_plan(*q, a->m);
   p.args = a;
   p.x = a->workspace;
   p.scratch = static_cast<char*>(a->workspace) + a->m * p.ldx * 4;
-  kn_parallel(static_cast<int64_t>(a->m) * q->k < 65536 ? 1 : launch->threads, a->m, prepare_row<direct_engine>, &p);
-  kn_parallel(launch->threads, round_up(q->n, kPanel) / kPanel, direct_task, &p);
+  kn_parallel(static_cast<int64_t>(a->m) * q->k < 65536 ? 1 : l.threads, a->m, prepare_row<direct_engine>, &p);
+  kn_parallel(l.threads, round_up(q->n, kPanel) / kPanel, direct_task, &p);
   return KN_OK;
 }
 

@@ -144,6 +144,7 @@ int32_t valid(const kn_flat_gemm_problem* problem, const kn_launch* launch, cons
   const bool dtypes = dtypes_ok(p);
   KN_REQUIRE(p.size == sizeof(kn_flat_gemm_problem));
   KN_REQUIRE(launch == nullptr || launch->size == sizeof(kn_launch));
+  KN_REQUIRE(launch == nullptr || (launch->threads >= 0 && launch->threads <= 1024));
   KN_REQUIRE(p.m >= 0 && p.n >= 0 && p.k >= 0);
   KN_REQUIRE(p.m <= kLongest && p.n <= kLongest && p.k <= kLongest);
   KN_REQUIRE((p.flags & ~31) == 0);

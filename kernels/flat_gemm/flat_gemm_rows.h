@@ -78,11 +78,12 @@ struct row_of {
     const char* why = nullptr;
     if (p == nullptr || launch == nullptr) return kn_fail(KN_INVALID, "problem, launch: is null");
     if (!accepts(p, launch, &why)) return kn_fail(KN_UNSUPPORTED, why);
-    if (const int32_t status = check(p, a, true, workspace(p, launch)); status != KN_OK) return status;
+    kn_launch l = *launch;
+    l.threads = kn_workers(l.threads);
+    if (const int32_t status = check(p, a, true, workspace(p, &l)); status != KN_OK) return status;
     if (a->m == 0 || p->n == 0) return KN_OK;
-    const blocks b = blocks_of(Flow, Params, launch);
-    File::with_engine(*p,
-                      [&]<class Engine>() { drive<Engine>(*p, *a, launch->threads, b.step, b.k, b.m, b.n, b.decode); });
+    const blocks b = blocks_of(Flow, Params, &l);
+    File::with_engine(*p, [&]<class Engine>() { drive<Engine>(*p, *a, l.threads, b.step, b.k, b.m, b.n, b.decode); });
     return KN_OK;
   }
 

@@ -157,14 +157,12 @@ extern "C" int32_t kn_pool_resize(int32_t count, int32_t pin) {
   return KN_OK;
 }
 
-extern "C" int32_t kn_workers(int32_t threads) {
-  const int32_t size = the_pool().size;
-  return threads <= 0 || threads > size ? size : threads;
-}
+extern "C" int32_t kn_workers(int32_t threads) { return threads > 0 ? threads : the_pool().size; }
 
 extern "C" void kn_parallel(int32_t threads, int64_t tasks, kn_body body, void* context) {
   pool& p = the_pool();
-  const int64_t workers = tasks < kn_workers(threads) ? tasks : kn_workers(threads);
+  int64_t workers = threads > 0 ? threads : p.size;
+  if (workers > tasks) workers = tasks;
   if (workers <= 1 || !p.busy.try_lock()) {
     for (int64_t t = 0; t < tasks; t++) body(context, t, 0);
     return;

@@ -30,6 +30,8 @@ int32_t kn_fail(int32_t status, const char* sentence);
 // its own.
 typedef void (*kn_body)(void* context, int64_t task, int32_t worker);
 void kn_parallel(int32_t threads, int64_t tasks, kn_body body, void* context);
+// For threads > 0 no resize of the pool changes this bound: run asks once what 0 means and keeps the answer for its
+// scratch.
 int32_t kn_workers(int32_t threads);
 
 #ifdef __cplusplus

@@ -116,6 +116,29 @@ public sealed class FlatGemmPlanTests
         });
     }
 
+    [Test]
+    public void APlanOutlivesAChangeOfThePool()
+    {
+        float[] w = Fill(40 * 96, 1, v => v), x = Fill(64 * 96, 2, v => v);
+        using Kernels.FlatGemm plan = Kernels.FlatGemm.Create(s_layer, new ReadOnlySpan2D<float>(w, 40, 96));
+        float[] before = new float[64 * 40], after = new float[64 * 40];
+        plan.Run<float, float>(x, before);
+        try
+        {
+            foreach (int threads in new[] { Device.Cpu.Cores + 5, 1, 3 })
+            {
+                Device.Cpu.SetThreads(threads);
+                plan.Run<float, float>(x, after);
+                Assert.That(after, Is.EqualTo(before));
+            }
+            Assert.That(() => Device.Cpu.SetThreads(-1), Device.Cpu.NativeLibrary is null ? Throws.Nothing : Throws.TypeOf<KernelsException>());
+        }
+        finally
+        {
+            Device.Cpu.SetThreads(0);
+        }
+    }
+
     private static readonly (string Argument, string Rule, FlatGemmOptions Layer)[] s_badLayers =
     [
         ("K", "0 <= K", s_layer with { K = -1 }),

@@ -39,7 +39,7 @@ public sealed unsafe class FlatGemm : IDisposable
     public long WorkspaceBytes => _workspaceBytes;
 
     /// <summary>What runs for every m, in order of m.</summary>
-    public ImmutableArray<Choice> Choices => [.. _segments.Select(s => new Choice(s.MFrom, s.MTo, s.Row.Dataflow(s.Launch), s.Source, s.Reason, s.Workspace))];
+    public ImmutableArray<Choice> Choices => [.. _segments.Select(s => new Choice(s.MFrom, s.MTo, s.Row.Dataflow(s.Launch).WithThreads(Options.Threads), s.Source, s.Reason, s.Workspace))];
 
     /// <summary>What runs for calls of <paramref name="m"/> rows.</summary>
     public Choice Choice(int m) => Choices.First(c => m <= c.MTo);
@@ -73,6 +73,7 @@ public sealed unsafe class FlatGemm : IDisposable
             int columns = options.Bias ? options.Columns : 0;
             KernelsException.Require(bias.Length == columns, nameof(bias), $"{columns} values, not {bias.Length}");
             ImmutableArray<Segment> segments = FlatGemmSelection.Choose(device, options, weights.Layout, TuningStore.Default);
+            segments = [.. segments.Select(s => Sized(s, device))];
             return new FlatGemm(options, weights, owns, columns > 0 ? Buffer<float>.Of(bias) : null, segments);
         }
         catch when (owns)
@@ -80,6 +81,15 @@ public sealed unsafe class FlatGemm : IDisposable
             weights.Dispose();
             throw;
         }
+    }
+
+    /// <summary>Fixes what "all threads" means, so that a later resize of the pool cannot outgrow the workspace.</summary>
+    private static Segment Sized(Segment s, Device device)
+    {
+        KnLaunch launch = s.Launch;
+        KnFlatGemmProblem problem = s.Problem;
+        if (launch.Threads == 0) launch.Threads = device.Threads;
+        return s with { Launch = launch, Workspace = s.Row.Workspace(&problem, launch) };
     }
 
     /// <summary>Computes y from x, both in host memory. m is the height of <paramref name="x"/>, at most MaxM.</summary>
