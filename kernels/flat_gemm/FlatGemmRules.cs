@@ -58,7 +58,7 @@ internal static unsafe class FlatGemmRules
 
     private static bool CheckPacked(in KnFlatGemmArgs a, long packed,
         [NotNullWhen(false)] out string? argument, [NotNullWhen(false)] out string? rule) =>
-        Holds(a.Packed != null && a.PackedBytes >= packed, "packed", out argument, out rule)
+        Holds(packed == 0 || (a.Packed != null && a.PackedBytes >= packed), "packed", out argument, out rule)
         && Holds((nuint)a.Packed % 64 == 0, "packed", out argument, out rule);
 
     private static bool CheckWeights(in KnFlatGemmProblem p, in KnFlatGemmArgs a, KnGemmFlags flags,

@@ -57,7 +57,7 @@ internal sealed unsafe partial class FlatGemmTrial
         var type = (DType)_problem->YType;
         int width = _problem->N * type.Bits() / 8;
         bool inPlace = _residual is not null && _args.Residual == _args.Y;
-        for (int r = 0; r < _problem->M; r++)
+        for (int r = 0; r < _problem->M && width > 0; r++)
         {
             byte* at = _y.At + r * _args.Ldy * type.Bits() / 8;
             int gap = r == _problem->M - 1 ? 0 : (int)(_args.Ldy * type.Bits() / 8) - width;
