@@ -62,7 +62,7 @@ internal static class CompareVerb
             }
         if (limits is not null) screen.Show(limits.Table());
         foreach (var group in cells.GroupBy(c => (c.Case, c.Dtypes, c.Threads))) screen.Show(Table(group));
-        screen.Show(Means(cells));
+        if (cells.Any(c => c.Peer is not null)) screen.Show(Means(cells));
         foreach (string r in reasons.Distinct()) screen.Line(r);
         screen.Json(cells);
         if (cells.Count == 0) return Exit.Bad;
