@@ -39,12 +39,22 @@ internal static class FlatGemmModel
             double filled = m / (Math.Ceiling(m / 16.0) * 16);
             return filled * (variant == "block" ? 0.95 : 1) * XResidency(m, variant, p, cacheBytes);
         }
-        int panels = row.Parameters.IsEmpty ? 4 : launch.Param[0] == 0 ? row.Parameters[0].Values[0] : launch.Param[0];
-        int tile = panels switch { 8 => 3, 4 => 6, 2 => 12, _ => 16 };
-        double tiles = Math.Ceiling((double)m / tile);
+        double tiles = Tiles(row, launch, m, p);
+        int panels = Panels(row, launch);
         // A tile of r rows by P panels needs some 10 dots in flight to hide their latency.
         double inFlight = Math.Min(1, m / tiles * panels / 10.0);
         return inFlight * (variant == "direct" ? 0.5 : 1) * XResidency(m, variant, p, cacheBytes);
+    }
+
+    private static int Panels(Row row, in KnLaunch launch) =>
+        row.Parameters.IsEmpty ? 4 : launch.Param[0] == 0 ? row.Parameters[0].Values[0] : launch.Param[0];
+
+    /// <summary>Passes over the weights of a step, by the tiles of flat_gemm_registers.h.</summary>
+    private static double Tiles(Row row, in KnLaunch launch, int m, in KnFlatGemmProblem p)
+    {
+        bool decodes = row.Name.EndsWith("gemv", StringComparison.Ordinal) && Unpacks(row, p);
+        int tile = Panels(row, launch) switch { 8 => decodes ? 2 : 3, 4 => decodes ? 4 : 6, 2 => decodes ? 8 : 12, _ => decodes ? 8 : 16 };
+        return Math.Ceiling((double)m / tile);
     }
 
     /// <summary>A flat pass reads all of x once per step of panels: fine from L2, slow from beyond.</summary>
@@ -60,10 +70,12 @@ internal static class FlatGemmModel
         double cache = device.CacheBytes.Length > 1 ? device.CacheBytes[1] : 0;
         double memory = bytes / (bytes < cache * threads ? CacheRate(threads) : MemoryRate(threads));
         double rate = Rate(row, p) * Efficiency(row, launch, m, (long)cache, p);
-        double unpack = row.Target is "amx" or "avx512bf16" or "avx512" && Unpacks(row, p) ? columns * p.K / 24e9 : 0;
+        bool native = row.Target is "amx" or "avx512bf16" or "avx512", gemv = row.Name.EndsWith("gemv", StringComparison.Ordinal);
+        // gemv decodes once for every tile of rows, flat and block once for all, through the cache.
+        double unpack = native && Unpacks(row, p) ? columns * p.K * (gemv ? Tiles(row, launch, m, p) / 48e9 : 1 / 16e9) : 0;
         double compute = (2.0 * Math.Max(m, 1) * columns * p.K / rate + unpack) / threads;
-        // A pass over the panels that leaves some streams idle draws less: gemv walks eight panels at once.
-        double streams = row.Name.EndsWith("gemv", StringComparison.Ordinal) || m > 4 ? 1 : 1.1;
+        // One pass over the weights draws most from memory; later passes of gemv fetch again what the first one left in L2.
+        double streams = !gemv ? 1.05 : Panels(row, launch) == 1 ? 1.1 : Tiles(row, launch, m, p) > 1 ? 1.1 : 1;
         return Math.Max(memory * streams, compute) + 0.1 * Math.Min(memory, compute) + CallSeconds + TaskSeconds * columns / 64 / threads;
     }
 

@@ -119,7 +119,9 @@ struct f32_engine {
   static void multiply(const multiplication<float>& r) { multiply_registers<multiply_add, as_is<multiply_add>>(r); }
 
   static constexpr bool kDecodes = true;
-  static int64_t decode_rows(int64_t step) { return decoded_rows(step); }
+  static int64_t decode_rows(int32_t w_type, int64_t step) {
+    return unpacks(w_type) ? decoded_rows(step) : register_rows(step);
+  }
   static void multiply_packed(int32_t w_type, const multiplication<float>& r) {
     switch (w_type) {
       case KN_F32:

@@ -70,7 +70,9 @@ struct bf16_engine {
   static void multiply(const multiplication<uint16_t>& r) { multiply_registers<dot_bf16, as_is<dot_bf16>>(r); }
 
   static constexpr bool kDecodes = true;
-  static int64_t decode_rows(int64_t step) { return decoded_rows(step); }
+  static int64_t decode_rows(int32_t w_type, int64_t step) {
+    return unpacks(w_type) ? decoded_rows(step) : register_rows(step);
+  }
   static void multiply_packed(int32_t w_type, const multiplication<uint16_t>& r) {
     switch (w_type) {
       case KN_S8:

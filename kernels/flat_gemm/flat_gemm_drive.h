@@ -139,7 +139,7 @@ void multiply_block(Engine& engine, const plan& p, const char* w, int64_t w_stri
   const uint8_t* zeros = reinterpret_cast<const uint8_t*>(packed) + p.at.zeros_at + first_group * kPanel;
   int64_t most = Engine::row_tile(step), bytes_per_k = Engine::kBytesPerK;
   if constexpr (Engine::kDecodes) {
-    if (p.decode) most = Engine::decode_rows(step), bytes_per_k = p.raw;
+    if (p.decode) most = Engine::decode_rows(p.problem->w_type, step), bytes_per_k = p.raw;
   }
   const int64_t tiles = (rows + most - 1) / most;
   for (int64_t t = 0; t < tiles; t++) {

@@ -17,7 +17,7 @@ internal struct PeerProblem
 
 /// <summary>
 /// One peer: a library and its version. Create and run gemms on one thread, because an OpenMP runtime keeps a team for every
-/// thread that calls it; and interleave peers by rounds, not by calls (see <see cref="RestBetweenRounds"/>).
+/// thread that calls it; and interleave peers by rounds, not by calls (see <see cref="BusyWait"/>).
 /// </summary>
 internal sealed unsafe class Peer
 {
@@ -109,9 +109,9 @@ internal static unsafe partial class Peers
     /// <summary>
     /// A worker of a peer busy-waits after a call and takes a core from whoever runs next. With the wait cut short the peer
     /// itself would lose, call by call, the time to wake its workers; so it keeps its wait, several calls in a row make a
-    /// round, the first call of a round is not counted, and after the round its workers get this long to park.
+    /// turn, and the next turn begins with this long of calls that do not count.
     /// </summary>
-    internal static readonly TimeSpan RestBetweenRounds = TimeSpan.FromMilliseconds(20);
+    internal static readonly TimeSpan BusyWait = TimeSpan.FromMilliseconds(25);
 
     /// <summary>Every peer that loads. False, and why, when there is none.</summary>
     internal static bool TryLoad(string directory, out IReadOnlyList<Peer> peers, out string reason)

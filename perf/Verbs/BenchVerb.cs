@@ -51,7 +51,7 @@ internal static class BenchVerb
     private static IEnumerable<Cell> Time(Request request, Workbench bench, int m, int bound, MachineLimits? limits, CancellationToken cancellation)
     {
         IReadOnlyList<TimedCall> calls = bench.Calls(m, bound, request.Every);
-        IReadOnlyList<Estimate> times = new Measure(bench.Timer).Run(calls, request.Seconds, _ => TimeSpan.Zero, cancellation);
+        IReadOnlyList<Estimate> times = new Measure(bench.Timer).Run(calls, request.Seconds, TimeSpan.Zero, cancellation);
         for (int i = 0; i < calls.Count; i++)
             if (times[i].Count > 0) yield return Cell.Of(request.Operation.Name, bench, calls[i].Name, m, Threads(bound), request.Cache, times[i], limits);
     }

@@ -76,7 +76,7 @@ internal static class CompareVerb
         try
         {
             IReadOnlyList<Estimate> times = new Measure(bench.Timer).Run([.. ours, .. peers.Select(p => p.Call)], request.Seconds,
-                i => i < ours.Count ? TimeSpan.Zero : Peers.RestBetweenRounds, cancellation);
+                Peers.BusyWait, cancellation);
             if (times.Any(t => t.Count == 0)) return [];
             Cell One(string? peer, Estimate? theirs) =>
                 Cell.Of(request.Operation.Name, bench, ours[0].Name, m, BenchVerb.Threads(bound), request.Cache, times[0], limits, peer, theirs);

@@ -150,17 +150,19 @@ internal static unsafe class FlatGemmSelection
         int to = Math.Min(until, Math.Max(m, cell == Grid.Length - 1 ? options.MaxM : Grid[cell]));
         KnFlatGemmProblem problem = options.Problem(to);
         Row? best = null;
+        KnLaunch launch = default;
         double least = double.PositiveInfinity;
+        // Defaults come first in both enumerations, and only what is better replaces them.
         foreach (Row row in rows)
-        {
-            KnLaunch launch = row.DefaultLaunch(options.Threads);
-            if (!row.Accepts(&problem, launch, out _)) continue;
-            double seconds = FlatGemmModel.Seconds(row, launch, problem, Math.Max(to, 1), device);
-            if (seconds < least) (best, least) = (row, seconds);
-        }
+            foreach (KnLaunch candidate in row.Launches(options.Threads))
+            {
+                if (!row.Accepts(&problem, candidate, out _)) continue;
+                double seconds = FlatGemmModel.Seconds(row, candidate, problem, Math.Max(to, 1), device);
+                if (seconds < 0.99 * least) (best, launch, least) = (row, candidate, seconds);
+            }
         if (best is null)
             throw new KernelsException(Status.Unsupported, "weights", $"a layout that a row of this machine reads at m = {to}");
-        return Make(best, default, m, to, options, ChoiceSource.Modelled, FormattableString.Invariant($"{least * 1e6:0.0} us by the model at m = {to}"));
+        return Make(best, launch, m, to, options, ChoiceSource.Modelled, FormattableString.Invariant($"{least * 1e6:0.0} us by the model at m = {to}"));
     }
 
     private static Segment Make(Row row, KnLaunch launch, int from, int to, FlatGemmOptions options, ChoiceSource source, string reason)
