@@ -101,6 +101,10 @@ void write_out(const plan& p, const char* acc, int64_t ld, int64_t row0, int64_t
   }
 }
 
+// A tall tile spends so long on each line of weights that the hardware does not look far enough ahead, and gains up
+// to 1.4 from fetching its own panels; a low one loses 15 % by the same. Both measured on Zen 5, cold.
+constexpr int64_t kFetchOwnFrom = 7, kAheadBytes = 4096;
+
 // What a multiply brings into L2 meanwhile: of each of so many panels, `advance` bytes per 64 bytes of weights that it
 // reads.
 struct ahead {
@@ -156,7 +160,9 @@ void multiply_block(Engine& engine, const plan& p, const char* w, int64_t w_stri
     r.acc = acc + r0 * ld, r.ld = ld;
     r.group_stride = p.at.groups * kPanel;
     r.alone = alone;
-    r.fetch = ahead{next + f0 * p.at.bytes, p.at.bytes, f1 - f0, 64 * p.raw / bytes_per_k};
+    r.fetch = alone && r.rows >= kFetchOwnFrom
+                  ? ahead{w + kAheadBytes, p.at.bytes, step, 64}
+                  : ahead{next + f0 * p.at.bytes, p.at.bytes, f1 - f0, 64 * p.raw / bytes_per_k};
     for (int64_t g = 0; g < length;
          g += group, r.x += group, r.w += group * bytes_per_k, r.fetch.from += group * p.raw) {
       r.length = smaller(group, length - g);

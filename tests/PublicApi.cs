@@ -1,0 +1,28 @@
+using System.Reflection;
+
+namespace Kernels.Tests;
+
+/// <summary>The public surface, by name: a type that becomes public, or stops being it, is a decision and not an accident.</summary>
+[TestFixture]
+public sealed class PublicApi
+{
+    [Test]
+    public void HoldsTheseTypes()
+    {
+        string[] expected =
+        [
+            "Kernels.Activation", "Kernels.BFloat16", "Kernels.Buffer`1", "Kernels.Choice", "Kernels.ChoiceSource", "Kernels.DType", "Kernels.DTypes",
+            "Kernels.Device", "Kernels.FlatGemm", "Kernels.FlatGemmOptions", "Kernels.FlatGemmWeights", "Kernels.KernelsException",
+            "Kernels.QuantizationError", "Kernels.Quantize", "Kernels.Status", "Kernels.TensorView`1", "Kernels.Tuning.Dataflow",
+        ];
+        IEnumerable<string?> actual = typeof(Device).Assembly.GetExportedTypes().Where(t => !t.IsNested).Select(t => t.FullName);
+        Assert.That(actual, Is.EquivalentTo(expected));
+    }
+
+    [Test]
+    public void ShowsNothingOfInterop() =>
+        Assert.That(typeof(Device).Assembly.GetExportedTypes()
+            .SelectMany(t => t.GetMembers(BindingFlags.Public | BindingFlags.Instance | BindingFlags.Static | BindingFlags.DeclaredOnly))
+            .Where(m => m is MethodInfo method && method.GetParameters().Select(p => p.ParameterType).Append(method.ReturnType)
+                .Any(t => t.Namespace?.StartsWith("Kernels.Interop", StringComparison.Ordinal) == true)), Is.Empty);
+}
