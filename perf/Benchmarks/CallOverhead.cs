@@ -39,8 +39,18 @@ public unsafe class CallOverhead : IDisposable
         _workspace = Buffer<byte>.Allocate(_row.Workspace(&problem, _launch));
         _args = new KnFlatGemmArgs
         {
-            Size = (uint)sizeof(KnFlatGemmArgs), M = M, X = _xBuffer.Pointer, Ldx = K, W = w.Pointer, Ldw = K, Packed = _packed.Pointer, PackedBytes = _packed.Bytes,
-            Y = _yBuffer.Pointer, Ldy = N, Workspace = _workspace.Pointer, WorkspaceBytes = _workspace.Bytes,
+            Size = (uint)sizeof(KnFlatGemmArgs),
+            M = M,
+            X = _xBuffer.Pointer,
+            Ldx = K,
+            W = w.Pointer,
+            Ldw = K,
+            Packed = _packed.Pointer,
+            PackedBytes = _packed.Bytes,
+            Y = _yBuffer.Pointer,
+            Ldy = N,
+            Workspace = _workspace.Pointer,
+            WorkspaceBytes = _workspace.Bytes,
         };
         KnFlatGemmArgs args = _args;
         if (packs) _row.Prepack(&problem, &args);

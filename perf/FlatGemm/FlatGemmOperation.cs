@@ -68,14 +68,21 @@ internal sealed partial class FlatGemmOperation : Operation
         DType other = weights == DType.Float32 ? DType.Float32 : DType.BFloat16;
         var options = new FlatGemmOptions
         {
-            N = n, K = k, Weights = weights, Threads = threads,
+            N = n,
+            K = k,
+            Weights = weights,
+            Threads = threads,
             Input = parsed.GetValue(_input) ?? other,
             Output = parsed.GetValue(_output) ?? other,
             Group = weights == DType.UInt4 ? parsed.GetValue(_group) ?? 128 : 0,
             ZeroPoints = weights == DType.UInt4 && parsed.GetValue(_zeros),
             QuantizeInput = weights == DType.Int8 && parsed.GetValue(_quantize),
-            Gated = parsed.GetValue(_gated), Bias = parsed.GetValue(_bias), Residual = parsed.GetValue(_residual),
-            Activation = parsed.GetValue(_activation), BatchInvariant = parsed.GetValue(_invariant), Row = FullName(parsed.GetValue(_row)),
+            Gated = parsed.GetValue(_gated),
+            Bias = parsed.GetValue(_bias),
+            Residual = parsed.GetValue(_residual),
+            Activation = parsed.GetValue(_activation),
+            BatchInvariant = parsed.GetValue(_invariant),
+            Row = FullName(parsed.GetValue(_row)),
         };
         options.Check();
         return options;
@@ -92,8 +99,13 @@ internal sealed partial class FlatGemmOperation : Operation
 
     public override FlatGemmTuningResult Tune(Layer layer, TuneSettings settings, TuningStore store) => FlatGemmTuner.Tune(Device.Cpu, store, new FlatGemmTuning
     {
-        Layer = Of(layer), Grid = [.. settings.Grid], Cache = settings.Cache, Budget = settings.Budget, Cancellation = settings.Cancellation,
-        Progress = settings.Progress, Candidates = settings.Candidates,
+        Layer = Of(layer),
+        Grid = [.. settings.Grid],
+        Cache = settings.Cache,
+        Budget = settings.Budget,
+        Cancellation = settings.Cancellation,
+        Progress = settings.Progress,
+        Candidates = settings.Candidates,
     });
 
     public override TuningKey KeyOf(Layer layer, CacheState cache) => FlatGemmTuned.Key(Device.Cpu, Of(layer), LayoutOf(Of(layer)), cache);
@@ -108,9 +120,19 @@ internal sealed partial class FlatGemmOperation : Operation
             int threads = key.Device.Threads == Device.Cpu.Threads ? 0 : key.Device.Threads;
             var options = new FlatGemmOptions
             {
-                N = Number("n"), K = Number("k"), Weights = Type("weights"), Input = Type("input"), Output = Type("output"), Group = Number("group"),
-                Activation = (Activation)Number("activation"), Bias = Number("bias") != 0, Residual = Number("residual") != 0,
-                Gated = Number("gated") != 0, ZeroPoints = Number("zero_points") != 0, QuantizeInput = Number("quantize_input") != 0, Threads = threads,
+                N = Number("n"),
+                K = Number("k"),
+                Weights = Type("weights"),
+                Input = Type("input"),
+                Output = Type("output"),
+                Group = Number("group"),
+                Activation = (Activation)Number("activation"),
+                Bias = Number("bias") != 0,
+                Residual = Number("residual") != 0,
+                Gated = Number("gated") != 0,
+                ZeroPoints = Number("zero_points") != 0,
+                QuantizeInput = Number("quantize_input") != 0,
+                Threads = threads,
             };
             return new FlatGemmLayer(string.Create(CultureInfo.InvariantCulture, $"{options.N} x {options.K}"), options, true);
         }

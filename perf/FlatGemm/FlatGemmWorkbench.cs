@@ -121,7 +121,13 @@ internal sealed unsafe class FlatGemmWorkbench : Workbench
         bool integer = _options.Weights == DType.Int8;
         var problem = new PeerProblem
         {
-            Type = (int)_options.Weights, YType = (int)(integer ? DType.Float32 : _options.Output), M = m, N = _options.Columns, K = _options.K, Threads = threads, Copies = _copies,
+            Type = (int)_options.Weights,
+            YType = (int)(integer ? DType.Float32 : _options.Output),
+            M = m,
+            N = _options.Columns,
+            K = _options.K,
+            Threads = threads,
+            Copies = _copies,
         };
         FlatGemmTrial trial = _trial;
         // s8 peers multiply s8 by s8; where ours takes bf16, theirs gets x quantised already, at no cost to them.

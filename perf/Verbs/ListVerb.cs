@@ -10,8 +10,14 @@ internal static class ListVerb
         KernelTable table = Device.Cpu.Table;
         var rows = table.Rows.Select(r => new
         {
-            row = r.Name, op = r.Op, needs = r.Needs.ToString(), available = table.Runs(r, out string? lacks), lacks, bits = r.Bits,
-            layouts = LayoutsOf(r), parameters = r.Parameters.Select(p => new { p.Name, p.Values }),
+            row = r.Name,
+            op = r.Op,
+            needs = r.Needs.ToString(),
+            available = table.Runs(r, out string? lacks),
+            lacks,
+            bits = r.Bits,
+            layouts = LayoutsOf(r),
+            parameters = r.Parameters.Select(p => new { p.Name, p.Values }),
         }).ToList();
         var shown = new Table("rows", "row", "needs", "available", "layout", "bits", "parameters (default first)");
         foreach (var r in rows)

@@ -51,8 +51,19 @@ internal static class TuneVerb
         Outcome[] lost = [.. outcomes.Where(o => !o.Result.Stored)];
         foreach (Outcome o in lost) screen.Line($"Not stored: {o.Layer.Case}: {o.Result.Problem}");
         if (lost.Length < outcomes.Count) screen.Line($"Stored in {request.Store.Directory}: {Format.Int(outcomes.Count - lost.Length)} of {Format.Int(request.Layers.Count)} layers{(request.Cancellation.IsCancellationRequested ? ", cut short" : "")}.");
-        screen.Json(outcomes.Select(o => new { op = request.Operation.Name, o.Layer.Case, o.Layer.N, o.Layer.K, o.Layer.Dtypes, threads = o.Result.Record?.Key.Device.Threads,
-            cache = Format.Cache(request.Cache), stored = o.Result.Stored, problem = o.Result.Problem, intervals = o.Result.Record?.Intervals.Select(i => new { i.From, i.To, dataflow = i.Dataflow.ToString(), i.SureBefore }) }));
+        screen.Json(outcomes.Select(o => new
+        {
+            op = request.Operation.Name,
+            o.Layer.Case,
+            o.Layer.N,
+            o.Layer.K,
+            o.Layer.Dtypes,
+            threads = o.Result.Record?.Key.Device.Threads,
+            cache = Format.Cache(request.Cache),
+            stored = o.Result.Stored,
+            problem = o.Result.Problem,
+            intervals = o.Result.Record?.Intervals.Select(i => new { i.From, i.To, dataflow = i.Dataflow.ToString(), i.SureBefore })
+        }));
         return outcomes.Count > 0 && lost.Length == 0 ? Exit.Ok : Exit.Bad;
     }
 

@@ -10,11 +10,20 @@ var random = new Random(1);
 
 var gateUpLayer = new FlatGemmOptions
 {
-    N = intermediate, K = hidden, MaxM = 64, Weights = DType.UInt4, Group = 128, Gated = true,
+    N = intermediate,
+    K = hidden,
+    MaxM = 64,
+    Weights = DType.UInt4,
+    Group = 128,
+    Gated = true,
 };
 var downLayer = new FlatGemmOptions
 {
-    N = hidden, K = intermediate, MaxM = 64, Weights = DType.BFloat16, Residual = true,
+    N = hidden,
+    K = intermediate,
+    MaxM = 64,
+    Weights = DType.BFloat16,
+    Residual = true,
 };
 
 var gateUpFloat = new float[2 * intermediate, hidden];

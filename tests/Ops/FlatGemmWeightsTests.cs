@@ -8,7 +8,14 @@ public sealed class FlatGemmWeightsTests
 {
     private static readonly FlatGemmOptions s_layer = new()
     {
-        N = 33, K = 200, MaxM = 8, Weights = DType.UInt4, Input = DType.BFloat16, Output = DType.Float32, Group = 64, ZeroPoints = true,
+        N = 33,
+        K = 200,
+        MaxM = 8,
+        Weights = DType.UInt4,
+        Input = DType.BFloat16,
+        Output = DType.Float32,
+        Group = 64,
+        ZeroPoints = true,
     };
 
     private static (FlatGemmWeights Packed, float[] W, QuantizationError Error) Int4(int seed)

@@ -197,8 +197,18 @@ public sealed unsafe class FlatGemm : IDisposable
             _bias?.DangerousAddRef(ref heldBias);
             var args = new KnFlatGemmArgs
             {
-                Size = (uint)sizeof(KnFlatGemmArgs), M = m, X = x, Ldx = ldx, XScales = xScales, Residual = residual, Ldr = ldr, Y = y, Ldy = ldy,
-                Bias = _bias == null ? null : _bias.Pointer, Workspace = workspace.Pointer, WorkspaceBytes = workspace.Bytes,
+                Size = (uint)sizeof(KnFlatGemmArgs),
+                M = m,
+                X = x,
+                Ldx = ldx,
+                XScales = xScales,
+                Residual = residual,
+                Ldr = ldr,
+                Y = y,
+                Ldy = ldy,
+                Bias = _bias == null ? null : _bias.Pointer,
+                Workspace = workspace.Pointer,
+                WorkspaceBytes = workspace.Bytes,
             };
             byte* data = _weights.Data.Pointer;
             if (_weights.Layout is null)

@@ -91,7 +91,13 @@ public sealed unsafe class FlatGemmWeights : IDisposable
         Buffer<byte> data = Buffer<byte>.Allocate(row.PackedBytes(&problem));
         var args = new KnFlatGemmArgs
         {
-            Size = (uint)sizeof(KnFlatGemmArgs), W = w, Ldw = ldw, Scales = scales, Zeros = zeros, Packed = data.Pointer, PackedBytes = data.Bytes,
+            Size = (uint)sizeof(KnFlatGemmArgs),
+            W = w,
+            Ldw = ldw,
+            Scales = scales,
+            Zeros = zeros,
+            Packed = data.Pointer,
+            PackedBytes = data.Bytes,
         };
         KnStatus status = row.Prepack(&problem, &args);
         if (status == KnStatus.Ok) return new FlatGemmWeights(layout, problem, data, 0, 0, 0);
