@@ -18,8 +18,8 @@ internal sealed class Measure(CallTimer timer)
     /// <param name="seconds">Wall time for all together; six samples of each are taken in any case.</param>
     /// <param name="warmUp">
     /// How long a call runs uncounted before its samples of a turn. Long enough, it outlasts the busy waiting of the threads
-    /// that the turn before left behind. It must be work, not sleep: after 20 ms of sleep this project's machine read memory at
-    /// two thirds of its speed for the next 10 ms.
+    /// that the turn before left behind. It must be work, not sleep: a machine that wakes from sleep reads memory more
+    /// slowly for a while.
     /// </param>
     /// <param name="cancellation">Ends it before the next turn.</param>
     /// <returns>One estimate a call, in seconds; fewer than six samples only when cancelled.</returns>
