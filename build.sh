@@ -14,6 +14,7 @@ need() { # need COMMAND "what installs it"
 }
 need cmake "apt-get install cmake"
 need dotnet "the .NET 10 SDK, see https://dotnet.microsoft.com/download"
+need make "apt-get install make"
 if [ -z "${CXX:-}" ]; then command -v c++ >/dev/null 2>&1 || need g++ "apt-get install g++"; fi
 dotnet --list-sdks | grep -q '^10\.' || { echo "build.sh: the .NET 10 SDK is missing, found: $(dotnet --list-sdks | tr '\n' ' ')" >&2; exit 3; }
 

@@ -78,7 +78,6 @@ struct f32_engine {
   static constexpr int64_t kBytesPerK = 64;
   static constexpr bool kWholeTiles = false;
   static constexpr bool kInteger = false;
-  static constexpr int32_t kOffset = 0;
   static int64_t row_tile(int64_t step) { return register_rows(step); }
   static void enter() {}
   static void leave() {}

@@ -10,7 +10,6 @@ constexpr int kTile = 4;  // rows of x by rows of w: 16 accumulators, 8 loads fo
 struct direct_engine {
   using x_t = float;
   static constexpr bool kInteger = false;
-  static constexpr int32_t kOffset = 0;
 
   static void prepare(int32_t type, const void* x, int64_t k, float* out, int64_t padded, float*) {
     widen_row(type, x, k, out, padded);

@@ -51,7 +51,6 @@ struct bf16_engine {
   static constexpr int64_t kBytesPerK = 32;
   static constexpr bool kWholeTiles = false;
   static constexpr bool kInteger = false;
-  static constexpr int32_t kOffset = 0;
   static int64_t row_tile(int64_t step) { return register_rows(step); }
   static void enter() {}
   static void leave() {}

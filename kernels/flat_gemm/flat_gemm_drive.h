@@ -8,7 +8,7 @@
 // An Engine, one object per task, has
 //   x_t, kInPlace: its element of x, and the dtype of x that it reads where it is
 //   kBytesPerK: bytes of a panel per element of k as multiply reads it
-//   kInteger, kOffset: s32 accumulators, of x + kOffset
+//   kInteger: s32 accumulators, of x + kOffset
 //   row_tile(step): the most rows of one multiply; kWholeTiles: rows fill tiles and leave a rest, rather than split
 //   evenly enter(), leave(): around a task prepare(...): one row of x as the engine reads it, padded with zeros to
 //   k_padded unpacks(w_type), unpack(i, ...): whether and how a block of the i-th panel of a step becomes what multiply
