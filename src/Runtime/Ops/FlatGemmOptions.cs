@@ -102,9 +102,9 @@ public sealed record FlatGemmOptions
     /// <summary>Throws for the first rule of the operation that these options break, naming the property.</summary>
     internal void Check()
     {
-        KernelsException.Require(N is >= 0 and <= 1 << 30, nameof(N), $"0 <= N <= 2^30, not {N}");
-        KernelsException.Require(K is >= 0 and <= 1 << 30, nameof(K), $"0 <= K <= 2^30, not {K}");
-        KernelsException.Require(MaxM is >= 0 and <= 1 << 30, nameof(MaxM), $"0 <= MaxM <= 2^30, not {MaxM}");
+        KernelsException.Require(N is >= 0 and <= 1 << 28, nameof(N), $"0 <= N <= 2^28, not {N}");
+        KernelsException.Require(K is >= 0 and <= 1 << 28, nameof(K), $"0 <= K <= 2^28, not {K}");
+        KernelsException.Require(MaxM is >= 0 and <= 1 << 28, nameof(MaxM), $"0 <= MaxM <= 2^28, not {MaxM}");
         KernelsException.Require(Threads >= 0, nameof(Threads), $"0 <= Threads, not {Threads}");
         bool group = Weights == DType.UInt4 ? Group is 32 or 64 or 128 : Group == 0;
         KernelsException.Require(group, nameof(Group), $"32, 64 or 128 for u4 weights and 0 for others, not {Group} for {Weights.Name()}");
