@@ -21,7 +21,7 @@ dotnet --list-sdks | grep -q '^10\.' || { echo "build.sh: the .NET 10 SDK is mis
 native() { # native DIRECTORY CMAKE_ARGS...
   local directory=$1; shift
   cmake -S . -B "$directory" -DCMAKE_BUILD_TYPE=Release "$@" >"$directory.log" 2>&1 || { cat "$directory.log" >&2; exit 1; }
-  grep -E '^-- kernels:' "$directory.log" || true
+  grep -E '^-- kn_[a-z_]+: ' "$directory.log" || true  # what is left out, and the package that brings it
   cmake --build "$directory" --parallel "$(nproc 2>/dev/null || sysctl -n hw.ncpu)" --config Release >>"$directory.log" 2>&1 \
     || { grep -E 'error|warning' "$directory.log" >&2 || tail -40 "$directory.log" >&2; exit 1; }
 }

@@ -22,6 +22,8 @@
 namespace kn::flat_gemm {
 namespace {
 
+constexpr int64_t kSmall = int64_t{1} << 18;  // multiply-adds: 5 us at 100 GFLOP/s
+
 struct plan {
   const kn_flat_gemm_problem* problem;
   const kn_flat_gemm_args* args;
@@ -287,7 +289,9 @@ void drive(const kn_flat_gemm_problem& q, const kn_flat_gemm_args& a, int32_t th
     const int64_t elements = static_cast<int64_t>(a.m) * q.k;
     kn_parallel(elements < 65536 ? 1 : threads, a.m, prepare_row<Engine>, &p);
   }
-  kn_parallel(threads, p.m_tasks * p.n_tasks, task<Engine>, &p);
+  // A few microseconds of work are done before another thread is awake.
+  const bool small = p.at.count * kPanel * p.at.k_padded * a.m < kSmall;
+  kn_parallel(small ? 1 : threads, p.m_tasks * p.n_tasks, task<Engine>, &p);
 }
 
 }  // namespace
