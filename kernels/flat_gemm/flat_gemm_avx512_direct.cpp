@@ -53,7 +53,8 @@ void direct_task(void* context, int64_t index, int32_t worker) {
   const plan& p = *static_cast<const plan*>(context);
   const kn_flat_gemm_problem& q = *p.problem;
   const int64_t pair = (q.flags & KN_GEMM_GATED) ? 2 : 1;
-  const int64_t w_bytes = p.args->ldw * (q.w_type == KN_F32 ? 4 : 2);
+  // With k = 0, w may be null and its stride anything.
+  const int64_t w_bytes = q.k == 0 ? 0 : p.args->ldw * (q.w_type == KN_F32 ? 4 : 2);
   const int64_t columns = smaller(kPanel, q.n - index * kPanel), ld = pair * kPanel;
   float* acc = reinterpret_cast<float*>(p.scratch + worker * p.scratch_bytes);
   for (int64_t half = 0; half < pair; half++) {

@@ -226,10 +226,12 @@ void task(void* context, int64_t index, int32_t worker) {
 template <class Engine>
 void prepare_row(void* context, int64_t row, int32_t) {
   const plan& p = *static_cast<const plan*>(context);
+  if (p.problem->k == 0 && p.x_scales == nullptr) return;  // nothing to read, and x may be null
   const int64_t bits = p.problem->x_type == KN_F32 ? 4 : p.problem->x_type == KN_S8 ? 1 : 2;
-  Engine::prepare(p.problem->x_type, static_cast<const char*>(p.args->x) + row * p.args->ldx * bits, p.problem->k,
-                  const_cast<typename Engine::x_t*>(static_cast<const typename Engine::x_t*>(p.x)) + row * p.ldx, p.ldx,
-                  p.x_scales == nullptr ? nullptr : p.x_scales + row);
+  Engine::prepare(
+      p.problem->x_type, static_cast<const char*>(p.args->x) + (p.problem->k == 0 ? 0 : row * p.args->ldx * bits),
+      p.problem->k, const_cast<typename Engine::x_t*>(static_cast<const typename Engine::x_t*>(p.x)) + row * p.ldx,
+      p.ldx, p.x_scales == nullptr ? nullptr : p.x_scales + row);
 }
 
 // Sizes of a call, with the launch's parameters in the order step, block_k, block_m, block_n (0 where a row has none).

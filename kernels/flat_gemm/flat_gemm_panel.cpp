@@ -74,7 +74,8 @@ void pack_u4(const pack_job& job, int64_t panel, int64_t lane, int64_t row, uint
   char* base = static_cast<char*>(job.args->packed);
   float* scales = reinterpret_cast<float*>(base + job.at.scales_at) + panel * job.at.groups * kPanel;
   uint8_t* zeros = reinterpret_cast<uint8_t*>(base + job.at.zeros_at) + panel * job.at.groups * kPanel;
-  const uint8_t* in = row < 0 ? nullptr : static_cast<const uint8_t*>(job.args->w) + row * (job.args->ldw / 2);
+  const uint8_t* in =
+      row < 0 || p.k == 0 ? nullptr : static_cast<const uint8_t*>(job.args->w) + row * (job.args->ldw / 2);
   for (int64_t g = 0; g < job.at.groups; g++) {
     const uint8_t zero = has_zeros && row >= 0 ? job.args->zeros[row * job.at.groups + g] & 15 : 8;
     scales[g * kPanel + lane] = row >= 0 ? job.args->scales[row * job.at.groups + g] : 0.0f;
