@@ -99,8 +99,9 @@ void pack_panel(void* context, int64_t panel, int32_t) {
       pack_u4(job, panel, lane, row, reinterpret_cast<uint16_t*>(out));
       continue;
     }
-    const char* in =
-        row < 0 ? nullptr : static_cast<const char*>(job.args->w) + row * job.args->ldw * element_bits(p.w_type) / 8;
+    const char* in = row < 0 || p.k == 0
+                         ? nullptr
+                         : static_cast<const char*>(job.args->w) + row * job.args->ldw * element_bits(p.w_type) / 8;
     const int64_t k = row < 0 ? 0 : p.k;
     switch (p.w_type) {
       case KN_F32:
