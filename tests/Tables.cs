@@ -12,13 +12,13 @@ internal static class Tables
 
     public static KernelTable? Emulated => s_emulated.Value;
 
-    /// <summary>Every row that this machine can run, with its table: the default table's, then those of which something is emulated.</summary>
-    public static IEnumerable<(KernelTable Table, Row Row, string Name)> Runnable()
+    /// <summary>Every row of the operation that this machine can run, with its table: the default table's, then those of which something is emulated.</summary>
+    public static IEnumerable<(KernelTable Table, Row Row, string Name)> Runnable(KnOp op = KnOp.FlatGemm)
     {
-        foreach (Row row in KernelTable.Default.Of(KnOp.FlatGemm))
+        foreach (Row row in KernelTable.Default.Of(op))
             if (KernelTable.Default.Runs(row, out _)) yield return (KernelTable.Default, row, row.Name);
         if (Emulated is null) yield break;
-        foreach (Row row in Emulated.Of(KnOp.FlatGemm))
+        foreach (Row row in Emulated.Of(op))
             if ((row.Needs & Emulated.Emulated) != 0 && Emulated.Runs(row, out _)) yield return (Emulated, row, $"{row.Name} (emulated)");
     }
 

@@ -1,5 +1,6 @@
 using System.Runtime.InteropServices;
 using Kernels.Interop.Native;
+using Kernels.Tuning;
 
 namespace Kernels;
 
@@ -73,7 +74,7 @@ internal sealed unsafe partial class FlatGemmTrial : IDisposable
         if (problem.WType is (int)DType.Int8 or (int)DType.UInt4)
             _args.Scales = Floats(Outputs * Groups, seed + 6, -0.25f, 1, -level - (problem.WType == (int)DType.Int8 ? 7 : 3));
         if (Has(KnGemmFlags.Zeros)) _args.Zeros = ZeroPoints(Outputs * Groups, seed + 7);
-        var random = new FlatGemmRandom(seed + 8);
+        var random = new TrialRandom(seed + 8);
         _rows = Sample(problem.M, sampleRows, ref random);
         _columns = Sample(n, sampleColumns, ref random);
         Poison();
@@ -100,7 +101,7 @@ internal sealed unsafe partial class FlatGemmTrial : IDisposable
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThan(m, _most);
         _problem->M = _args.M = m;
-        var random = new FlatGemmRandom(Seed + 9 + (ulong)m);
+        var random = new TrialRandom(Seed + 9 + (ulong)m);
         _rows = Sample(m, _sampleRows, ref random);
         _expected = null;
         _calls.Clear();

@@ -1,4 +1,5 @@
 using Kernels.Interop.Native;
+using Kernels.Tuning;
 
 namespace Kernels;
 
@@ -155,7 +156,7 @@ internal sealed unsafe partial class FlatGemmTrial
         long bytes = rows == 0 || columns == 0 ? 0 : (((rows - 1) * ld + columns) * type.Bits() + 7) / 8;
         var memory = new GuardedMemory(bytes, band);
         _owned.Add(memory);
-        new FlatGemmRandom(seed).Fill(type, memory.At, bytes, exponent);
+        new TrialRandom(seed).Fill(type, memory.At, bytes, exponent);
         memory.EndAt(bytes);
         if (bytes == 0 || ld == columns) return memory;
         for (long r = 0; r + 1 < rows; r++)
@@ -171,7 +172,7 @@ internal sealed unsafe partial class FlatGemmTrial
     {
         var memory = new GuardedMemory(count * 4, 0xff);
         _owned.Add(memory);
-        var random = new FlatGemmRandom(seed);
+        var random = new TrialRandom(seed);
         float scale = MathF.ScaleB(1, exponent);
         for (long i = 0; i < count; i++) ((float*)memory.At)[i] = scale * random.Uniform(low, high);
         return (float*)memory.At;
@@ -181,12 +182,12 @@ internal sealed unsafe partial class FlatGemmTrial
     {
         var memory = new GuardedMemory(count, 0xff);
         _owned.Add(memory);
-        var random = new FlatGemmRandom(seed);
+        var random = new TrialRandom(seed);
         for (long i = 0; i < count; i++) memory.At[i] = (byte)(random.Next() >> 60);
         return memory.At;
     }
 
-    private static int[] Sample(int count, int wanted, ref FlatGemmRandom random)
+    private static int[] Sample(int count, int wanted, ref TrialRandom random)
     {
         if (wanted == 0 || wanted >= count) return [.. Enumerable.Range(0, count)];
         // The first and the last are where blocks begin and end.

@@ -31,11 +31,12 @@ typedef enum kn_dtype {
   KN_F32 = 0,
   KN_BF16 = 1,
   KN_F16 = 2,
-  KN_S8 = 3,  // two's complement
-  KN_U4 = 4,  // two per byte along the fastest dimension, low nibble first; value = (q - zero) * scale
+  KN_S8 = 3,    // two's complement
+  KN_U4 = 4,    // two per byte along the fastest dimension, low nibble first; value = (q - zero) * scale
+  KN_E4M3 = 5,  // OCP FP8 E4M3: bias 7, largest 448, no infinities, NaN is 0x7f and 0xff
 } kn_dtype;
 
-typedef enum kn_op { KN_OP_FLAT_GEMM = 1 } kn_op;
+typedef enum kn_op { KN_OP_FLAT_GEMM = 1, KN_OP_DECODE_ATTENTION = 2 } kn_op;
 
 // What a row needs and what a machine has, as bits.
 enum {
@@ -86,7 +87,7 @@ typedef struct kn_row {
 typedef struct kn_struct {
   const char* name;
   int32_t size;
-  int32_t offsets[28];
+  int32_t offsets[48];
 } kn_struct;
 
 typedef struct kn_library {

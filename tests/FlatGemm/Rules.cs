@@ -11,7 +11,7 @@ public sealed unsafe class Rules
     {
         Row? native = KernelTable.Default.Rows.FirstOrDefault(r => r.Name == "flat_gemm/avx512_block");
         if (native is null) Assert.Ignore($"no flat_gemm/avx512_block to compare with: {KernelTable.Default.Problem}");
-        var random = new FlatGemmRandom(Tables.Seed);
+        var random = new TrialRandom(Tables.Seed);
         KnLaunch launch = native.DefaultLaunch(0);
         int valid = 0;
         for (int i = 0; i < 300_000; i++)
@@ -27,7 +27,7 @@ public sealed unsafe class Rules
         Assert.That(valid, Is.GreaterThan(1000), "too few valid problems to mean anything");
     }
 
-    private static KnFlatGemmProblem RandomProblem(ref FlatGemmRandom random)
+    private static KnFlatGemmProblem RandomProblem(ref TrialRandom random)
     {
         FlatGemmCases.Kind[] kinds = [.. FlatGemmCases.Kinds()];
         KnFlatGemmProblem p = FlatGemmCases.Problem(kinds[random.Next() % (ulong)kinds.Length], Number(ref random), Number(ref random), Number(ref random));
@@ -45,7 +45,7 @@ public sealed unsafe class Rules
         return p;
     }
 
-    private static int Number(ref FlatGemmRandom random) => (random.Next() % 24) switch
+    private static int Number(ref TrialRandom random) => (random.Next() % 24) switch
     {
         0 => -1,
         1 => FlatGemmRules.Longest + 1,

@@ -8,7 +8,8 @@ namespace Kernels.Tests.Interop;
 [TestFixture]
 public sealed unsafe class Abi
 {
-    private static readonly Type[] s_types = [typeof(KnParam), typeof(KnLaunch), typeof(KnRow), typeof(KnLibrary), typeof(KnFlatGemmProblem), typeof(KnFlatGemmArgs)];
+    private static readonly Type[] s_types = [typeof(KnParam), typeof(KnLaunch), typeof(KnRow), typeof(KnLibrary), typeof(KnFlatGemmProblem), typeof(KnFlatGemmArgs),
+        typeof(KnDecodeAttentionProblem), typeof(KnDecodeAttentionArgs)];
 
     private static KnLibrary Library
     {

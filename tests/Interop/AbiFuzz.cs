@@ -15,7 +15,7 @@ public sealed unsafe class AbiFuzz
     private const int MostM = 20, MostN = 50, MostK = 300, LongestStride = 400;
 
     private readonly List<GuardedMemory> _memory = [];
-    private FlatGemmRandom _random;
+    private TrialRandom _random;
 
     private static IEnumerable<string> Names() => Tables.Runnable().Select(r => r.Name);
 
@@ -30,7 +30,7 @@ public sealed unsafe class AbiFuzz
     public void BrokenCallsAreRefused(string name)
     {
         Row row = Tables.Find(name);
-        _random = new FlatGemmRandom(Tables.Seed);
+        _random = new TrialRandom(Tables.Seed);
         FlatGemmCases.Kind[] kinds = [.. FlatGemmCases.Kinds()];
         byte*[] arenas = new byte*[9];
         for (int i = 0; i < arenas.Length; i++) arenas[i] = NewArena();
@@ -83,7 +83,7 @@ public sealed unsafe class AbiFuzz
         var memory = new GuardedMemory(Arena);
         _memory.Add(memory);
         // Bits that are small numbers in every dtype: sums of NaN would hide nothing, but denormals would be slow.
-        new FlatGemmRandom(7).Fill(DType.BFloat16, memory.At, Arena, 0);
+        new TrialRandom(7).Fill(DType.BFloat16, memory.At, Arena, 0);
         return memory.At;
     }
 

@@ -8,7 +8,7 @@ namespace Kernels.Interop.Native;
 
 internal enum KnStatus { Ok = 0, Invalid = 1, Unsupported = 2, NoMemory = 3, Device = 4, AbiMismatch = 5, Internal = 6 }
 
-internal enum KnOp : uint { FlatGemm = 1 }
+internal enum KnOp : uint { FlatGemm = 1, DecodeAttention = 2 }
 
 [Flags]
 internal enum KnCpu : uint { None = 0, Avx512 = 1, Avx512Bf16 = 2, Avx512Fp16 = 4, Amx = 8 }
@@ -19,8 +19,8 @@ internal struct Int32x8 { private int _0; }
 [InlineArray(4)]
 internal struct Int32x4 { private int _0; }
 
-[InlineArray(28)]
-internal struct Int32x28 { private int _0; }
+[InlineArray(48)]
+internal struct Int32x48 { private int _0; }
 
 [StructLayout(LayoutKind.Sequential)]
 internal unsafe struct KnParam
@@ -61,7 +61,7 @@ internal unsafe struct KnStruct
 {
     public byte* Name;
     public int Size;
-    public Int32x28 Offsets;
+    public Int32x48 Offsets;
 }
 
 [StructLayout(LayoutKind.Sequential)]

@@ -13,6 +13,8 @@ public enum DType
     Int8 = 3,
     /// <summary>Two to a byte along the last dimension, low nibble first; value = (q - zero) * scale.</summary>
     UInt4 = 4,
+    /// <summary>OCP FP8 E4M3: bias 7, largest 448, no infinities.</summary>
+    Float8E4M3 = 5,
 }
 
 /// <summary>Facts about <see cref="DType"/>.</summary>
@@ -23,17 +25,18 @@ public static class DTypes
     {
         DType.Float32 => 32,
         DType.BFloat16 or DType.Float16 => 16,
-        DType.Int8 => 8,
+        DType.Int8 or DType.Float8E4M3 => 8,
         _ => 4,
     };
 
-    /// <summary>The name in the vocabulary of rows, logs and the CLI: f32 bf16 f16 s8 u4.</summary>
+    /// <summary>The name in the vocabulary of rows, logs and the CLI: f32 bf16 f16 s8 u4 e4m3.</summary>
     public static string Name(this DType type) => type switch
     {
         DType.Float32 => "f32",
         DType.BFloat16 => "bf16",
         DType.Float16 => "f16",
         DType.Int8 => "s8",
+        DType.Float8E4M3 => "e4m3",
         _ => "u4",
     };
 
@@ -47,6 +50,7 @@ public static class DTypes
             "f16" or "fp16" or "float16" or "half" => DType.Float16,
             "s8" or "int8" => DType.Int8,
             "u4" or "int4" => DType.UInt4,
+            "e4m3" or "fp8" => DType.Float8E4M3,
             _ => null,
         };
         type = found ?? default;

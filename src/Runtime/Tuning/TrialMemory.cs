@@ -1,7 +1,7 @@
 using System.Runtime.InteropServices;
 using Kernels.Interop.Native;
 
-namespace Kernels;
+namespace Kernels.Tuning;
 
 /// <summary>Native memory, 64-byte aligned, between two bands that must come out as they went in.</summary>
 internal sealed unsafe class GuardedMemory : IDisposable
@@ -44,7 +44,7 @@ internal sealed unsafe class GuardedMemory : IDisposable
 }
 
 /// <summary>Random operands, eight bytes a step: gigabytes of weights are filled at the speed of memory.</summary>
-internal struct FlatGemmRandom(ulong seed)
+internal struct TrialRandom(ulong seed)
 {
     private ulong _state = seed * 0x9e3779b97f4a7c15 ^ 0xd1b54a32d192ed03;
 

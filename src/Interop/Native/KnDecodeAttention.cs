@@ -1,0 +1,60 @@
+// kernels/decode_attention/decode_attention.h in C#.
+using System.Runtime.InteropServices;
+
+namespace Kernels.Interop.Native;
+
+[Flags]
+internal enum KnAttentionFlags { None = 0, Tree = 1, Full = 2, Alibi = 4, Sinks = 8, Scales = 16, Phi = 32, Norms = 64 }
+
+internal enum KnSoftmax { Sync = 1, Lazy = 2, Unified = 3, Bounded = 4 }
+
+[StructLayout(LayoutKind.Sequential)]
+internal struct KnDecodeAttentionProblem
+{
+    public uint Size;
+    public int QType, KvType, OutType;
+    public int Batch;
+    public int QLen;
+    public int QHeads, KvHeads;
+    public int HeadDim, VHeadDim;
+    public int KvLen;
+    public int PageSize;
+    public int Window;
+    public float Softcap;
+    public int Flags;
+}
+
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct KnDecodeAttentionArgs
+{
+    public uint Size;
+    public int Batch;
+    public int* QStart;
+    public int* KvLens;
+    public int* Pages;
+    public long PagesLd;
+    public long PageCount;
+    public void* Q;
+    public long QToken, QHead;
+    public void* K;
+    public long KPage, KToken, KHead;
+    public void* V;
+    public long VPage, VToken, VHead;
+    public float* KScales;
+    public float* VScales;
+    public long ScalePage, ScaleToken, ScaleHead;
+    public float* KeyNorms;
+    public float* Phi;
+    public float* Alibi;
+    public float* Sinks;
+    public uint* Tree;
+    public float Scale;
+    public int Reserved;
+    public void* Out;
+    public long OutToken, OutHead;
+    public float* Lse;
+    public long LseToken;
+    public long* Recomputed;
+    public void* Workspace;
+    public long WorkspaceBytes;
+}
