@@ -11,13 +11,16 @@ internal static class Arguments
     public const int LargestM = 1 << 20;
 
     /// <summary>--m 1,2,8..16: single values and ranges, both ends included.</summary>
-    public static Option<int[]> M(int least, string byDefault) => new("--m")
+    public static Option<int[]?> Points(string name, string description, int least, string example) => new(name)
     {
-        Description = $"Rows of x: a list of values and ranges, such as 1,4,8..16 (default {byDefault})",
+        Description = $"{description}: a list of values and ranges, such as {example}",
         HelpName = "LIST",
-        CustomParser = result => Each(result, text => IntList(text, least), byDefault),
-        DefaultValueFactory = _ => IntList(byDefault, least),
+        CustomParser = result => Each(result, text => IntList(text, least), example),
     };
+
+    /// <summary>The shapes of a model, for every operation that knows models.</summary>
+    public static Option<string?> Model { get; } =
+        new("--model") { Description = $"Shapes of a model: {string.Join(", ", Perf.Model.Names)}, or a .json file", HelpName = "NAME" };
 
     /// <summary>--threads 1,all: 0 stands for all.</summary>
     public static Option<int[]> Threads(string byDefault = "all") => new("--threads")

@@ -8,8 +8,10 @@ namespace Kernels.Perf;
 
 /// <summary>A linear layer as the library takes it.</summary>
 internal sealed record FlatGemmLayer(string Case, FlatGemmOptions Options, bool Tune)
-    : Layer(Case, Options.N, Options.K, DtypesOf(Options), Tune)
+    : Layer(Case, DtypesOf(Options), Tune)
 {
+    public override IReadOnlyList<(string, int)> Shape => [("n", Options.N), ("k", Options.K)];
+
     private static string DtypesOf(FlatGemmOptions o) => $"{(o.QuantizeInput ? "q" : "")}{o.Input.Name()} x {o.Weights.Name()}"
         + (o.Group > 0 ? $"/{o.Group}{(o.ZeroPoints ? "z" : "")}" : "") + $" -> {o.Output.Name()}";
 }
@@ -17,7 +19,6 @@ internal sealed record FlatGemmLayer(string Case, FlatGemmOptions Options, bool 
 /// <summary>flat_gemm for the verbs: its options, layers and keys.</summary>
 internal sealed partial class FlatGemmOperation : Operation
 {
-    private readonly Option<string?> _model = new("--model") { Description = $"Shapes of a model: {string.Join(", ", Model.Names)}, or a .json file", HelpName = "NAME" };
     private readonly Option<int?> _n = Extent("--n", "Outputs of a row");
     private readonly Option<int?> _k = Extent("--k", "Inputs of a row");
     private readonly Option<DType[]> _weights = new("--weights")
@@ -43,19 +44,21 @@ internal sealed partial class FlatGemmOperation : Operation
 
     public override KnOp Op => KnOp.FlatGemm;
 
-    public override IReadOnlyList<Option> ShapeOptions =>
-        [_model, _n, _k, _weights, _input, _output, _group, _zeros, _quantize, _gated, _bias, _residual, _activation, _invariant, _row];
+    public override Axis Axis { get; } = new("m", "Rows of x", 1, "1,4,16,64,256", "1,2,4,8,16,32,64,256", string.Join(',', FlatGemmSelection.Grid.Where(g => g <= 512)));
+
+    protected override IReadOnlyList<Option> ShapeOptions =>
+        [Arguments.Model, _n, _k, _weights, _input, _output, _group, _zeros, _quantize, _gated, _bias, _residual, _activation, _invariant, _row];
 
     public override IReadOnlyList<Layer> Layers(ParseResult parsed, int threads)
     {
-        string? model = parsed.GetValue(_model);
+        string? model = parsed.GetValue(Arguments.Model);
         int? n = parsed.GetValue(_n), k = parsed.GetValue(_k);
         if (model is null && (n is null || k is null)) throw new UsageException("a shape is missing: give --model NAME, or both --n and --k");
         if (model is not null && (n ?? k) is not null) throw new UsageException("--model names the shapes already: leave out --n and --k");
         string name = model is null ? "" : Path.GetFileName(model).Replace(".json", "", StringComparison.Ordinal).ToLowerInvariant() + " ";
         IEnumerable<ModelMatrix> matrices = model is null
             ? [new ModelMatrix(string.Create(CultureInfo.InvariantCulture, $"{n} x {k}"), n!.Value, k!.Value)]
-            : Model.Load(model).FlatGemm!;
+            : Model.Load(model).FlatGemm;
         var layers = new List<Layer>();
         foreach (DType weights in parsed.GetValue(_weights)!)
             foreach (ModelMatrix matrix in matrices)
@@ -148,6 +151,17 @@ internal sealed partial class FlatGemmOperation : Operation
     {
         KnFlatGemmProblem problem = options.Problem(options.MaxM);
         return FlatGemmSelection.LayoutRow(Device.Cpu, options).Layout(&problem);
+    }
+
+    public override unsafe IReadOnlyList<string> LayoutsOf(Row row)
+    {
+        var layouts = new List<string>();
+        foreach (FlatGemmCases.Kind kind in FlatGemmCases.MainKinds)
+        {
+            var problem = FlatGemmCases.Problem(kind, 1, 64, 128);
+            if (row.Accepts(&problem, row.DefaultLaunch(0), out _) && row.Layout(&problem) is { } layout) layouts.Add(layout);
+        }
+        return [.. layouts.Distinct()];
     }
 
     private static Option<int?> Extent(string name, string description)
