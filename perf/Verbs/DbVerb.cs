@@ -189,8 +189,10 @@ internal static class DbVerb
         {
             if (Arguments.Given(r) is { } given && given is not (>= 0 and < 1)) r.AddError("--threshold: from 0 to less than 1");
         });
-        return Verb.Make("replay", "Chooses again from the stored samples, with no measurement.", [s_name, threshold, db], (parsed, screen, _) =>
+        var write = new Option<bool>("--store") { Description = "Keep what is chosen now in place of what was" };
+        return Verb.Make("replay", "Chooses again from the stored samples, with no measurement.", [s_name, threshold, write, db], (parsed, screen, _) =>
         {
+            TuningStore store = Verb.Store(parsed.GetValue(db));
             TuningEntry[] entries = [.. Found(parsed, db).Where(e => !e.Record!.Evidence.IsEmpty)];
             double? limit = parsed.GetValue(threshold);
             var replays = entries.Select(e => (Entry: e, Replay: Tuning.Replay.Of(e.Record!, limit))).ToList();
@@ -199,8 +201,11 @@ internal static class DbVerb
                 table.Add(Problem(entry.Record!.Key), Format.Intervals(entry.Record.Intervals), replay.IsSame ? "the same" : Format.Intervals(replay.Intervals),
                     string.Join(", ", replay.Differences.Select(d => d.Unconfirmed is { } u ? $"m {d.M}: {Format.Short(u)} without a rematch" : $"m {d.M}")));
             screen.Show(table);
+            foreach (var (entry, replay) in replays.Where(r => parsed.GetValue(write) && r.Entry.Source == TuningSource.User && !r.Replay.IsSame))
+                if (!store.TryWrite(entry.Record! with { Intervals = replay.Intervals, Threshold = limit ?? entry.Record.Threshold }, out string reason))
+                    throw new MissingException($"{entry.Name}: not stored: {reason}");
             screen.Json(replays.Select(r => new { key = r.Entry.Record!.Key.Text, same = r.Replay.IsSame, intervals = r.Replay.Intervals.Select(Interval) }));
-            return limit is null && replays.Any(r => !r.Replay.IsSame) ? Exit.Bad : Exit.Ok;
+            return limit is null && !parsed.GetValue(write) && replays.Any(r => !r.Replay.IsSame) ? Exit.Bad : Exit.Ok;
         });
     }
 
