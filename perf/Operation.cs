@@ -72,7 +72,7 @@ internal abstract class Operation
 
     public abstract Workbench Open(Layer layer, IReadOnlyList<int> ms, CacheState cache, TuningStore store);
 
-    public abstract FlatGemmTuningResult Tune(Layer layer, TuneSettings settings, TuningStore store);
+    public abstract TuningResult Tune(Layer layer, TuneSettings settings, TuningStore store);
 
     /// <summary>The layer that a stored key is about, or null when the key is not of this operation's form.</summary>
     public abstract Layer? LayerOf(TuningKey key);

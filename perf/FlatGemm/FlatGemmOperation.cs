@@ -97,7 +97,7 @@ internal sealed partial class FlatGemmOperation : Operation
         return rows.Contains(full) ? full : throw new UsageException($"--row {row}: no such row; there are {string.Join(", ", rows)}");
     }
 
-    public override FlatGemmTuningResult Tune(Layer layer, TuneSettings settings, TuningStore store) => FlatGemmTuner.Tune(Device.Cpu, store, new FlatGemmTuning
+    public override TuningResult Tune(Layer layer, TuneSettings settings, TuningStore store) => FlatGemmTuner.Tune(Device.Cpu, store, new FlatGemmTuning
     {
         Layer = Of(layer),
         Grid = [.. settings.Grid],
