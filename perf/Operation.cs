@@ -104,7 +104,7 @@ internal abstract class Operation
 
     public abstract Workbench Open(Layer layer, IReadOnlyList<int> points, CacheState cache, TuningStore store);
 
-    public abstract FlatGemmTuningResult Tune(Layer layer, TuneSettings settings, TuningStore store);
+    public abstract TuningResult Tune(Layer layer, TuneSettings settings, TuningStore store);
 
     /// <summary>The layer that a stored key is about, or null when the key is not of this operation's form.</summary>
     public abstract Layer? LayerOf(TuningKey key);

@@ -23,7 +23,7 @@ internal sealed unsafe partial class FlatGemmOperation
                 string? layout = LayoutOf(options);
                 string title = $"{Name} {layer.Case}: {layer.Extents}, {layer.Dtypes}, layout {layout ?? "rows"}, {(threads == 0 ? "all" : Format.Int(threads))} threads, {Format.Cache(cache)}";
                 var choices = FlatGemmSelection.Choose(Device.Cpu, options, layout, store, cache)
-                    .Select(s => (Segment: s, Out: new ChoiceExplanation(s.MFrom, s.MTo, s.Row.Dataflow(s.Launch).ToString(), s.Source, s.Reason, s.Workspace))).ToList();
+                    .Select(s => (Segment: s, Out: new ChoiceExplanation(s.From, s.To, s.Row.Dataflow(s.Launch).ToString(), s.Source, s.Reason, s.Workspace))).ToList();
                 int m = ms[0];
                 Dataflow chosen = choices.First(c => m <= c.Out.MTo).Segment is var at ? at.Row.Dataflow(at.Launch) : null!;
                 List<RowExplanation> rows = [.. Device.Cpu.Table.Of(Op).Select(r => ExplainRow(r, options, layout, m, chosen, store, cache))];

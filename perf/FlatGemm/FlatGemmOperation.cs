@@ -44,7 +44,7 @@ internal sealed partial class FlatGemmOperation : Operation
 
     public override KnOp Op => KnOp.FlatGemm;
 
-    public override Axis Axis { get; } = new("m", "Rows of x", 1, "1,4,16,64,256", "1,2,4,8,16,32,64,256", string.Join(',', FlatGemmSelection.Grid.Where(g => g <= 512)));
+    public override Axis Axis { get; } = new("m", "Rows of x", 1, "1,4,16,64,256", "1,2,4,8,16,32,64,256", string.Join(',', FlatGemmSelection.ModelGrid.Where(g => g <= 512)));
 
     protected override IReadOnlyList<Option> ShapeOptions =>
         [Arguments.Model, _n, _k, _weights, _input, _output, _group, _zeros, _quantize, _gated, _bias, _residual, _activation, _invariant, _row];
@@ -100,7 +100,7 @@ internal sealed partial class FlatGemmOperation : Operation
         return rows.Contains(full) ? full : throw new UsageException($"--row {row}: no such row; there are {string.Join(", ", rows)}");
     }
 
-    public override FlatGemmTuningResult Tune(Layer layer, TuneSettings settings, TuningStore store) => FlatGemmTuner.Tune(Device.Cpu, store, new FlatGemmTuning
+    public override TuningResult Tune(Layer layer, TuneSettings settings, TuningStore store) => FlatGemmTuner.Tune(Device.Cpu, store, new FlatGemmTuning
     {
         Layer = Of(layer),
         Grid = [.. settings.Grid],

@@ -55,7 +55,7 @@ internal sealed unsafe class FlatGemmWorkbench : Workbench
         FlatGemmOptions options = _options with { Threads = threads };
         KnFlatGemmProblem problem = options.Problem(_options.MaxM);
         string? layout = FlatGemmSelection.LayoutRow(Device.Cpu, options).Layout(&problem);
-        Segment chosen = FlatGemmSelection.Choose(Device.Cpu, options, layout, _store, _cache).First(s => m <= s.MTo);
+        var chosen = FlatGemmSelection.Choose(Device.Cpu, options, layout, _store, _cache).First(s => m <= s.To);
         calls.Add(Call(chosen.Row, chosen.Launch, m));
         if (!every) return calls;
         foreach (Row row in Device.Cpu.Table.Of(KnOp.FlatGemm).Where(r => r != chosen.Row && Device.Cpu.Table.Runs(r, out _)))

@@ -53,7 +53,7 @@ internal static class DbVerb
         Timing t = at.Result.Timings[i];
         bool timed = !t.Samples.IsEmpty;
         string outcome = t.Failure is { } f ? $"{f.Kind}: {f.Detail}" : at.Result.Winner == i ? i == 0 ? "incumbent, kept" : "won" : "";
-        string model = record.Notes.TryGetValue(FlatGemmTuner.PredictedNote(at.M, at.Candidates[i]), out string? note)
+        string model = record.Notes.TryGetValue(TuningNotes.Predicted(at.M, at.Candidates[i]), out string? note)
             && double.TryParse(note, CultureInfo.InvariantCulture, out double seconds) ? Format.Micros(seconds) : "-";
         table.Add(Format.Int(at.M), Format.Short(at.Candidates[i]), timed ? Format.Micros(t.Estimate.Median) : "-",
             timed ? $"{Format.Micros(t.Estimate.Lower)}..{Format.Micros(t.Estimate.Upper)}" : "-", Format.Int(t.Samples.Length), model, outcome);

@@ -10,7 +10,7 @@ internal static class TuneVerb
 {
     private sealed record Request(Operation Operation, IReadOnlyList<Layer> Layers, int[] Grid, CacheState Cache, TimeSpan Budget, TuningStore Store, CancellationToken Cancellation);
 
-    private sealed record Outcome(Layer Layer, FlatGemmTuningResult Result);
+    private sealed record Outcome(Layer Layer, TuningResult Result);
 
     public static Command Create()
     {
@@ -44,7 +44,7 @@ internal static class TuneVerb
         Screen.WarnOfLoad();
         List<Outcome> outcomes = Screen.IsTerminal && !screen.OnlyJson ? WithBar(request) : Measure(request, (text, _) => { if (text.Length > 0) Screen.Note(text); });
         var table = new Table($"{request.Operation.Name}, {Format.Cache(request.Cache)} cache, {Device.Cpu.Model}", "layer", "operands", ">threads", $"intervals of {request.Operation.Axis.Name}", "changes at", ">model off by");
-        foreach ((Layer layer, FlatGemmTuningResult result) in outcomes)
+        foreach ((Layer layer, TuningResult result) in outcomes)
             table.Add($"{layer.Case}: {layer.Extents}", layer.Dtypes, result.Record is null ? "" : Format.Int(result.Record.Key.Device.Threads),
                 result.Record is null ? result.Problem : Format.Intervals(result.Record.Intervals), result.Record is null ? "" : Format.Inflections(result.Record.Intervals), ModelError(result.Record));
         screen.Show(table);
@@ -107,7 +107,7 @@ internal static class TuneVerb
         var logs = new List<double>();
         foreach (Evidence e in record.Evidence)
             for (int i = 0; i < e.Candidates.Length; i++)
-                if (!e.Result.Timings[i].Samples.IsEmpty && record.Notes.TryGetValue(FlatGemmTuner.PredictedNote(e.M, e.Candidates[i]), out string? note)
+                if (!e.Result.Timings[i].Samples.IsEmpty && record.Notes.TryGetValue(TuningNotes.Predicted(e.M, e.Candidates[i]), out string? note)
                     && double.TryParse(note, System.Globalization.CultureInfo.InvariantCulture, out double predicted) && predicted > 0)
                     logs.Add(Math.Abs(Math.Log(e.Result.Timings[i].Estimate.Median / predicted)));
         return logs.Count == 0 ? "-" : $"{Format.Number(Math.Exp(logs.Average()))} x";
