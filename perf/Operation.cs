@@ -76,6 +76,15 @@ internal abstract class Operation
 
     public abstract string Name { get; }
 
+    /// <summary>The row that --row forces, or null. "avx512_flat" is taken for "flat_gemm/avx512_flat"; a name that no row has is an error.</summary>
+    protected string? RowName(ParseResult parsed)
+    {
+        if (parsed.GetValue(Arguments.Row) is not { } row) return null;
+        string full = row.Contains('/', StringComparison.Ordinal) ? row : $"{Name}/{row}";
+        IEnumerable<string> rows = Device.Cpu.Table.Of(Op).Select(r => r.Name);
+        return rows.Contains(full) ? full : throw new UsageException($"--row {row}: no such row; there are {string.Join(", ", rows)}");
+    }
+
     public abstract KnOp Op { get; }
 
     public abstract Axis Axis { get; }
