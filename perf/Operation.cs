@@ -39,7 +39,7 @@ internal sealed class Axis(string name, string description, int least, string be
 
     public int[] Explain(ParseResult parsed) => Points(parsed, bench.Split(',')[0]);
 
-    private int[] Points(ParseResult parsed, string byDefault) => parsed.GetValue(Option) ?? Arguments.IntList(byDefault, least);
+    private int[] Points(ParseResult parsed, string byDefault) => parsed.GetValue(Option) is { Length: > 0 } given ? given : Arguments.IntList(byDefault, least);
 }
 
 /// <summary>What one row did on the cases of one kind of operands.</summary>
