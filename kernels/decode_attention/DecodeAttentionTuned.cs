@@ -18,7 +18,7 @@ internal static class DecodeAttentionTuned
         return TuningKey.Of(Operation, StoredChoices.DeviceOf(device, o.Threads), device.Build, new TuningPolicy(cache, "call"),
             ("batch", o.MaxBatch), ("q_len", o.MaxQLen), ("q_heads", o.QHeads), ("kv_heads", o.KvHeads), ("head_dim", o.HeadDim), ("v_head_dim", o.ValueDim),
             ("query", o.Query.Name()), ("kv", o.Kv.Name()), ("output", o.Output.Name()), ("page_size", o.PageSize), ("window", o.Window),
-            ("softcap", o.SoftCap == 0 ? "none" : o.SoftCap <= 60 ? "bounding" : "wide"), ("mask", o.Mask.ToString().ToLowerInvariant()),
+            ("softcap", o.CapBounds ? "bounding" : o.SoftCap > 0 ? "wide" : "none"), ("mask", o.Mask.ToString().ToLowerInvariant()),
             ("alibi", Bit(KnAttentionFlags.Alibi)), ("sinks", Bit(KnAttentionFlags.Sinks)), ("scales", Bit(KnAttentionFlags.Scales)),
             ("phi", Bit(KnAttentionFlags.Phi)), ("norms", Bit(KnAttentionFlags.Norms)), ("softmax", o.Softmax.ToString().ToLowerInvariant()),
             ("batch_invariant", o.BatchInvariant ? 1 : 0));

@@ -127,6 +127,9 @@ public sealed record DecodeAttentionOptions
 
     internal float ScoreScale => Scale == 0 ? 1 / MathF.Sqrt(HeadDim) : Scale;
 
+    /// <summary>Whether the soft cap alone keeps every sum in range.</summary>
+    internal bool CapBounds => SoftCap is > 0 and <= 60;
+
     /// <summary>Whether the cache holds a scale per token and head.</summary>
     internal bool Scaled => KvScales || Kv == DType.Int8;
 
@@ -175,6 +178,8 @@ public sealed record DecodeAttentionOptions
 
     private void CheckTypes()
     {
+        KernelsException.Require(!BatchInvariant || Softmax != SoftmaxDataflow.Bounded || CapBounds, nameof(Softmax),
+            $"Bounded by a SoftCap up to 60 in a batch-invariant plan, since the norm of a page covers keys that a token does not see");
         KernelsException.Require(Query is DType.Float32 or DType.BFloat16 or DType.Float16, nameof(Query), $"f32, bf16 or f16, not {Query.Name()}");
         bool quantized = Kv is DType.Int8 or DType.Float8E4M3;
         KernelsException.Require(Kv == Query || (quantized && Query != DType.Float32), nameof(Kv),

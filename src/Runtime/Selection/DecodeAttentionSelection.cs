@@ -27,7 +27,7 @@ internal sealed unsafe class DecodeAttentionSelection : Selection<KnDecodeAttent
             ? [device.Table.Named(KnOp.DecodeAttention, name, nameof(options.Row))]
             : [.. device.Table.Of(KnOp.DecodeAttention).Where(r => device.Table.Runs(r, out _))];
         // Bounded needs no check that can fail and no rescale: where it is provable nothing else is asked.
-        bool provable = options.SoftCap is > 0 and <= 60 || options.KeyNorms;
+        bool provable = options.CapBounds || (options.KeyNorms && !options.BatchInvariant);
         _softmax = options.Softmax == SoftmaxDataflow.Auto && provable && Rows.Any(r => r.Launches(Threads).Any(l => Takes(r, l, SoftmaxDataflow.Bounded)))
             ? SoftmaxDataflow.Bounded
             : options.Softmax;
