@@ -1,9 +1,11 @@
 // What a .cu file sees when it is built for the simulated GPU (KN_SIMT): CUDA's spelling for plain C++. Included by
 // kernels/common/gpu.cuh, whose macros choose between this and the device compilers; the kernels never include it.
 //
-// Wave size is a property of the launch, 32 or 64, so warpSize is no constant here. Lane masks are 64 bits wide, and in
-// a wave of 32 the upper half is ignored. Names in CUDA spelling behave as in CUDA; names with kn_simt_ are what
-// gpu.cuh, mma.cuh and sm90.cuh call in place of an asm statement.
+// A source is built once for each wave size it runs with, KN_SIMT_WAVE 32 and 64, fast and with KN_SIMT_CHECKED; all of
+// it ends up in one library. So whatever a .cu file defines is static, in an anonymous namespace or in namespace kn,
+// which the build renames (-Dkn=...), and kernels are defined by KN_SIMT_KERNEL. Lane masks are 64 bits wide;
+// 0xffffffff, all that CUDA's masks can say, means every lane. Names in CUDA spelling behave as in CUDA; names with
+// kn_simt_ are what gpu.cuh, mma.cuh and sm90.cuh call in place of an asm statement.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
@@ -19,20 +21,30 @@
 #define __launch_bounds__(...)
 #define __align__(bytes) alignas(bytes)
 
+#ifndef KN_SIMT_WAVE
+#define KN_SIMT_WAVE 32
+#endif
+#ifndef KN_SIMT_CHECKED
+#define KN_SIMT_CHECKED 0
+#endif
+
 // Defines and registers a kernel: KN_SIMT_KERNEL(name, Args) { ... args ... }
-#define KN_SIMT_KERNEL(name, Args)                                                                   \
-  static void name(const Args args);                                                                 \
-  static void name##_simt(const void* block) { name(*static_cast<const Args*>(block)); }             \
-  static const kn_simt_registration name##_registration(#name, name##_simt, sizeof(Args), __FILE__); \
+#define KN_SIMT_KERNEL(name, Args)                                                                          \
+  static void name(const Args args);                                                                        \
+  static void name##_simt(const void* block) { name(*static_cast<const Args*>(block)); }                    \
+  static kn_simt_registration name##_registration(#name, __FILE__, name##_simt, sizeof(Args), KN_SIMT_WAVE, \
+                                                  KN_SIMT_CHECKED);                                         \
   static void name(const Args args)
 
 struct kn_simt_registration {
-  kn_simt_registration(const char* name, void (*entry)(const void*), size_t args_bytes, const char* file);
+  kn_simt_registration(const char* name, const char* file, void (*entry)(const void*), size_t args_bytes, int wave,
+                       int checked);
   const char* name;
+  const char* file;
   void (*entry)(const void* args);
   size_t args_bytes;
-  const char* file;
-  const kn_simt_registration* next;
+  int wave, checked;
+  kn_simt_registration* next;
 };
 
 struct kn_simt_uint3 {
@@ -45,7 +57,6 @@ KN_SIMT_CONST kn_simt_uint3 kn_simt_thread_idx();
 KN_SIMT_CONST kn_simt_uint3 kn_simt_block_idx();
 KN_SIMT_CONST kn_simt_uint3 kn_simt_block_dim();
 KN_SIMT_CONST kn_simt_uint3 kn_simt_grid_dim();
-KN_SIMT_CONST int kn_simt_wave_size();
 KN_SIMT_CONST int kn_simt_lane();
 KN_SIMT_CONST void* kn_simt_dynamic_shared();  // 1024-byte aligned
 KN_SIMT_CONST unsigned kn_simt_dynamic_shared_bytes();
@@ -53,21 +64,23 @@ KN_SIMT_CONST unsigned kn_simt_dynamic_shared_bytes();
 #define blockIdx (kn_simt_block_idx())
 #define blockDim (kn_simt_block_dim())
 #define gridDim (kn_simt_grid_dim())
-#define warpSize (kn_simt_wave_size())
+#define warpSize KN_SIMT_WAVE
 
-// Barriers. `all` of the predicates, `any` of them, and their number come back together.
+// Barriers. The number of true predicates, whether any and whether all are come back together.
 struct kn_simt_votes {
   int count, any, all;
 };
-kn_simt_votes kn_simt_barrier(int predicate);     // every thread of the block, from one place in the source
-void kn_simt_named_barrier(int id, int threads);  // bar.sync id, threads: id 1..15
-void kn_simt_named_arrive(int id, int threads);   // bar.arrive id, threads
+kn_simt_votes kn_simt_barrier(int predicate, int line);  // every thread of the block, from one line of the source
+void kn_simt_named_barrier(int id, int threads);         // bar.sync id, threads: id 1..15
+void kn_simt_named_arrive(int id, int threads);          // bar.arrive id, threads
 void kn_simt_wave_barrier(uint64_t mask);
-void kn_simt_grid_barrier();  // cooperative launches only
-static inline void __syncthreads() { kn_simt_barrier(0); }
-static inline int __syncthreads_count(int predicate) { return kn_simt_barrier(predicate).count; }
-static inline int __syncthreads_or(int predicate) { return kn_simt_barrier(predicate).any; }
-static inline int __syncthreads_and(int predicate) { return kn_simt_barrier(predicate).all; }
+void kn_simt_grid_barrier();                      // cooperative launches only
+#define KN_SIMT_LINE int line = __builtin_LINE()  // that of the call
+static inline void __syncthreads(KN_SIMT_LINE) { kn_simt_barrier(0, line); }
+static inline int __syncthreads_count(int predicate, KN_SIMT_LINE) { return kn_simt_barrier(predicate, line).count; }
+static inline int __syncthreads_or(int predicate, KN_SIMT_LINE) { return kn_simt_barrier(predicate, line).any; }
+static inline int __syncthreads_and(int predicate, KN_SIMT_LINE) { return kn_simt_barrier(predicate, line).all; }
+#undef KN_SIMT_LINE
 static inline void __syncwarp(uint64_t mask = ~0ull) { kn_simt_wave_barrier(mask); }
 
 // Wave collectives. Shuffles order no memory, as in CUDA.
@@ -97,16 +110,20 @@ static inline int __any_sync(uint64_t mask, int predicate) { return kn_simt_ball
 static inline int __all_sync(uint64_t mask, int predicate) { return kn_simt_ballot(mask, !predicate) == 0; }
 static inline uint64_t __activemask() { return kn_simt_active_mask(); }
 
-// Atomics, relaxed. They are checked like accesses, and do not race with one another.
-void kn_simt_atomic_access(void* address, size_t bytes);
+// Atomics on 4 or 8 bytes. They are checked like accesses, and do not race with one another.
+uint64_t kn_simt_atomic_load(const void* address, size_t bytes);
+bool kn_simt_atomic_exchange(void* address, uint64_t* seen, uint64_t wanted, size_t bytes);  // if it still holds *seen
 template <class T, class F>
 static inline T kn_simt_atomic_update(T* address, F next) {
-  kn_simt_atomic_access(address, sizeof(T));
-  T seen, wanted;
-  __atomic_load(address, &seen, __ATOMIC_RELAXED);
-  do wanted = next(seen);
-  while (!__atomic_compare_exchange(address, &seen, &wanted, true, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
-  return seen;
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8, "atomics are 4 or 8 bytes wide");
+  uint64_t seen = kn_simt_atomic_load(address, sizeof(T)), wanted = 0;
+  T old;
+  do {
+    memcpy(&old, &seen, sizeof(T));
+    const T value = next(old);
+    memcpy(&wanted, &value, sizeof(T));
+  } while (!kn_simt_atomic_exchange(address, &seen, wanted, sizeof(T)));
+  return old;
 }
 template <class T>
 struct kn_simt_same {
@@ -131,14 +148,13 @@ template <class T>
 static inline T atomicCAS(T* address, typename kn_simt_same<T>::type compare, typename kn_simt_same<T>::type v) {
   return kn_simt_atomic_update(address, [=](T old) -> T { return old == compare ? v : old; });
 }
-// Loads and stores that other blocks wait on. A load hands the core to the other threads now and then, so that a spin
-// loop ends.
+// Loads and stores that order memory between blocks. A load lets other threads run now and then, so spin loops end.
 uint64_t kn_simt_load_acquire(const void* address, size_t bytes);
 void kn_simt_store_release(void* address, uint64_t value, size_t bytes);
 
-static inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+void __threadfence();
 static inline void __threadfence_block() {}
-static inline void __threadfence_system() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+static inline void __threadfence_system() { __threadfence(); }
 void kn_simt_yield();
 static inline void __nanosleep(unsigned) { kn_simt_yield(); }
 [[noreturn]] void __trap();
