@@ -19,15 +19,15 @@
 #define __shared__ __attribute__((shared))
 #define __launch_bounds__(...) __attribute__((launch_bounds(__VA_ARGS__)))
 #define __forceinline__ inline __attribute__((always_inline))
-#define KN_REGISTER(name, x_expression, y_expression, z_expression)                   \
-  struct kn_register_##name {                                                         \
-    __declspec(property(get = get_x)) unsigned x;                                     \
-    __declspec(property(get = get_y)) unsigned y;                                     \
-    __declspec(property(get = get_z)) unsigned z;                                     \
-    static __device__ __forceinline__ unsigned get_x() { return x_expression; }       \
-    static __device__ __forceinline__ unsigned get_y() { return y_expression; }       \
-    static __device__ __forceinline__ unsigned get_z() { return z_expression; }       \
-  };                                                                                  \
+#define KN_REGISTER(name, x_expression, y_expression, z_expression)             \
+  struct kn_register_##name {                                                   \
+    __declspec(property(get = get_x)) unsigned x;                               \
+    __declspec(property(get = get_y)) unsigned y;                               \
+    __declspec(property(get = get_z)) unsigned z;                               \
+    static __device__ __forceinline__ unsigned get_x() { return x_expression; } \
+    static __device__ __forceinline__ unsigned get_y() { return y_expression; } \
+    static __device__ __forceinline__ unsigned get_z() { return z_expression; } \
+  };                                                                            \
   extern const __device__ __attribute__((weak)) kn_register_##name name;
 #if defined(__NVPTX__)
 KN_REGISTER(threadIdx, __nvvm_read_ptx_sreg_tid_x(), __nvvm_read_ptx_sreg_tid_y(), __nvvm_read_ptx_sreg_tid_z())
@@ -86,7 +86,7 @@ static __device__ __forceinline__ unsigned atomicAdd(unsigned* p, unsigned v) {
 #if defined(KN_SIMT)
 #define KN_DYNAMIC_SHARED(T, name) T* const name = reinterpret_cast<T*>(kn_simt_dynamic_shared())
 #else
-#define KN_DYNAMIC_SHARED(T, name)                                    \
+#define KN_DYNAMIC_SHARED(T, name)                                   \
   extern __shared__ __attribute__((aligned(128))) char kn_dynamic[]; \
   T* const name = reinterpret_cast<T*>(kn_dynamic)
 #endif
@@ -141,23 +141,20 @@ __device__ __forceinline__ float max_lanes(float v, int lanes = kWave) {
 
 // Lane l gets the totals over all lanes of values l N / kWave and up, N / kWave of them (one, where N <= kWave), in
 // v[0], v[1], ... Each step halves what is carried, so the wave sends about N values and not N log2(kWave).
-template <int N, class T>
+template <int N, int Count = N, int Step = kWave / 2, class T>
 __device__ __forceinline__ void scatter_sums(T (&v)[N]) {
-  int count = N;
+  if constexpr (Step > 0 && Count > 1) {
+    const bool upper = lane_id() & Step;
 #pragma unroll
-  for (int s = kWave / 2; s > 0; s /= 2) {
-    if (count == 1) {
-      v[0] += shuffle_xor(v[0], s);
-      continue;
+    for (int i = 0; i < Count / 2; i++) {
+      const T low = v[i], high = v[i + Count / 2];
+      const T sent = shuffle_xor(upper ? low : high, Step);
+      v[i] = (upper ? high : low) + sent;
     }
-    count /= 2;
-    const bool upper = lane_id() & s;
-#pragma unroll
-    for (int i = 0; i < N / 2; i++) {
-      if (i >= count) break;
-      const T sent = shuffle_xor(upper ? v[i] : v[i + count], s);
-      v[i] = (upper ? v[i + count] : v[i]) + sent;
-    }
+    scatter_sums<N, Count / 2, Step / 2>(v);
+  } else if constexpr (Step > 0) {
+    v[0] += shuffle_xor(v[0], Step);
+    scatter_sums<N, 1, Step / 2>(v);
   }
 }
 
