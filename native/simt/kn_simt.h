@@ -1,6 +1,7 @@
-// The C ABI of the simulated GPU: one export hands over a table. Kernels exist in
-// two builds, fast and with every memory access checked. Calls may come from any thread and are taken one after the
-// other. Nothing throws or ends the process: a kernel that does wrong is stopped and reported.
+// The C ABI of the simulated GPU: one export hands over a table. Kernels are in
+// modules beside this library, libkn_simt_wave32.so, _wave64.so and both with _checked, which are loaded when needed.
+// Calls may come from any thread and are taken one after the other. Nothing throws or ends the process: a kernel that
+// does wrong is stopped and reported.
 #pragma once
 #include <kn.h>
 
@@ -47,20 +48,12 @@ typedef struct kn_simt_fault {
   const char* text;  // the whole sentence
 } kn_simt_fault;
 
-typedef struct kn_simt_kernel {
-  uint32_t size;
-  int32_t args_bytes;
-  const char* name;
-  const char* file;            // the source it comes from
-  int32_t wave_size, checked;  // of this build of it
-} kn_simt_kernel;
-
 typedef struct kn_simt_launch {
   uint32_t size;
   uint32_t grid[3], block[3];
   uint32_t dynamic_shared;  // bytes
   uint32_t cooperative;     // 1: all blocks run at once and may wait for one another
-  uint32_t args_bytes;      // must be what the kernel takes
+  uint32_t args_bytes;      // more than 16, at most 4096
   const char* kernel;       // entry name
   const void* args;         // its one argument, copied before the call returns
 } kn_simt_launch;
@@ -68,11 +61,8 @@ typedef struct kn_simt_launch {
 typedef struct kn_simt_library {
   uint32_t size;
   uint32_t abi;
-  int32_t kernel_count;
-  int32_t reserved;
-  const char* (*last_error)(void);  // sentence for the last failure on this thread
-  int32_t (*kernel)(int32_t index, kn_simt_kernel* kernel);
-  int32_t (*find)(const char* name, kn_simt_kernel* kernel);  // as the options choose; KN_UNSUPPORTED: none
+  const char* (*last_error)(void);    // sentence for the last failure on this thread
+  int32_t (*find)(const char* name);  // KN_UNSUPPORTED: the module of the current options has no such kernel
   void (*get_options)(kn_simt_options* options);
   int32_t (*set_options)(const kn_simt_options* options);
   int32_t (*alloc)(int64_t bytes, void** pointer);             // 256-byte aligned; the content is arbitrary
