@@ -82,6 +82,18 @@ static __device__ __forceinline__ unsigned atomicAdd(unsigned* p, unsigned v) {
 #undef KN_REGISTER
 #endif
 
+// A kernel with its argument, one plain struct `args`, for blocks of at most `threads` threads, of which `blocks`
+// should fit on a multiprocessor at once: that limits the registers.
+#if defined(KN_SIMT)
+#define KN_KERNEL(name, threads, blocks, Args) KN_SIMT_KERNEL(name, Args)
+#elif defined(__AMDGCN__)  // the second bound is in waves per execution unit there
+#define KN_KERNEL(name, threads, blocks, Args) \
+  extern "C" __global__ __launch_bounds__(threads) void name(const Args args)
+#else
+#define KN_KERNEL(name, threads, blocks, Args) \
+  extern "C" __global__ __launch_bounds__(threads, blocks) void name(const Args args)
+#endif
+
 // Memory whose size the launch gives, as elements of T, 16-byte aligned. One per kernel.
 #if defined(KN_SIMT)
 #define KN_DYNAMIC_SHARED(T, name) T* const name = reinterpret_cast<T*>(kn_simt_dynamic_shared())

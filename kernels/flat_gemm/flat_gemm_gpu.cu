@@ -111,12 +111,13 @@ __device__ __forceinline__ group group_at(const kn_flat_gemm_gpu& a, int64_t at,
 // What 16 bytes of each column add: w of kColumns columns by x of M rows.
 template <int W, int X, int M, class Sum>
 __device__ __forceinline__ void multiply(const kn_flat_gemm_gpu& a, const words (&w)[kColumns],
-                                         const int64_t (&at)[kColumns], const char* const (&x)[M], int64_t k,
+                                         const int64_t (&at)[kColumns], const char* x, int rows, int64_t k,
                                          Sum (&sums)[M * kColumns]) {
   if constexpr (X == KN_S8) {
 #pragma unroll
     for (int r = 0; r < M; r++) {
-      const words v = load16(element_address<X>(x[r], k));
+      if (r >= rows) continue;
+      const words v = load16(element_address<X>(x, k + r * a.ldx));
 #pragma unroll
       for (int i = 0; i < kColumns * 4; i++)
         sums[r * kColumns + i / 4] = dot4(w[i / 4].v[i % 4], v.v[i % 4], sums[r * kColumns + i / 4]);
@@ -134,8 +135,9 @@ __device__ __forceinline__ void multiply(const kn_flat_gemm_gpu& a, const words 
       for (int c = 0; c < kColumns; c++) decode<W>(w[c], chunk, g[c].zero, ws[c]);
 #pragma unroll
       for (int r = 0; r < M; r++) {
+        if (r >= rows) continue;
         float xs[E];
-        load_x<X>(element_address<X>(x[r], k + chunk * E), xs);
+        load_x<X>(element_address<X>(x, k + chunk * E + r * a.ldx), xs);
 #pragma unroll
         for (int c = 0; c < kColumns; c++) {
           float& sum = W == KN_U4 ? part[r * kColumns + c] : sums[r * kColumns + c];
@@ -153,8 +155,8 @@ __device__ __forceinline__ void multiply(const kn_flat_gemm_gpu& a, const words 
 
 // Sums of M rows by kColumns columns over k in [begin, end), one lane's share.
 template <int W, int X, int M, class Sum>
-__device__ __forceinline__ void walk(const kn_flat_gemm_gpu& a, const int64_t (&at)[kColumns],
-                                     const char* const (&x)[M], int64_t begin, int64_t end, Sum (&sums)[M * kColumns]) {
+__device__ __forceinline__ void walk(const kn_flat_gemm_gpu& a, const int64_t (&at)[kColumns], const char* x, int rows,
+                                     int64_t begin, int64_t end, Sum (&sums)[M * kColumns]) {
   constexpr int kPer16 = 128 / kBits<W>;
   const char* w[kColumns];
 #pragma unroll
@@ -175,7 +177,7 @@ __device__ __forceinline__ void walk(const kn_flat_gemm_gpu& a, const int64_t (&
 #pragma unroll
       for (int c = 0; c < kColumns; c++) next[c] = load16_once(element_address<W>(w[c], k + kWave * kPer16));
     }
-    multiply<W, X, M>(a, now, at, x, k, sums);
+    multiply<W, X, M>(a, now, at, x, rows, k, sums);
 #pragma unroll
     for (int c = 0; c < kColumns; c++) now[c] = next[c];
   }
@@ -188,10 +190,11 @@ __device__ __forceinline__ void walk(const kn_flat_gemm_gpu& a, const int64_t (&
       const Sum v = static_cast<Sum>(weight_at<W>(a, w[c], i, g.scale, g.zero));
 #pragma unroll
       for (int r = 0; r < M; r++) {
+        if (r >= rows) continue;
         if constexpr (X == KN_S8)
-          sums[r * kColumns + c] += v * static_cast<const int8_t*>(static_cast<const void*>(x[r]))[i];
+          sums[r * kColumns + c] += v * reinterpret_cast<const int8_t*>(x)[i + r * a.ldx];
         else
-          sums[r * kColumns + c] = __builtin_fmaf(v, load_element(X, x[r], i), sums[r * kColumns + c]);
+          sums[r * kColumns + c] = __builtin_fmaf(v, load_element(X, x, i + r * a.ldx), sums[r * kColumns + c]);
       }
     }
   }
@@ -209,11 +212,10 @@ __device__ __forceinline__ void run(const kn_flat_gemm_gpu& a) {
   for (int c = 0; c < kColumns; c++) at[c] = w_row(a, column0 + c < columns ? column0 + c : columns - 1);
 #pragma unroll 1
   for (int64_t row0 = int64_t{blockIdx.z} * M; row0 < a.m; row0 += int64_t{gridDim.z} * M) {
-    const char* x[M];
-#pragma unroll
-    for (int r = 0; r < M; r++) x[r] = element_address<X>(a.x, (row0 + r < a.m ? row0 + r : a.m - 1) * a.ldx);
+    const char* x = element_address<X>(a.x, row0 * a.ldx);
+    const int rows = row0 + M < a.m ? M : static_cast<int>(a.m - row0);
     sum_t sums[kSums] = {};
-    walk<W, X, M>(a, at, x, begin, end, sums);
+    walk<W, X, M>(a, at, x, rows, begin, end, sums);
     scatter_sums(sums);
 #pragma unroll
     for (int i = 0; i < kOwn; i++) {
@@ -236,15 +238,15 @@ __device__ __forceinline__ void run(const kn_flat_gemm_gpu& a) {
 }  // namespace
 }  // namespace kn::flat_gemm
 
-#define KN_FLAT_GEMM(w, x, W, X, M)                                                                                \
-  extern "C" __global__ __launch_bounds__(4 * kn::kWave) void flat_gemm_gpu_##w##_##x##_m##M(kn_flat_gemm_gpu a) { \
-    kn::flat_gemm::run<W, X, M>(a);                                                                                \
+#define KN_FLAT_GEMM(w, x, W, X, M, blocks)                                            \
+  KN_KERNEL(flat_gemm_gpu_##w##_##x##_m##M, 4 * kn::kWave, blocks, kn_flat_gemm_gpu) { \
+    kn::flat_gemm::run<W, X, M>(args);                                                 \
   }
 #define KN_FLAT_GEMM_ROWS(w, x, W, X) \
-  KN_FLAT_GEMM(w, x, W, X, 1)         \
-  KN_FLAT_GEMM(w, x, W, X, 4)         \
-  KN_FLAT_GEMM(w, x, W, X, 8)         \
-  KN_FLAT_GEMM(w, x, W, X, 16)
+  KN_FLAT_GEMM(w, x, W, X, 1, 4)      \
+  KN_FLAT_GEMM(w, x, W, X, 4, 4)      \
+  KN_FLAT_GEMM(w, x, W, X, 8, 3)      \
+  KN_FLAT_GEMM(w, x, W, X, 16, 2)
 KN_FLAT_GEMM_ROWS(f32, f32, KN_F32, KN_F32)
 KN_FLAT_GEMM_ROWS(bf16, bf16, KN_BF16, KN_BF16)
 KN_FLAT_GEMM_ROWS(bf16, f16, KN_BF16, KN_F16)
@@ -258,7 +260,8 @@ KN_FLAT_GEMM_ROWS(u4, bf16, KN_U4, KN_BF16)
 
 // x to s8, one block per row: round_to_even(x 127 / max|x|) and the inverse of that factor, as flat_gemm_quantize.h has
 // it.
-extern "C" __global__ __launch_bounds__(256) void flat_gemm_gpu_quantize(kn_flat_gemm_gpu a) {
+KN_KERNEL(flat_gemm_gpu_quantize, 256, 4, kn_flat_gemm_gpu) {
+  const kn_flat_gemm_gpu& a = args;
   using namespace kn;
   __shared__ float most[256], poison[256];
   const int thread = static_cast<int>(threadIdx.x);
@@ -293,7 +296,8 @@ extern "C" __global__ __launch_bounds__(256) void flat_gemm_gpu_quantize(kn_flat
 }
 
 // y from the sums of all splits, added in order.
-extern "C" __global__ __launch_bounds__(256) void flat_gemm_gpu_reduce(kn_flat_gemm_gpu a) {
+KN_KERNEL(flat_gemm_gpu_reduce, 256, 4, kn_flat_gemm_gpu) {
+  const kn_flat_gemm_gpu& a = args;
   using namespace kn::flat_gemm;
   const int64_t column = blockIdx.x * int64_t{256} + threadIdx.x, columns = columns_of(a);
   if (column >= a.n) return;
