@@ -86,14 +86,13 @@ __device__ __forceinline__ void decode(const words& w, int chunk, float zero, fl
 }
 
 template <int Type>
-__device__ __forceinline__ float weight_at(const kn_flat_gemm_gpu& a, const char* row, int64_t k, float scale,
-                                           float zero) {
+__device__ __forceinline__ float weight_at(const char* row, int64_t k, float scale, float zero) {
   if constexpr (Type == KN_S8) return static_cast<float>(reinterpret_cast<const int8_t*>(row)[k]);
   if constexpr (Type == KN_U4) {
     const int q = static_cast<uint8_t>(row[k / 2]) >> (4 * (k & 1)) & 15;
     return (static_cast<float>(q) - zero) * scale;
   }
-  return load_element(a.w_type, row, k);
+  return load_element(Type, row, k);
 }
 
 struct group {
@@ -187,7 +186,7 @@ __device__ __forceinline__ void walk(const kn_flat_gemm_gpu& a, const int64_t (&
 #pragma unroll
     for (int c = 0; c < kColumns; c++) {
       const group g = group_at<W>(a, at[c], i);
-      const Sum v = static_cast<Sum>(weight_at<W>(a, w[c], i, g.scale, g.zero));
+      const Sum v = static_cast<Sum>(weight_at<W>(w[c], i, g.scale, g.zero));
 #pragma unroll
       for (int r = 0; r < M; r++) {
         if (r >= rows) continue;
