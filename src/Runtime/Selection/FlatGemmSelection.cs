@@ -88,7 +88,21 @@ internal static unsafe class FlatGemmSelection
             double seconds = FlatGemmModel.Seconds(row, row.DefaultLaunch(options.Threads), at, Math.Max(m, 1), device);
             if (seconds < least) (best, least) = (row, seconds);
         }
-        return best ?? last ?? throw new KernelsException(Status.Internal, "options", "the managed row takes every problem");
+        return best ?? last ?? throw new KernelsException(Status.Unsupported, device.ToString(), $"takes no such problem: {string.Join("; ", Refusals(device, options))}");
+    }
+
+    /// <summary>Row by row why none runs, which can be on a GPU alone: the CPU's last row takes every problem.</summary>
+    private static IEnumerable<string> Refusals(Device device, FlatGemmOptions options)
+    {
+        foreach (Row row in device.Table.Of(KnOp.FlatGemm))
+            yield return $"{row.Name}: {(device.Table.Runs(row, out string? lacks) ? $"requires {Refusal(row, options)}" : lacks)}";
+    }
+
+    private static string? Refusal(Row row, FlatGemmOptions options)
+    {
+        KnFlatGemmProblem problem = options.Problem(options.MaxM);
+        row.Accepts(&problem, row.DefaultLaunch(options.Threads), out string? why);
+        return why;
     }
 
     /// <summary>The choice for every m in 0..MaxM, in order and without gaps.</summary>
@@ -154,7 +168,7 @@ internal static unsafe class FlatGemmSelection
         double least = double.PositiveInfinity;
         // Defaults come first in both enumerations, and only what is better replaces them.
         foreach (Row row in rows)
-            foreach (KnLaunch candidate in row.Launches(options.Threads))
+            foreach (KnLaunch candidate in options.BatchInvariant && row.BitsOfDefaultLaunch ? [row.DefaultLaunch(options.Threads)] : row.Launches(options.Threads))
             {
                 if (!row.Accepts(&problem, candidate, out _)) continue;
                 double seconds = FlatGemmModel.Seconds(row, candidate, problem, Math.Max(to, 1), device);
