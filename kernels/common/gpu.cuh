@@ -174,6 +174,9 @@ __device__ __forceinline__ void scatter_sums(T (&v)[N]) {
 struct alignas(16) words {
   uint32_t v[4];
 };
+struct alignas(8) word_pair {
+  uint32_t x, y;
+};
 
 __device__ __forceinline__ words load16(const void* p) { return *static_cast<const words*>(p); }
 

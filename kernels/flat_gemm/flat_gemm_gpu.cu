@@ -18,16 +18,6 @@ constexpr int kBits = Type == KN_F32  ? 32
                       : Type == KN_U4 ? 4
                                       : 16;
 
-// Sums of s8 by s8 are exact.
-template <int X>
-struct sum_of {
-  using type = float;
-};
-template <>
-struct sum_of<KN_S8> {
-  using type = int;
-};
-
 template <int Type>
 __device__ __forceinline__ const char* element_address(const void* base, int64_t index) {
   return static_cast<const char*>(base) + index * kBits<Type> / 8;
@@ -201,7 +191,7 @@ __device__ __forceinline__ void walk(const kn_flat_gemm_gpu& a, const int64_t (&
 
 template <int W, int X, int M>
 __device__ __forceinline__ void run(const kn_flat_gemm_gpu& a) {
-  using sum_t = typename sum_of<X>::type;
+  using sum_t = typename sum_of<X == KN_S8>::type;
   constexpr int kSums = M * kColumns, kOwn = kSums > kWave ? kSums / kWave : 1;
   const int64_t columns = columns_of(a), column0 = (int64_t{blockIdx.x} * kWaves + wave_id()) * kColumns;
   if (column0 >= columns) return;  // the whole wave, and nobody waits for it

@@ -7,6 +7,16 @@
 
 namespace kn::flat_gemm {
 
+// Sums of s8 by s8 are exact.
+template <bool Integer>
+struct sum_of {
+  using type = float;
+};
+template <>
+struct sum_of<true> {
+  using type = int;
+};
+
 __device__ __forceinline__ float load_element(int32_t type, const void* base, int64_t index) {
   if (type == KN_F32) return static_cast<const float*>(base)[index];
   const uint16_t v = static_cast<const uint16_t*>(base)[index];
