@@ -1,7 +1,6 @@
-// The C ABI of the simulated GPU: one export hands over a table. Kernels are in
-// modules beside this library, libkn_simt_wave32.so, _wave64.so and both with _checked, which are loaded when needed.
-// Calls may come from any thread and are taken one after the other. Nothing throws or ends the process: a kernel that
-// does wrong is stopped and reported.
+// The C ABI of the simulated GPU: one export hands over a table. The library exists twice, kn_simt (fast) and
+// kn_simt_checked (every access of a kernel is checked), from the same sources. Calls may come from any thread and are
+// taken one after the other. Nothing throws or ends the process: a kernel that does wrong is stopped and reported.
 #pragma once
 #include <kn.h>
 
@@ -13,12 +12,11 @@ enum { KN_SIMT_ABI = 1 };
 
 typedef struct kn_simt_options {
   uint32_t size;
-  int32_t wave_size;         // 32 or 64; a kernel for one architecture exists with that one's only
-  int32_t checked;           // 1: the build with checks
+  int32_t wave_size;         // 32 or 64; a kernel for one architecture exists for that one's only
   int32_t sm_count;          // what the device says it has; bounds a cooperative grid
   int32_t shared_per_block;  // bytes, static and dynamic, up to 232448
   int32_t workers;           // OS threads that run blocks; 0: one per core. 1: blocks run in order
-  int32_t check_global;      // with checked: reports reads of global memory that nothing has written
+  int32_t check_global;      // kn_simt_checked: 1 reports reads of global memory that nothing has written
   uint32_t order;            // seed of the order in which the threads of a block take turns; 0: ascending
 } kn_simt_options;
 
@@ -48,12 +46,19 @@ typedef struct kn_simt_fault {
   const char* text;  // the whole sentence
 } kn_simt_fault;
 
+typedef struct kn_simt_kernel {
+  uint32_t size;
+  int32_t args_bytes;
+  const char* name;
+  const char* file;  // the source it comes from
+} kn_simt_kernel;
+
 typedef struct kn_simt_launch {
   uint32_t size;
   uint32_t grid[3], block[3];
   uint32_t dynamic_shared;  // bytes
   uint32_t cooperative;     // 1: all blocks run at once and may wait for one another
-  uint32_t args_bytes;      // more than 16, at most 4096
+  uint32_t args_bytes;      // must be what the kernel takes
   const char* kernel;       // entry name
   const void* args;         // its one argument, copied before the call returns
 } kn_simt_launch;
@@ -61,8 +66,11 @@ typedef struct kn_simt_launch {
 typedef struct kn_simt_library {
   uint32_t size;
   uint32_t abi;
-  const char* (*last_error)(void);    // sentence for the last failure on this thread
-  int32_t (*find)(const char* name);  // KN_UNSUPPORTED: the module of the current options has no such kernel
+  int32_t checked;  // 1: kn_simt_checked
+  int32_t kernel_count;
+  const char* (*last_error)(void);                            // sentence for the last failure on this thread
+  int32_t (*kernel)(int32_t index, kn_simt_kernel* kernel);   // the kernels of both wave sizes
+  int32_t (*find)(const char* name, kn_simt_kernel* kernel);  // for the wave size of the options; KN_UNSUPPORTED: none
   void (*get_options)(kn_simt_options* options);
   int32_t (*set_options)(const kn_simt_options* options);
   int32_t (*alloc)(int64_t bytes, void** pointer);             // 256-byte aligned; the content is arbitrary

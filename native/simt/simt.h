@@ -1,16 +1,17 @@
 // What a .cu file sees when it is built for the simulated GPU (KN_SIMT): CUDA's spelling for plain C++. Included by
 // kernels/common/gpu.cuh, whose macros choose between this and the device compilers; the kernels never include it.
 //
-// Kernels are plain CUDA: extern "C" __global__ void name(Args args), with one struct of more than 16 bytes. The
-// sources become modules, as cubins are: one for each wave size, KN_SIMT_WAVE 32 and 64, each fast and with checks.
-// Lane masks are 64 bits wide; 0xffffffff, all that CUDA's masks can say, means every lane. Names in CUDA spelling
-// behave as in CUDA; names with kn_simt_ are what gpu.cuh, mma.cuh and sm90.cuh call in place of an asm statement.
+// A source is built once for each wave size, KN_SIMT_WAVE 32 and 64, into one library. So whatever a .cu file defines
+// is static, in an anonymous namespace or in namespace kn, which the second build renames, and kernels are defined by
+// KN_SIMT_KERNEL. Lane masks are 64 bits wide; 0xffffffff, all that CUDA's masks can say, means every lane. Names in
+// CUDA spelling behave as in CUDA; names with kn_simt_ are what gpu.cuh, mma.cuh and sm90.cuh call in place of an asm
+// statement.
 #pragma once
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
-#define __global__ __attribute__((visibility("default")))
+#define __global__
 #define __device__
 #define __host__
 #define __constant__ static const
@@ -20,7 +21,29 @@
 #define __launch_bounds__(...)
 #define __align__(bytes) alignas(bytes)
 
-#pragma GCC visibility push(default)
+#ifndef KN_SIMT_WAVE
+#define KN_SIMT_WAVE 32
+#endif
+
+// Defines and registers a kernel: KN_SIMT_KERNEL(name, Args) { ... args ... }. A third argument is the most threads
+// that a block may have.
+#define KN_SIMT_KERNEL(name, Args, ...)                                                                     \
+  static void name(const Args args);                                                                        \
+  static void name##_simt(const void* block) { name(*static_cast<const Args*>(block)); }                    \
+  static kn_simt_registration name##_registration(#name, __FILE__, name##_simt, sizeof(Args), KN_SIMT_WAVE, \
+                                                  (__VA_ARGS__ + 0));                                       \
+  static void name(const Args args)
+
+struct kn_simt_registration {
+  kn_simt_registration(const char* name, const char* file, void (*entry)(const void*), size_t args_bytes, int wave,
+                       int threads);
+  const char* name;
+  const char* file;
+  void (*entry)(const void* args);
+  size_t args_bytes;
+  int wave, threads;
+  kn_simt_registration* next;
+};
 
 struct kn_simt_uint3 {
   unsigned x, y, z;
@@ -146,5 +169,3 @@ void kn_simt_ldmatrix(uint32_t* registers, const void* row, int count, bool tran
 void kn_simt_cp_async(void* shared, const void* global, int bytes, int source_bytes);
 void kn_simt_cp_async_commit();
 void kn_simt_cp_async_wait(int groups);  // all but the latest `groups` groups; -1: everything, committed or not
-
-#pragma GCC visibility pop
