@@ -102,7 +102,8 @@ Block::~Block() {
 }
 
 bool Block::prepare(Worker& on, const Launch& what, uint64_t linear) {
-  const bool first = launch != &what;
+  const bool first = prepared_for != what.number;
+  prepared_for = what.number;
   worker = &on;
   launch = &what;
   index = {static_cast<unsigned>(linear % what.grid.x), static_cast<unsigned>(linear / what.grid.x % what.grid.y),

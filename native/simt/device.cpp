@@ -30,6 +30,7 @@ struct Report {
 struct Device {
   std::mutex call;  // one call at a time
   kn_simt_options options{sizeof(kn_simt_options), 32, 4, 166912, 0, 0, 0};
+  uint64_t launches = 0;
   std::string kernel;
   std::vector<Report> reports;
 
@@ -147,6 +148,7 @@ int32_t launch_kernel(const kn_simt_launch* l) {
   if (const int32_t status = check_launch(*l, *kernel, d.options)) return status;
   d.kernel = kernel->name;
   Launch launch;
+  launch.number = ++d.launches;
   launch.kernel = kernel;
   launch.grid = {l->grid[0], l->grid[1], l->grid[2]};
   launch.block = {l->block[0], l->block[1], l->block[2]};

@@ -92,6 +92,7 @@ struct Queue {
 struct Block {
   Worker* worker = nullptr;
   const Launch* launch = nullptr;
+  uint64_t prepared_for = 0;  // number of a launch
   kn_simt_uint3 index{};
   uint32_t count = 0, live = 0, at_grid = 0, yields = 0;
   long long events = 0;
@@ -124,6 +125,7 @@ struct Image {
 const Image& image();
 
 struct Launch {
+  uint64_t number;  // of all launches of the process
   const kn_simt_registration* kernel;
   kn_simt_uint3 grid, block;
   uint32_t dynamic_shared;
