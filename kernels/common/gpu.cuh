@@ -47,6 +47,7 @@ static __device__ __forceinline__ int __shfl_sync(unsigned mask, int v, int lane
 static __device__ __forceinline__ float __shfl_sync(unsigned mask, float v, int lane) {
   return __nvvm_shfl_sync_idx_f32(mask, v, lane, 31);
 }
+static __device__ __forceinline__ int __any_sync(unsigned mask, int v) { return __nvvm_vote_any_sync(mask, v); }
 static __device__ __forceinline__ void __syncwarp(unsigned mask = 0xffffffffu) { __nvvm_bar_warp_sync(mask); }
 static __device__ __forceinline__ void __threadfence() { __nvvm_membar_gl(); }
 static __device__ __forceinline__ unsigned long long atomicAdd(unsigned long long* p, unsigned long long v) {
@@ -139,6 +140,18 @@ __device__ __forceinline__ int shuffle_xor(int v, int lanes) { return __shfl_xor
 __device__ __forceinline__ float shuffle_xor(float v, int lanes) { return __shfl_xor_sync(kAllLanes, v, lanes); }
 #endif
 
+// Whether any lane of the wave says so. All of them call it.
+__device__ __forceinline__ bool any_lane(bool v) {
+#if defined(__AMDGCN__)
+  if constexpr (kWave == 64)
+    return __builtin_amdgcn_ballot_w64(v) != 0;
+  else
+    return __builtin_amdgcn_ballot_w32(v) != 0;
+#else
+  return __any_sync(kAllLanes, v);
+#endif
+}
+
 // Sums over groups of `lanes` lanes, a balanced tree whatever the lane: every lane gets the same bits.
 template <class T>
 __device__ __forceinline__ T sum_lanes(T v, int lanes = kWave) {
@@ -151,9 +164,10 @@ __device__ __forceinline__ float max_lanes(float v, int lanes = kWave) {
   return v;
 }
 
-// Lane l gets the totals over all lanes of values l N / kWave and up, N / kWave of them (one, where N <= kWave), in
-// v[0], v[1], ... Each step halves what is carried, so the wave sends about N values and not N log2(kWave).
-template <int N, int Count = N, int Step = kWave / 2, class T>
+// Within groups of `Lanes` lanes, lane l of a group gets the group's totals of values l N / Lanes and up, N / Lanes of
+// them (one, where N <= Lanes), in v[0], v[1], ... Each step halves what is carried, so a lane sends about N values and
+// not N log2(Lanes).
+template <int N, int Lanes = kWave, int Count = N, int Step = Lanes / 2, class T>
 __device__ __forceinline__ void scatter_sums(T (&v)[N]) {
   if constexpr (Step > 0 && Count > 1) {
     const bool upper = lane_id() & Step;
@@ -163,10 +177,10 @@ __device__ __forceinline__ void scatter_sums(T (&v)[N]) {
       const T sent = shuffle_xor(upper ? low : high, Step);
       v[i] = (upper ? high : low) + sent;
     }
-    scatter_sums<N, Count / 2, Step / 2>(v);
+    scatter_sums<N, Lanes, Count / 2, Step / 2>(v);
   } else if constexpr (Step > 0) {
     v[0] += shuffle_xor(v[0], Step);
-    scatter_sums<N, 1, Step / 2>(v);
+    scatter_sums<N, Lanes, 1, Step / 2>(v);
   }
 }
 
@@ -240,6 +254,14 @@ __device__ __forceinline__ float byte_as_float(uint32_t w) {
 #endif
 }
 
+// OCP E4M3 as f32: its exponent and mantissa in those of f32, 120 powers of two too low.
+__device__ __forceinline__ float widen_e4m3(uint32_t byte) {
+  const uint32_t magnitude = byte & 0x7fu;
+  const float v = bits_as<float>(magnitude << 20) * 0x1p120f;
+  const uint32_t b = magnitude == 0x7fu ? 0x7fc00000u : bits_as<uint32_t>(v);
+  return bits_as<float>(b | (byte & 0x80u) << 24);
+}
+
 // 2^x within 2 ulp, denormal results as zero or exact: the hardware's own instruction.
 __device__ __forceinline__ float exp2_fast(float x) {
 #if defined(__CUDA_ARCH__)
@@ -270,6 +292,35 @@ __device__ __forceinline__ float exp(float x) {
   if (x != x) return x;
   const int whole = static_cast<int>(n), half = whole >> 1;
   return p * bits_as<float>((half + 127) << 23) * bits_as<float>((whole - half + 127) << 23);
+}
+
+constexpr float kInfinity = __builtin_huge_valf();
+constexpr float kLog2e = 1.44269504f;
+
+__device__ __forceinline__ bool finite(float x) { return __builtin_fabsf(x) < kInfinity; }
+
+// Natural logarithm of a normal x > 0 within 2 ulp: x = 2^e f, f in [sqrt(1/2), sqrt(2)), log f = 2 atanh((f-1)/(f+1)).
+__device__ __forceinline__ float log(float x) {
+  const int b = bits_as<int>(x), e = (b - 0x3f3504f3) >> 23;
+  const float f = bits_as<float>(b - e * (1 << 23)), s = (f - 1.0f) / (f + 1.0f), z = s * s;
+  float p = __builtin_fmaf(z, 2.0f / 9, 2.0f / 7);
+  p = __builtin_fmaf(p, z, 2.0f / 5);
+  p = __builtin_fmaf(p, z, 2.0f / 3);
+  p = __builtin_fmaf(p * z, s, 2.0f * s);
+  const float n = static_cast<float>(e);
+  return __builtin_fmaf(n, 0.693145752f, __builtin_fmaf(n, 1.42860677e-6f, p));
+}
+
+// tanh within 3 ulp: Lambert's fraction to the seventh convergent below 1, where the other form cancels.
+__device__ __forceinline__ float tanh(float x) {
+  const float y = __builtin_fabsf(x), z = x * x;
+  if (y < 1.0f) {
+    const float over = __builtin_fmaf(z, __builtin_fmaf(z, z + 378.0f, 17325.0f), 135135.0f);
+    const float under = __builtin_fmaf(z, __builtin_fmaf(z, __builtin_fmaf(z, 28.0f, 3150.0f), 62370.0f), 135135.0f);
+    return x * (over / under);
+  }
+  const float t = 1.0f - 2.0f / (1.0f + exp(2.0f * y));
+  return y != y ? x : x < 0.0f ? -t : t;
 }
 
 }  // namespace kn
