@@ -12,7 +12,7 @@ public sealed class PublicApi
         string[] expected =
         [
             "Kernels.Activation", "Kernels.BFloat16", "Kernels.Buffer`1", "Kernels.Choice", "Kernels.ChoiceSource", "Kernels.DType", "Kernels.DTypes",
-            "Kernels.Device", "Kernels.FlatGemm", "Kernels.FlatGemmOptions", "Kernels.FlatGemmWeights", "Kernels.KernelsException",
+            "Kernels.Device", "Kernels.DeviceHandle", "Kernels.DeviceKind", "Kernels.Event", "Kernels.Graph", "Kernels.Stream", "Kernels.FlatGemm", "Kernels.FlatGemmOptions", "Kernels.FlatGemmWeights", "Kernels.KernelsException",
             "Kernels.QuantizationError", "Kernels.Quantize", "Kernels.Status", "Kernels.TensorView`1", "Kernels.Tuning.Dataflow",
         ];
         IEnumerable<string?> actual = typeof(Device).Assembly.GetExportedTypes().Where(t => !t.IsNested).Select(t => t.FullName);

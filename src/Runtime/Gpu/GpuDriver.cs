@@ -110,8 +110,8 @@ internal abstract unsafe class GpuDriver
 
     public abstract void LaunchGraph(nint graph, nint stream);
 
-    /// <summary>Whether this device can load the kernels of a source file: the image that would be taken, or what is missing.</summary>
-    public virtual bool HasImage(string file, out string imageOrReason) => Images.TryFind(file, Kind, Limits.Architecture, out _, out imageOrReason);
+    /// <summary>Whether this device can load the kernels of a source file, one of which is named: the image that would be taken, or what is missing.</summary>
+    public virtual bool HasImage(string file, string kernel, out string imageOrReason) => Images.TryFind(file, Kind, Limits.Architecture, out _, out imageOrReason);
 
     /// <summary>Loads the kernels of kernels/op/file.cu.</summary>
     protected abstract nint LoadModule(string file);

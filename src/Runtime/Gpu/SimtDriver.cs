@@ -9,7 +9,7 @@ namespace Kernels;
 /// <summary>
 /// The simulated GPU, native/simt: the same kernels on the host's threads, and a sanitizer. Launches have ended when they
 /// return, so streams and events are names only, and a capture is a list of what to do again. Every fault of a kernel fails
-/// its launch, with the sanitizer's sentences.
+/// its launch with the sanitizer's sentences, and the device with it, as an illegal address does elsewhere.
 /// </summary>
 internal sealed unsafe class SimtDriver : GpuDriver
 {
@@ -21,32 +21,22 @@ internal sealed unsafe class SimtDriver : GpuDriver
 
     private readonly KnSimtLibrary _library;
     private readonly KnSimtOptions _options;
-    private readonly HashSet<string> _files = [];
-    private readonly ConcurrentDictionary<string, nint> _names = new();
+    private static readonly ConcurrentDictionary<string, nint> s_names = new();
     private readonly ConcurrentDictionary<nint, Graph> _capturing = new();
     private readonly ConcurrentDictionary<nint, Graph> _graphs = new();
     private readonly ConcurrentDictionary<nint, long> _events = new();
 
-    private SimtDriver(in KnSimtLibrary library, int waveSize)
+    private SimtDriver(in KnSimtLibrary library, in KnSimtOptions options)
     {
-        _library = library;
-        var options = new KnSimtOptions { Size = (uint)sizeof(KnSimtOptions) };
-        lock (s_gate) library.GetOptions(&options);
-        options.WaveSize = waveSize;
-        options.CheckGlobal = 1;
-        _options = options;
-        for (int i = 0; i < library.KernelCount; i++)
-        {
-            var kernel = new KnSimtKernel { Size = (uint)sizeof(KnSimtKernel) };
-            if (library.Kernel(i, &kernel) == 0) _files.Add(System.IO.Path.GetFileNameWithoutExtension(Text(kernel.File)));
-        }
+        (_library, _options) = (library, options);
+        bool check = library.Checked != 0;
         Limits = new GpuLimits
         {
-            Name = string.Create(CultureInfo.InvariantCulture, $"simulated GPU, waves of {waveSize}{(library.Checked != 0 ? ", checked" : "")}"),
-            Architecture = string.Create(CultureInfo.InvariantCulture, $"simt{waveSize}"),
-            Driver = library.Checked != 0 ? "kn_simt_checked" : "kn_simt",
+            Name = string.Create(CultureInfo.InvariantCulture, $"simulated GPU, waves of {options.WaveSize}{(check ? ", checked" : "")}"),
+            Architecture = string.Create(CultureInfo.InvariantCulture, $"simt{options.WaveSize}"),
+            Driver = check ? "kn_simt_checked" : "kn_simt",
             Multiprocessors = options.SmCount,
-            WaveSize = waveSize,
+            WaveSize = options.WaveSize,
             ThreadsPerBlock = 1024,
             SharedBytesPerBlock = options.SharedPerBlock,
             SharedBytesPerMultiprocessor = options.SharedPerBlock,
@@ -68,7 +58,13 @@ internal sealed unsafe class SimtDriver : GpuDriver
         string? path = KernelTable.Find(check ? "kn_simt_checked" : "kn_simt", out reason);
         if (path is null) return null;
         KnStatus status = KnSimtExports.TryGet(path, out KnSimtLibrary library, out reason);
-        if (status == KnStatus.Ok) return new SimtDriver(library, waveSize);
+        if (status == KnStatus.Ok)
+        {
+            var options = new KnSimtOptions { Size = (uint)sizeof(KnSimtOptions) };
+            lock (s_gate) library.GetOptions(&options);
+            (options.WaveSize, options.CheckGlobal) = (waveSize, library.Checked);
+            return new SimtDriver(library, options);
+        }
         if (reason.Length == 0) reason = $"{path}: {status}";
         return null;
     }
@@ -153,24 +149,35 @@ internal sealed unsafe class SimtDriver : GpuDriver
         foreach (Action step in found!.Steps) Do(stream, step);
     }
 
-    public override bool HasImage(string file, out string imageOrReason)
+    public override bool HasImage(string file, string kernel, out string imageOrReason)
     {
-        bool found = _files.Contains(file);
-        imageOrReason = found ? Limits.Driver : $"{Limits.Driver} holds no kernels of {file}";
+        bool found = Find(Name(kernel)) == KnStatus.Ok;
+        imageOrReason = found ? Limits.Driver : $"{Limits.Driver} holds no {kernel} for {Limits.Architecture}";
         return found;
     }
 
-    protected override nint LoadModule(string file) =>
-        HasImage(file, out string reason) ? 1 : throw new KernelsException(Status.Unsupported, Limits.Name, reason);
+    protected override nint LoadModule(string file) => 1;
 
-    /// <summary>A function's handle is its name, which lives as long as this device.</summary>
-    public override nint Function(nint module, string name) => _names.GetOrAdd(name, n =>
+    public override nint Function(nint module, string name)
     {
-        nint text = Marshal.StringToCoTaskMemUTF8(n);
-        var kernel = new KnSimtKernel { Size = (uint)sizeof(KnSimtKernel) };
-        Check(_library.Find((byte*)text, &kernel), $"find {n}");
+        nint text = Name(name);
+        lock (s_gate) Check((int)Find(text), $"find {name}");
         return text;
-    });
+    }
+
+    private KnStatus Find(nint name)
+    {
+        KnSimtOptions options = _options;
+        var kernel = new KnSimtKernel { Size = (uint)sizeof(KnSimtKernel) };
+        lock (s_gate)
+        {
+            Check(_library.SetOptions(&options), "set_options");
+            return (KnStatus)_library.Find((byte*)name, &kernel);
+        }
+    }
+
+    /// <summary>A function's handle is its name, which lives as long as the process.</summary>
+    private nint Name(string name) => s_names.GetOrAdd(name, n => Marshal.StringToCoTaskMemUTF8(n));
 
     public override GpuKernelFacts Facts(nint function) => new(0, 0, 0, Limits.ThreadsPerBlock);
 
