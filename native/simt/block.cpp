@@ -111,7 +111,8 @@ bool Block::prepare(Worker& on, const Launch& what, uint64_t linear) {
   live = count = what.block.x * what.block.y * what.block.z;
   at_grid = yields = 0;
   events = 0;
-  started = stopped = false;
+  stopped = false;
+  suspect = nullptr;
   ready.head = ready.size = 0;
   if (first) {
     if (!allocate(*this, on, what)) return false;
@@ -146,7 +147,6 @@ bool Block::prepare(Worker& on, const Launch& what, uint64_t linear) {
 
 // Called on the OS thread's own stack.
 void Block::resume() {
-  started = true;
   Thread& next = threads[ready.pop()];
   worker->current = &next;
   kn_simt_switch(&worker->main_stack, next.stack_pointer);

@@ -96,7 +96,7 @@ struct Block {
   kn_simt_uint3 index{};
   uint32_t count = 0, live = 0, at_grid = 0, yields = 0;
   long long events = 0;
-  bool started = false, stopped = false;
+  bool stopped = false;
   std::unique_ptr<Thread[]> threads;
   std::vector<uint16_t> sequence;  // the order in which threads take turns
   Wave waves[kMaxWaves];
@@ -105,6 +105,7 @@ struct Block {
   char* shared = nullptr;     // dynamic shared memory, with kSharedGuard on both sides
   std::vector<char> statics;  // static shared memory while another block of this OS thread runs
   Shadow shadow;
+  std::unique_ptr<Fault> suspect;  // the first read of shared memory that nothing has written yet: see Shadow::check
 
   bool prepare(Worker& on, const Launch& what, uint64_t linear);  // false: no memory
   void resume();             // runs until every thread waits, has returned, or one has faulted
@@ -114,6 +115,7 @@ struct Block {
   void finish(Thread& self);
   void pass_grid();
   void report_stuck();
+  void report_suspect();
   ~Block();
 };
 
@@ -175,6 +177,9 @@ inline Thread& self() { return *worker->current; }
 // Notes it and leaves stopping the block to the caller.
 void record_fault(Block& block, const Thread& thread, int kind, uintptr_t pc, std::string what, uint64_t address = 0,
                   int bytes = 0, const Thread* other = nullptr, uintptr_t other_pc = 0);
+
+// A read of shared memory before any write: a fault of the block, unless a race turns out to be behind it.
+void suspect(Thread& thread, uintptr_t pc, std::string what, uint64_t address, int bytes);
 
 // Waits until every lane of mask has come here with the same name; the last one calls complete, which sees the operand
 // of every lane in block.threads.

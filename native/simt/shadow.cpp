@@ -107,10 +107,11 @@ void Shadow::check(Thread& self, Cell* cells, uintptr_t address, size_t bytes, A
                 ", the target of an asynchronous copy that has not been waited for",
             address, static_cast<int>(bytes), &self.block->threads[cell.write.thread], image().begin + cell.write_pc);
     const bool reads = access == Access::kRead || access == Access::kAtomic;
-    if (reads && !written)
-      fault(KN_SIMT_UNINITIALISED, pc,
-            phrase(access, bytes) + shared_place(*self.block, address) + ", which this block has not written", address,
-            static_cast<int>(bytes));
+    // Whether a write is missing or a barrier before this read shows only when the write comes.
+    if (reads && !written && !self.block->suspect)
+      suspect(self, pc,
+              phrase(access, bytes) + shared_place(*self.block, address) + ", which this block has not written",
+              address, static_cast<int>(bytes));
     if (written && !(now.atomic && cell.write.atomic) && !ordered(cell.write, thread))
       race(self, address, bytes, access, pc, cell.write, true, cell.write_pc);
     if (access == Access::kRead) {

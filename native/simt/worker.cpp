@@ -11,16 +11,41 @@ namespace simt {
 thread_local Worker* worker = nullptr;
 static std::mutex fault_lock;
 
-void record_fault(Block& block, const Thread& thread, int kind, uintptr_t pc, std::string what, uint64_t address,
-                  int bytes, const Thread* other, uintptr_t other_pc) {
-  const Launch& launch = *block.launch;
-  const kn_simt_uint3 i = block.index;
-  const uint64_t linear = i.x + uint64_t{launch.grid.x} * (i.y + uint64_t{launch.grid.y} * i.z);
-  block.stopped = true;
+static Fault make_fault(const Block& block, const Thread& thread, int kind, uintptr_t pc, std::string what,
+                        uint64_t address, int bytes, const Thread* other, uintptr_t other_pc) {
+  const kn_simt_uint3 i = block.index, grid = block.launch->grid;
+  const uint64_t linear = i.x + uint64_t{grid.x} * (i.y + uint64_t{grid.y} * i.z);
+  return {kind, i,        thread.position, other ? other->position : kn_simt_uint3{}, linear, address, bytes,
+          pc,   other_pc, std::move(what)};
+}
+
+static void keep(const Launch& launch, Fault fault) {
   const std::lock_guard<std::mutex> guard(fault_lock);
   launch.stop = true;
-  launch.faults.push_back({kind, i, thread.position, other ? other->position : kn_simt_uint3{}, linear, address, bytes,
-                           pc, other_pc, std::move(what)});
+  launch.faults.push_back(std::move(fault));
+}
+
+void record_fault(Block& block, const Thread& thread, int kind, uintptr_t pc, std::string what, uint64_t address,
+                  int bytes, const Thread* other, uintptr_t other_pc) {
+  block.stopped = true;
+  // A read before a write that nothing orders is a race, and no other fault.
+  if (block.suspect && kind == KN_SIMT_RACE && (pc == block.suspect->pc || other_pc == block.suspect->pc))
+    block.suspect = nullptr;
+  block.report_suspect();
+  keep(*block.launch, make_fault(block, thread, kind, pc, std::move(what), address, bytes, other, other_pc));
+}
+
+void suspect(Thread& thread, uintptr_t pc, std::string what, uint64_t address, int bytes) {
+  Block& block = *thread.block;
+  if (block.suspect) return;
+  block.suspect = std::make_unique<Fault>(
+      make_fault(block, thread, KN_SIMT_UNINITIALISED, pc, std::move(what), address, bytes, nullptr, 0));
+}
+
+void Block::report_suspect() {
+  if (!suspect) return;
+  keep(*launch, std::move(*suspect));
+  suspect = nullptr;
 }
 
 void fault_in(const Thread& thread, int kind, uintptr_t pc, std::string what, uint64_t address, int bytes,
@@ -53,6 +78,7 @@ static bool run_until_quiet(Block& block) {
     if (block.worker->signal) report_signal(block, *thread);
     if (block.yields != yields && block.ready.size) break;  // it waits for something from outside
   }
+  if (!block.live) block.report_suspect();
   return block.stopped || !block.live;
 }
 

@@ -67,3 +67,21 @@ KN_KERNEL(simt_atomics, 1024, 1, kn_simt_test) {
   atomicAdd(&f[0], 1.0f);
   atomicAdd(&d[0], 0.5);
 }
+
+// Warp 1 fills one buffer 8 times, warp 0 reads it: barrier 1 says full, barrier 2 says empty. Each side waits at one
+// and arrives at the other.
+KN_KERNEL(simt_named_barriers, 64, 1, kn_simt_test) {
+  KN_DYNAMIC_SHARED(int, buffer);
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  for (int i = 0; i < 8; i++) {
+    if (threadIdx.x >= 32) {
+      if (i > 0) kn_simt_named_barrier(2, 64);
+      buffer[lane] = i * 100 + lane;
+      kn_simt_named_arrive(1, 64);
+    } else {
+      kn_simt_named_barrier(1, 64);
+      static_cast<int*>(args.out)[i * 32 + lane] = buffer[31 - lane];
+      if (i < 7) kn_simt_named_arrive(2, 64);
+    }
+  }
+}

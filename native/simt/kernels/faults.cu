@@ -87,6 +87,21 @@ KERNEL(uninitialised_static) {
   static_cast<float*>(args.out)[threadIdx.x] = s[threadIdx.x];  // planted
 }
 
+KERNEL(uninitialised_global) {
+  int* const in = static_cast<int*>(const_cast<void*>(args.in));
+  if (threadIdx.x != 6 || !args.mode) in[threadIdx.x] = 1;
+  static_cast<int*>(args.out)[threadIdx.x] = in[threadIdx.x];  // planted
+}
+
+KERNEL(atomic_race) {
+  KN_DYNAMIC_SHARED(int, s);
+  if (threadIdx.x == 0) s[0] = 0;
+  __syncthreads();
+  atomicAdd(&s[0], 1);
+  if (!args.mode) __syncthreads();
+  static_cast<int*>(args.out)[threadIdx.x] = s[0];  // planted
+}
+
 KERNEL(misaligned) {
   const char* const p = static_cast<const char*>(args.in) + (args.mode && threadIdx.x == 2 ? 8 : 0);
   const kn::words w = kn::load16(p);  // planted
@@ -110,7 +125,7 @@ KERNEL(async_race) {
   if (!args.mode)
     __syncthreads();
   else
-    __syncwarp(1ull << threadIdx.x);
+    __syncwarp(1ull << threadIdx.x % warpSize);
   static_cast<int*>(args.out)[threadIdx.x] = s[threadIdx.x / 32 * 128 + (threadIdx.x + 31) % 32 * 4];  // planted
 }
 
@@ -122,7 +137,12 @@ KERNEL(trap) {
   if (args.mode && threadIdx.x == 1) __trap();  // planted
 }
 
-KERNEL(stack) {
+// stack
+static __attribute__((noinline)) void need_stack(int64_t n) {  // planted
   volatile char large[200000];
-  if (args.mode) large[static_cast<size_t>(args.n) % 200000] = 1;  // planted
+  large[static_cast<size_t>(n)] = 1;
+}
+
+KERNEL(stack) {
+  if (args.mode) need_stack(args.n);
 }
