@@ -64,6 +64,7 @@ internal static class FlatGemmModel
     /// <summary>Seconds of one call with m rows.</summary>
     public static double Seconds(Row row, in KnLaunch launch, in KnFlatGemmProblem p, int m, Device device)
     {
+        if (row is FlatGemmGpu gpu) return gpu.Seconds(p, launch, m);
         int threads = Math.Max(1, Math.Min(launch.Threads == 0 ? device.Threads : launch.Threads, device.Threads));
         double columns = (double)p.N * (((KnGemmFlags)p.Flags & KnGemmFlags.Gated) != 0 ? 2 : 1);
         double bytes = columns * p.K * ((DType)p.WType).Bits() / 8 + (double)m * p.K * ((DType)p.XType).Bits() / 8;

@@ -165,7 +165,7 @@ internal sealed unsafe partial class FlatGemmTrial : IDisposable
         {
             args.W = _raw![copy - 1].At;
         }
-        return row.Run(_problem, launch, &args);
+        return row is GpuRow gpu ? RunOnDevice(gpu, launch, args, call) : row.Run(_problem, launch, &args);
     }
 
     /// <summary>Compares the first m rows of y with the oracle, and everything that a run must not touch with what it was.</summary>

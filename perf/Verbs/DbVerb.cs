@@ -68,7 +68,7 @@ internal static class DbVerb
             string path = parsed.GetRequiredValue(file);
             if (path == "-")
             {
-                using Stream output = Console.OpenStandardOutput();
+                using System.IO.Stream output = Console.OpenStandardOutput();
                 store.Export(output);
                 return Exit.Ok;
             }

@@ -43,6 +43,9 @@ public sealed class KernelsException : Exception
     /// <summary>The rule that it breaks, with the values.</summary>
     public string Rule { get; }
 
+    /// <summary>The GPU driver's own number for the failure, named in the message; 0 where no driver was asked.</summary>
+    public int DriverCode { get; init; }
+
     internal static void Require(bool holds, string argument, string rule)
     {
         if (!holds) throw new KernelsException(Status.Invalid, argument, rule);

@@ -90,7 +90,20 @@ internal static unsafe class KnExports
     internal static KnStatus TryGet(string path, out KnLibrary library, out string error)
     {
         library = new KnLibrary { Size = (uint)sizeof(KnLibrary) };
-        error = "";
+        if (!TryFind(path, "kn_get", out nint get, out KnStatus found, out error)) return found;
+        fixed (KnLibrary* at = &library)
+        {
+            var status = (KnStatus)((delegate* unmanaged[Cdecl]<uint, KnLibrary*, int>)get)(Abi, at);
+            if (status == KnStatus.AbiMismatch)
+                error = $"{path} speaks ABI {library.Abi}, this assembly ABI {Abi}";
+            return status;
+        }
+    }
+
+    /// <summary>Loads the library at <paramref name="path"/> and finds its export.</summary>
+    internal static bool TryFind(string path, string export, out nint address, out KnStatus status, out string error)
+    {
+        (address, status, error) = (0, KnStatus.Device, "");
         nint handle;
         try
         {
@@ -99,19 +112,10 @@ internal static unsafe class KnExports
         catch (Exception e) when (e is DllNotFoundException or BadImageFormatException)
         {
             error = e.Message;
-            return KnStatus.Device;
+            return false;
         }
-        if (!NativeLibrary.TryGetExport(handle, "kn_get", out nint get))
-        {
-            error = $"{path} has no export kn_get";
-            return KnStatus.AbiMismatch;
-        }
-        fixed (KnLibrary* at = &library)
-        {
-            var status = (KnStatus)((delegate* unmanaged[Cdecl]<uint, KnLibrary*, int>)get)(Abi, at);
-            if (status == KnStatus.AbiMismatch)
-                error = $"{path} speaks ABI {library.Abi}, this assembly ABI {Abi}";
-            return status;
-        }
+        if (NativeLibrary.TryGetExport(handle, export, out address)) return true;
+        (status, error) = (KnStatus.AbiMismatch, $"{path} has no export {export}");
+        return false;
     }
 }

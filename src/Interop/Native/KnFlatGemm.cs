@@ -39,3 +39,28 @@ internal unsafe struct KnFlatGemmArgs
     public void* Workspace;
     public long WorkspaceBytes;
 }
+
+/// <summary>kernels/flat_gemm/flat_gemm_gpu.h: the one argument of the GPU kernels.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct KnFlatGemmGpu
+{
+    public void* X;
+    public void* W;
+    public float* Scales;
+    public byte* Zeros;
+    public float* Bias;
+    public void* Residual;
+    public void* Y;
+    public void* Partial;
+    public float* XScales;
+    public sbyte* Quantized;
+    public long Ldx, Ldw, Ldr, Ldy, Ldq;
+    public int M, N, K;
+    public int KSplit;
+    public int Splits;
+    public int Group;
+    public int XType, WType, YType;
+    public int Activation;
+    public int Flags;
+    public int Integer;
+}

@@ -4,8 +4,8 @@ using Kernels.Interop.Native;
 
 namespace Kernels;
 
-/// <summary>Where kernels run. The CPU is always there; nothing is loaded before it is asked for.</summary>
-public sealed class Device
+/// <summary>Where kernels run. The CPU is always there; a GPU is where its driver is. Nothing is loaded before it is asked for.</summary>
+public sealed partial class Device
 {
     private static readonly Lazy<Device> s_cpu = new(() => new Device(KernelTable.Default));
 
@@ -21,28 +21,37 @@ public sealed class Device
 
     internal KernelTable Table { get; }
 
-    /// <summary>Processor name as the system gives it.</summary>
+    /// <summary>Processor name as the system gives it, or the GPU's.</summary>
     public string Model { get; }
 
-    /// <summary>Cores that this process may use.</summary>
+    /// <summary>Cores that this process may use; multiprocessors of a GPU.</summary>
     public int Cores { get; }
 
-    /// <summary>Bytes of one core's L1 data cache and L2, and of the shared last level; 0 where the system does not say.</summary>
+    /// <summary>
+    /// Bytes of one core's L1 data cache and L2, and of the shared last level; 0 where the system does not say. Of a GPU: a
+    /// multiprocessor's shared memory, L2, and 0.
+    /// </summary>
     public ImmutableArray<long> CacheBytes { get; }
 
-    /// <summary>Instruction sets that rows may need and this machine grants: "Avx512, Avx512Bf16" and so on; "None" is possible.</summary>
-    public string InstructionSets => Table.Features.ToString();
+    /// <summary>
+    /// Instruction sets that rows may need and this machine grants: "Avx512, Avx512Bf16" and so on; "None" is possible. A GPU's
+    /// architecture: sm_90, gfx942.
+    /// </summary>
+    public string InstructionSets => Gpu?.Limits.Architecture ?? Table.Features.ToString();
 
-    /// <summary>File of the native library, or null: then only managed rows run, and <see cref="NativeProblem"/> says why.</summary>
+    /// <summary>
+    /// File of the native library, or null: then only managed rows run, and <see cref="NativeProblem"/> says why. Of a GPU: its
+    /// driver and version.
+    /// </summary>
     public string? NativeLibrary => Table.Path;
 
     /// <summary>Why there is no native library; null when there is one.</summary>
     public string? NativeProblem => Table.Problem;
 
-    /// <summary>Identity of the native build, part of every tuning key.</summary>
+    /// <summary>Identity of the native build or of the device images, part of every tuning key.</summary>
     public string Build => Table.Build;
 
-    /// <summary>Threads of the native pool, the caller's included.</summary>
+    /// <summary>Threads of the native pool, the caller's included; 1 for a GPU.</summary>
     public int Threads => Table.Threads;
 
     /// <summary>

@@ -5,13 +5,14 @@ using Kernels.Interop.Native;
 namespace Kernels;
 
 /// <summary>
-/// The rows of the CPU: those of kn_cpu where it loads, then the managed ones. A missing library leaves the managed rows
-/// working and says so in <see cref="Problem"/>.
+/// The rows of a device. Of the CPU: those of kn_cpu where it loads, then the managed ones; a missing library leaves the managed
+/// rows working and says so in <see cref="Problem"/>. Of a GPU: those whose kernels are in this assembly's images.
 /// </summary>
 internal sealed unsafe class KernelTable
 {
     private static readonly Lazy<KernelTable> s_default = new(() => Load(FindLibrary()));
 
+    private readonly GpuDriver? _gpu;
     private readonly delegate* unmanaged[Cdecl]<int> _getThreads;
     private readonly delegate* unmanaged[Cdecl]<int, int, int> _setThreads;
 
@@ -31,8 +32,19 @@ internal sealed unsafe class KernelTable
         Rows = rows.ToImmutable();
     }
 
+    private KernelTable(GpuDriver gpu)
+    {
+        _gpu = gpu;
+        Path = gpu.Limits.Driver;
+        Build = Images.Build;
+        Rows = GpuRows(gpu);
+    }
+
     /// <summary>The managed rows, last within their operation.</summary>
     private static ImmutableArray<Row> Managed => [new FlatGemmManaged(), new DecodeAttentionManaged()];
+
+    /// <summary>The rows of a GPU, best first within their operation.</summary>
+    private static ImmutableArray<Row> GpuRows(GpuDriver gpu) => [.. FlatGemmGpu.Rows(gpu)];
 
     public static KernelTable Default => s_default.Value;
 
@@ -69,13 +81,18 @@ internal sealed unsafe class KernelTable
     /// <summary>Whether this machine has what the row needs, or what it lacks.</summary>
     public bool Runs(Row row, out string? lacks)
     {
+        if (row is GpuRow gpu)
+        {
+            lacks = gpu.Lacks;
+            return lacks is null;
+        }
         KnCpu missing = row.Needs & ~Features;
         lacks = missing == 0 ? null : $"this machine lacks {missing}";
         return missing == 0;
     }
 
     /// <summary>Threads of the pool, the caller's included.</summary>
-    public int Threads => _getThreads == null ? Environment.ProcessorCount : _getThreads();
+    public int Threads => _gpu is not null ? 1 : _getThreads == null ? Environment.ProcessorCount : _getThreads();
 
     /// <summary>Resizes the pool; 0 is one thread per core this process may use.</summary>
     public void SetThreads(int count, bool pin)
@@ -90,14 +107,22 @@ internal sealed unsafe class KernelTable
     public static KernelTable Load(string? path)
     {
         if (path is null)
-            return new KernelTable(null, $"no {LibraryName} in {string.Join(", ", SearchedDirectories())}", default);
+        {
+            _ = Find("kn_cpu", out string reason);
+            return new KernelTable(null, reason, default);
+        }
         return KnExports.TryGet(path, out KnLibrary library, out string error) == KnStatus.Ok
             ? new KernelTable(path, null, library)
             : new KernelTable(null, error, default);
     }
 
-    internal static string LibraryName => OperatingSystem.IsWindows() ? "kn_cpu.dll"
-        : OperatingSystem.IsMacOS() ? "libkn_cpu.dylib" : "libkn_cpu.so";
+    /// <summary>The table of a GPU.</summary>
+    public static KernelTable Of(GpuDriver gpu) => new(gpu);
+
+    internal static string LibraryName => FileOf("kn_cpu");
+
+    private static string FileOf(string library) => OperatingSystem.IsWindows() ? $"{library}.dll"
+        : OperatingSystem.IsMacOS() ? $"lib{library}.dylib" : $"lib{library}.so";
 
     /// <summary>KERNELS_NATIVE names the directory for those who must override; then beside the assembly; then the package's place.</summary>
     private static IEnumerable<string> SearchedDirectories()
@@ -115,6 +140,14 @@ internal sealed unsafe class KernelTable
         yield return System.IO.Path.Combine(AppContext.BaseDirectory, "runtimes", $"{os}-{architecture}", "native");
     }
 
-    private static string? FindLibrary() =>
-        SearchedDirectories().Select(d => System.IO.Path.Combine(d, LibraryName)).FirstOrDefault(File.Exists);
+    private static string? FindLibrary() => Find("kn_cpu", out _);
+
+    /// <summary>The file of a native library of this project, or null and where it was looked for.</summary>
+    internal static string? Find(string library, out string reason)
+    {
+        string file = FileOf(library);
+        string? path = SearchedDirectories().Select(d => System.IO.Path.Combine(d, file)).FirstOrDefault(File.Exists);
+        reason = path is null ? $"no {file} in {string.Join(", ", SearchedDirectories())}" : "";
+        return path;
+    }
 }

@@ -23,6 +23,9 @@ internal abstract unsafe class Row
     /// <summary>Rows with the same tag give the same bits for the same row of work. Null: no promise.</summary>
     public virtual string? Bits => null;
 
+    /// <summary>Whether <see cref="Bits"/> holds for the default launch alone, because others divide the sums otherwise.</summary>
+    public virtual bool BitsOfDefaultLaunch => false;
+
     public virtual ImmutableArray<RowParameter> Parameters => [];
 
     public abstract bool Accepts(void* problem, in KnLaunch launch, out string? why);
@@ -39,8 +42,14 @@ internal abstract unsafe class Row
 
     public abstract KnStatus Run(void* problem, in KnLaunch launch, void* args);
 
+    /// <summary>Runs in the order of a device's stream, 0 the default one. A row of the CPU has none: it runs when it is called.</summary>
+    public virtual KnStatus Run(void* problem, in KnLaunch launch, void* args, nint stream) => Run(problem, launch, args);
+
     /// <summary>The sentence for this thread's last failure of this row.</summary>
     public abstract string LastError { get; }
+
+    /// <summary>The exception for what Run has just answered on this thread.</summary>
+    public virtual KernelsException Failure(KnStatus status) => KernelsException.FromSentence((Status)status, Name, LastError);
 
     /// <summary>The part of the name between '/' and '_'.</summary>
     public string Target

@@ -12,6 +12,12 @@ namespace Kernels;
 /// Any number of threads may run one plan at a time. After FlashDecoding++ (arXiv 2311.01282), sections 4 and 5: the dataflow
 /// changes with m, measured per shape and device.
 /// </summary>
+/// <remarks>
+/// On a GPU the weights are copied there, Run takes views of the device's buffers and only enqueues, on the stream it is given
+/// or the default one, and overloads for host memory are refused: no copy is hidden. Scratch of a call is memory of the driver's
+/// pool in the order of its stream, so that calls on any streams, in any graphs, never share it; a caller who wants none allocated
+/// passes <see cref="WorkspaceBytes"/> of his own.
+/// </remarks>
 public sealed unsafe class FlatGemm : IDisposable
 {
     private readonly ImmutableArray<Segment<KnFlatGemmProblem>> _segments;
@@ -22,12 +28,15 @@ public sealed unsafe class FlatGemm : IDisposable
     private Buffer<byte>? _idle;
     private bool _disposed;
 
-    private FlatGemm(FlatGemmOptions options, FlatGemmWeights weights, bool ownsWeights, Buffer<float>? bias, ImmutableArray<Segment<KnFlatGemmProblem>> segments)
+    private FlatGemm(FlatGemmOptions options, Device device, FlatGemmWeights weights, bool ownsWeights, Buffer<float>? bias, ImmutableArray<Segment<KnFlatGemmProblem>> segments)
     {
-        (Options, _weights, _ownsWeights, _bias, _segments) = (options, weights, ownsWeights, bias, segments);
+        (Options, Device, _weights, _ownsWeights, _bias, _segments) = (options, device, weights, ownsWeights, bias, segments);
         _workspaceBytes = segments.Max(s => s.Workspace);
-        _idle = Buffer<byte>.Allocate(_workspaceBytes);
+        if (device.Gpu is null) _idle = Buffer<byte>.Allocate(_workspaceBytes);
     }
+
+    /// <summary>Where it runs.</summary>
+    public Device Device { get; }
 
     /// <summary>The layer.</summary>
     public FlatGemmOptions Options { get; }
@@ -35,7 +44,7 @@ public sealed unsafe class FlatGemm : IDisposable
     /// <summary>Bytes of packed weights.</summary>
     public long WeightBytes => _weights.Bytes;
 
-    /// <summary>Bytes of scratch one call uses; a plan keeps one such buffer, and one more for each concurrent caller.</summary>
+    /// <summary>Bytes of scratch one call uses. On the CPU a plan keeps one such buffer, and one more for each concurrent caller.</summary>
     public long WorkspaceBytes => _workspaceBytes;
 
     /// <summary>What runs for every m, in order of m.</summary>
@@ -70,11 +79,12 @@ public sealed unsafe class FlatGemm : IDisposable
             device ??= Device.Cpu;
             options.Check();
             KernelsException.Require(weights.Fits(options), nameof(weights), "weights packed for this dtype, shape and group");
+            KernelsException.Require(weights.Data.Device.Shares(device), nameof(weights), $"weights on {device}, not on {weights.Data.Device}");
             int columns = options.Bias ? options.Columns : 0;
             KernelsException.Require(bias.Length == columns, nameof(bias), $"{columns} values, not {bias.Length}");
             ImmutableArray<Segment<KnFlatGemmProblem>> segments = FlatGemmSelection.Choose(device, options, weights.Layout, TuningStore.Default);
             segments = [.. segments.Select(s => s.Sized(device))];
-            return new FlatGemm(options, weights, owns, columns > 0 ? Buffer<float>.Of(bias) : null, segments);
+            return new FlatGemm(options, device, weights, owns, columns > 0 ? Buffer<float>.Of(device, bias) : null, segments);
         }
         catch when (owns)
         {
@@ -92,6 +102,7 @@ public sealed unsafe class FlatGemm : IDisposable
     public void Run<TX, TY>(ReadOnlySpan2D<TX> x, Span2D<TY> y, ReadOnlySpan2D<TY> residual = default, ReadOnlySpan<float> xScales = default)
         where TX : unmanaged where TY : unmanaged
     {
+        RequireHost();
         CheckTypes<TX, TY>();
         CheckShapes(x.Height, x.Width, y.Height, y.Width, residual.Height, residual.Width, xScales.Length);
         fixed (TX* px = x)
@@ -106,6 +117,7 @@ public sealed unsafe class FlatGemm : IDisposable
     public void Run<TX, TY>(ReadOnlySpan<TX> x, Span<TY> y, ReadOnlySpan<TY> residual = default, ReadOnlySpan<float> xScales = default)
         where TX : unmanaged where TY : unmanaged
     {
+        RequireHost();
         CheckTypes<TX, TY>();
         int m = Options.K > 0 ? x.Length / Options.K : Options.N > 0 ? y.Length / Options.N : 0;
         KernelsException.Require(x.Length == (long)m * Options.K, nameof(x), $"a multiple of K = {Options.K} elements, not {x.Length}");
@@ -119,35 +131,89 @@ public sealed unsafe class FlatGemm : IDisposable
             Run(m, px, Options.K, ps, pr, Options.N, py, Options.N);
     }
 
-    /// <summary>Computes y from x on views of any buffer.</summary>
+    /// <summary>Computes y from x on views of the device's buffers; on a GPU in the order of its default stream.</summary>
     /// <inheritdoc cref="Run{TX, TY}(ReadOnlySpan2D{TX}, Span2D{TY}, ReadOnlySpan2D{TY}, ReadOnlySpan{float})"/>
     public void Run<TX, TY>(in TensorView<TX> x, in TensorView<TY> y, TensorView<TY>? residual = null, ReadOnlySpan<float> xScales = default)
+        where TX : unmanaged where TY : unmanaged
+    {
+        if (xScales.Length > 0) RequireHost();
+        fixed (float* ps = xScales) Run(x, y, residual, ps, xScales.Length, 0, null);
+    }
+
+    /// <summary>
+    /// Enqueues the computation of y from x on a GPU's stream; null is the default one. Nothing is waited for: what fails on the
+    /// device shows when the stream is waited for. The buffers must stay until it is done.
+    /// </summary>
+    /// <param name="x">[m, K] of the input type, on the plan's device; rows may be apart.</param>
+    /// <param name="y">[m, N] of the output type, on the plan's device; overlaps nothing but, exactly, the residual.</param>
+    /// <param name="stream">A stream of the plan's device.</param>
+    /// <param name="residual">[m, N] when the options say so.</param>
+    /// <param name="xScales">[m], s8 input only, on the plan's device: x = q * scale of its row.</param>
+    /// <param name="workspace">At least <see cref="WorkspaceBytes"/>, 64-byte aligned, of no other call until this one is done; null: the driver's pool.</param>
+    /// <exception cref="KernelsException">A shape, type, device or overlap that breaks a rule, or what the driver refuses.</exception>
+    public void Run<TX, TY>(in TensorView<TX> x, in TensorView<TY> y, Stream? stream, TensorView<TY>? residual = null, TensorView<float>? xScales = null,
+        Buffer<byte>? workspace = null) where TX : unmanaged where TY : unmanaged
+    {
+        if (stream is not null) KernelsException.Require(stream.Device.Shares(Device), nameof(stream), $"a stream of {Device}, not of {stream.Device}");
+        if (xScales is { } s)
+        {
+            KernelsException.Require(s.Rank == 1 && (s.Stride(0) == 1 || s.Shape(0) <= 1), nameof(xScales), "one dimension, contiguous");
+            RequireHere(s, nameof(xScales));
+        }
+        if (workspace is not null)
+            KernelsException.Require(workspace.Device.Shares(Device) && workspace.Bytes >= _workspaceBytes, nameof(workspace), $"{_workspaceBytes} bytes on {Device}, not {workspace.Bytes} on {workspace.Device}");
+        bool held = false;
+        try
+        {
+            stream?.DangerousAddRef(ref held);
+            Run(x, y, residual, xScales is { } scales ? scales.Pointer : null, (int)(xScales?.Shape(0) ?? 0), stream?.Handle ?? 0, workspace);
+        }
+        catch (ObjectDisposedException)
+        {
+            throw new KernelsException(Status.Invalid, nameof(stream), "one that was not disposed");
+        }
+        finally
+        {
+            if (held) stream!.DangerousRelease();
+        }
+    }
+
+    private void Run<TX, TY>(in TensorView<TX> x, in TensorView<TY> y, TensorView<TY>? residual, float* xScales, int scales, nint stream, Buffer<byte>? workspace)
         where TX : unmanaged where TY : unmanaged
     {
         CheckTypes<TX, TY>();
         KernelsException.Require(x.Rank == 2 && (x.Stride(1) == 1 || x.Shape(1) <= 1), nameof(x), "two dimensions, the last one contiguous");
         KernelsException.Require(y.Rank == 2 && (y.Stride(1) == 1 || y.Shape(1) <= 1), nameof(y), "two dimensions, the last one contiguous");
-        CheckShapes(x.Shape(0), x.Shape(1), y.Shape(0), y.Shape(1), residual?.Shape(0) ?? 0, residual?.Shape(1) ?? 0, xScales.Length);
-        fixed (float* ps = xScales)
+        CheckShapes(x.Shape(0), x.Shape(1), y.Shape(0), y.Shape(1), residual?.Shape(0) ?? 0, residual?.Shape(1) ?? 0, scales);
+        RequireHere(x, nameof(x));
+        RequireHere(y, nameof(y));
+        if (residual is { } given) RequireHere(given, nameof(residual));
+        bool held = false, heldY = false;
+        try
         {
-            bool held = false, heldY = false;
-            try
-            {
-                x.Buffer.DangerousAddRef(ref held);
-                y.Buffer.DangerousAddRef(ref heldY);
-                Run((int)x.Shape(0), x.Pointer, x.Stride(0), ps, residual is { } r ? r.Pointer : null, residual?.Stride(0) ?? 0, y.Pointer, y.Stride(0));
-            }
-            catch (ObjectDisposedException)
-            {
-                throw new KernelsException(Status.Invalid, held ? nameof(y) : nameof(x), "a buffer that was not disposed");
-            }
-            finally
-            {
-                if (heldY) y.Buffer.DangerousRelease();
-                if (held) x.Buffer.DangerousRelease();
-            }
+            x.Buffer.DangerousAddRef(ref held);
+            y.Buffer.DangerousAddRef(ref heldY);
+            Run((int)x.Shape(0), x.Pointer, x.Stride(0), xScales, residual is { } r ? r.Pointer : null, residual?.Stride(0) ?? 0, y.Pointer, y.Stride(0), stream, workspace);
+        }
+        catch (ObjectDisposedException)
+        {
+            throw new KernelsException(Status.Invalid, held ? nameof(y) : nameof(x), "a buffer that was not disposed");
+        }
+        finally
+        {
+            if (heldY) y.Buffer.DangerousRelease();
+            if (held) x.Buffer.DangerousRelease();
         }
     }
+
+    private void RequireHost()
+    {
+        if (Device.Gpu is not null)
+            throw new KernelsException(Status.Invalid, "x", $"views of buffers on {Device}: this overload takes memory of the host, and no copy is hidden; Buffer.CopyFrom and CopyTo copy");
+    }
+
+    private void RequireHere<T>(in TensorView<T> view, string name) where T : unmanaged =>
+        KernelsException.Require(view.Buffer.Device.Shares(Device), name, $"a buffer on {Device}, not on {view.Buffer.Device}");
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private void CheckTypes<TX, TY>() where TX : unmanaged where TY : unmanaged
@@ -174,13 +240,12 @@ public sealed unsafe class FlatGemm : IDisposable
         throw new KernelsException(Status.Invalid, "residual", Options.Residual ? $"shape [{xm}, {Options.N}], not [{rm}, {rn}]" : "none, since the options have none");
     }
 
-    private void Run(int m, void* x, long ldx, float* xScales, void* residual, long ldr, void* y, long ldy)
+    private void Run(int m, void* x, long ldx, float* xScales, void* residual, long ldr, void* y, long ldy, nint stream = 0, Buffer<byte>? workspace = null)
     {
         if (m == 0 || Options.N == 0) return;
         int i = 0;
         while (_segments[i].To < m) i++;
         ref readonly Segment<KnFlatGemmProblem> segment = ref _segments.ItemRef(i);
-        Buffer<byte> workspace = Interlocked.Exchange(ref _idle, null) ?? Buffer<byte>.Allocate(_workspaceBytes);
         bool held = false, heldBias = false;
         try
         {
@@ -198,8 +263,6 @@ public sealed unsafe class FlatGemm : IDisposable
                 Y = y,
                 Ldy = ldy,
                 Bias = _bias == null ? null : _bias.Pointer,
-                Workspace = workspace.Pointer,
-                WorkspaceBytes = workspace.Bytes,
             };
             byte* data = _weights.Data.Pointer;
             if (_weights.Layout is null)
@@ -214,9 +277,8 @@ public sealed unsafe class FlatGemm : IDisposable
                 args.Packed = data;
                 args.PackedBytes = _weights.Bytes;
             }
-            KnFlatGemmProblem problem = segment.Problem;
-            KnStatus status = segment.Row.Run(&problem, segment.Launch, &args);
-            if (status != KnStatus.Ok) throw KernelsException.FromSentence((Status)status, segment.Row.Name, segment.Row.LastError);
+            if (Device.Gpu is { } gpu) RunOn(gpu, segment, ref args, stream, workspace);
+            else RunHere(segment, ref args, workspace);
         }
         catch (ObjectDisposedException)
         {
@@ -226,7 +288,49 @@ public sealed unsafe class FlatGemm : IDisposable
         {
             if (heldBias) _bias!.DangerousRelease();
             if (held) _weights.Data.DangerousRelease();
-            Return(workspace);
+        }
+    }
+
+    private void RunHere(in Segment<KnFlatGemmProblem> segment, ref KnFlatGemmArgs args, Buffer<byte>? given)
+    {
+        Buffer<byte> workspace = given ?? Interlocked.Exchange(ref _idle, null) ?? Buffer<byte>.Allocate(_workspaceBytes);
+        try
+        {
+            Call(segment, ref args, workspace.Pointer, workspace.Bytes, 0);
+        }
+        finally
+        {
+            if (given is null) Return(workspace);
+        }
+    }
+
+    private static void RunOn(GpuDriver gpu, in Segment<KnFlatGemmProblem> segment, ref KnFlatGemmArgs args, nint stream, Buffer<byte>? given)
+    {
+        if (given is not null || segment.Workspace == 0)
+        {
+            Call(segment, ref args, given == null ? null : given.Pointer, given?.Bytes ?? 0, stream);
+            return;
+        }
+        nint workspace = gpu.Allocate(segment.Workspace, stream);
+        try
+        {
+            Call(segment, ref args, (void*)workspace, segment.Workspace, stream);
+        }
+        finally
+        {
+            if (gpu.Fault is null) gpu.Free(workspace, stream);
+        }
+    }
+
+    private static void Call(in Segment<KnFlatGemmProblem> segment, ref KnFlatGemmArgs args, void* workspace, long bytes, nint stream)
+    {
+        args.Workspace = workspace;
+        args.WorkspaceBytes = bytes;
+        KnFlatGemmProblem problem = segment.Problem;
+        fixed (KnFlatGemmArgs* at = &args)
+        {
+            KnStatus status = segment.Row.Run(&problem, segment.Launch, at, stream);
+            if (status != KnStatus.Ok) throw segment.Row.Failure(status);
         }
     }
 

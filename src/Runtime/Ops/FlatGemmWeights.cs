@@ -57,7 +57,10 @@ public sealed unsafe class FlatGemmWeights : IDisposable
             return Pack(options, at, w.Stride() * (options.Weights == DType.UInt4 ? 2 : 1), s, z, device ?? Device.Cpu);
     }
 
-    /// <summary>Packs a view, of any size, on any buffer. Columns of <paramref name="w"/> must be contiguous.</summary>
+    /// <summary>
+    /// Packs a view, of any size, on a buffer of the host or of <paramref name="device"/>, which is the view's when null. Columns of
+    /// <paramref name="w"/> must be contiguous.
+    /// </summary>
     /// <inheritdoc cref="Pack{T}(FlatGemmOptions, ReadOnlySpan2D{T}, ReadOnlySpan{float}, ReadOnlySpan{byte}, Device?)"/>
     public static FlatGemmWeights Pack<T>(FlatGemmOptions options, in TensorView<T> w, ReadOnlySpan<float> scales = default,
         ReadOnlySpan<byte> zeros = default, Device? device = null) where T : unmanaged
@@ -65,9 +68,12 @@ public sealed unsafe class FlatGemmWeights : IDisposable
         ArgumentNullException.ThrowIfNull(options);
         KernelsException.Require(w.Rank == 2 && (w.Stride(1) == 1 || w.Shape(1) <= 1), nameof(w), "two dimensions, the last one contiguous");
         CheckSource(options, typeof(T) == typeof(byte) ? DType.UInt4 : DTypes.Of<T>(), w.Shape(0), w.Shape(1), scales, zeros);
+        device ??= w.Buffer.Device;
+        bool there = w.Buffer.Device.Gpu is not null;
+        KernelsException.Require(!there || w.Buffer.Device.Shares(device), nameof(w), $"memory of the host or of {device}, not of {w.Buffer.Device}");
         fixed (float* s = scales)
         fixed (byte* z = zeros)
-            return Pack(options, w.Pointer, w.Stride(0) * (options.Weights == DType.UInt4 ? 2 : 1), s, z, device ?? Device.Cpu);
+            return Pack(options, w.Pointer, w.Stride(0) * (options.Weights == DType.UInt4 ? 2 : 1), s, z, device, there);
     }
 
     private static void CheckSource(FlatGemmOptions o, DType type, long height, long width, ReadOnlySpan<float> scales, ReadOnlySpan<byte> zeros)
@@ -83,11 +89,11 @@ public sealed unsafe class FlatGemmWeights : IDisposable
         KernelsException.Require(!zeros.ContainsAnyExceptInRange((byte)0, (byte)15), "zeros", "values 0..15");
     }
 
-    private static FlatGemmWeights Pack(FlatGemmOptions options, void* w, long ldw, float* scales, byte* zeros, Device device)
+    private static FlatGemmWeights Pack(FlatGemmOptions options, void* w, long ldw, float* scales, byte* zeros, Device device, bool onDevice = false)
     {
         KnFlatGemmProblem problem = options.Problem(options.MaxM);
         Row row = FlatGemmSelection.LayoutRow(device, options);
-        if (row.Layout(&problem) is not { } layout) return Copy(options, problem, w, ldw, scales, zeros);
+        if (row.Layout(&problem) is not { } layout) return Copy(options, problem, w, ldw, scales, zeros, device, onDevice);
         Buffer<byte> data = Buffer<byte>.Allocate(row.PackedBytes(&problem));
         var args = new KnFlatGemmArgs
         {
@@ -105,24 +111,35 @@ public sealed unsafe class FlatGemmWeights : IDisposable
         throw KernelsException.FromSentence((Status)status, row.Name, row.LastError);
     }
 
-    /// <summary>Weights for a row that reads them as they are: a copy, since the caller's memory may move.</summary>
-    private static FlatGemmWeights Copy(FlatGemmOptions o, KnFlatGemmProblem problem, void* w, long ldw, float* scales, byte* zeros)
+    /// <summary>
+    /// Weights for a row that reads them as they are: a copy, since the caller's memory may move. For a GPU it goes there from the
+    /// host or, where the weights are on it already, stays on it; scales and zero points come from the host.
+    /// </summary>
+    private static FlatGemmWeights Copy(FlatGemmOptions o, KnFlatGemmProblem problem, void* w, long ldw, float* scales, byte* zeros, Device device, bool onDevice)
     {
         int bits = o.Weights.Bits();
-        long row = o.Weights == DType.UInt4 ? (o.K + 1) / 2 : (long)o.K * bits / 8;
+        long row = o.Weights == DType.UInt4 ? (o.K + 1) / 2 : (long)o.K * bits / 8, stride = ldw * bits / 8;
+        // Rows of 16-byte vectors where the device reads such.
+        long pitch = device.Gpu is null ? row : (row + 15) / 16 * 16;
         long groups = (long)o.Columns * o.Groups;
-        long scalesAt = (o.Columns * row + 63) / 64 * 64, zerosAt = scalesAt + groups * 4;
-        Buffer<byte> data = Buffer<byte>.Allocate(zerosAt + groups);
-        for (long i = 0; i < o.Columns; i++)
-            Buffer.MemoryCopy((byte*)w + i * (ldw * bits / 8), data.Pointer + i * row, row, row);
-        if (scales != null) Buffer.MemoryCopy(scales, data.Pointer + scalesAt, groups * 4, groups * 4);
-        if (zeros != null) Buffer.MemoryCopy(zeros, data.Pointer + zerosAt, groups, groups);
-        return new FlatGemmWeights(null, problem, data, o.Weights == DType.UInt4 ? row * 2 : o.K, scalesAt, zerosAt);
+        long scalesAt = (o.Columns * pitch + 63) / 64 * 64, zerosAt = scalesAt + groups * 4;
+        Buffer<byte> data = Buffer<byte>.Allocate(device, zerosAt + groups);
+        if (stride == pitch && o.Columns > 0) Put(w, 0, (o.Columns - 1) * pitch + row, onDevice);
+        else for (long i = 0; i < o.Columns; i++) Put((byte*)w + i * stride, i * pitch, row, onDevice);
+        if (scales != null) Put(scales, scalesAt, groups * 4, false);
+        if (zeros != null) Put(zeros, zerosAt, groups, false);
+        return new FlatGemmWeights(null, problem, data, pitch * 8 / bits, scalesAt, zerosAt);
+
+        void Put(void* from, long at, long bytes, bool there)
+        {
+            if (device.Gpu is null) Buffer.MemoryCopy(from, data.Pointer + at, bytes, bytes);
+            else data.Copy(there ? GpuCopy.OnDevice : GpuCopy.ToDevice, data.Pointer + at, from, bytes);
+        }
     }
 
     /// <summary>Writes the packed weights: a header of 128 bytes, the content, its SHA-256.</summary>
     /// <exception cref="KernelsException">These weights were never packed.</exception>
-    public void Save(Stream stream)
+    public void Save(System.IO.Stream stream)
     {
         ArgumentNullException.ThrowIfNull(stream);
         if (Layout is null) throw new KernelsException(Status.Unsupported, "weights", "packed weights; these are row-major as they came");
@@ -154,7 +171,7 @@ public sealed unsafe class FlatGemmWeights : IDisposable
 
     /// <summary>Reads weights that <see cref="Save"/> wrote, for the same layer and a device whose rows read the same layout.</summary>
     /// <exception cref="KernelsException">The file is foreign, damaged, or for another layer or layout; nothing is kept.</exception>
-    public static FlatGemmWeights Load(FlatGemmOptions options, Stream stream, Device? device = null)
+    public static FlatGemmWeights Load(FlatGemmOptions options, System.IO.Stream stream, Device? device = null)
     {
         ArgumentNullException.ThrowIfNull(options);
         ArgumentNullException.ThrowIfNull(stream);
@@ -175,7 +192,7 @@ public sealed unsafe class FlatGemmWeights : IDisposable
         return Content(stream, layout, problem, bytes, header);
     }
 
-    private static FlatGemmWeights Content(Stream stream, string layout, KnFlatGemmProblem problem, long bytes, ReadOnlySpan<byte> header)
+    private static FlatGemmWeights Content(System.IO.Stream stream, string layout, KnFlatGemmProblem problem, long bytes, ReadOnlySpan<byte> header)
     {
         Buffer<byte> data = Buffer<byte>.Allocate(bytes);
         using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);

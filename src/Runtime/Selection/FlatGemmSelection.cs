@@ -50,6 +50,9 @@ internal sealed unsafe class FlatGemmSelection : Selection<KnFlatGemmProblem>
         if (plain != _options) yield return FlatGemmTuned.Key(Device, plain, _layout, cache);
     }
 
+    protected override IEnumerable<KnLaunch> Launches(Row row) =>
+        _options.BatchInvariant && row.BitsOfDefaultLaunch ? [row.DefaultLaunch(Threads)] : base.Launches(row);
+
     protected override KernelsException NoRow(int at) =>
         new(Status.Unsupported, "weights", $"a layout that a row of this machine reads at m = {at}");
 
@@ -99,7 +102,21 @@ internal sealed unsafe class FlatGemmSelection : Selection<KnFlatGemmProblem>
             double seconds = FlatGemmModel.Seconds(row, row.DefaultLaunch(options.Threads), at, Math.Max(m, 1), device);
             if (seconds < least) (best, least) = (row, seconds);
         }
-        return best ?? last ?? throw new KernelsException(Status.Internal, "options", "the managed row takes every problem");
+        return best ?? last ?? throw new KernelsException(Status.Unsupported, device.ToString(), $"takes no such problem: {string.Join("; ", Refusals(device, options))}");
+    }
+
+    /// <summary>Row by row why none runs, which can be on a GPU alone: the CPU's last row takes every problem.</summary>
+    private static IEnumerable<string> Refusals(Device device, FlatGemmOptions options)
+    {
+        foreach (Row row in device.Table.Of(KnOp.FlatGemm))
+            yield return $"{row.Name}: {(device.Table.Runs(row, out string? lacks) ? $"requires {Refusal(row, options)}" : lacks)}";
+    }
+
+    private static string? Refusal(Row row, FlatGemmOptions options)
+    {
+        KnFlatGemmProblem problem = options.Problem(options.MaxM);
+        row.Accepts(&problem, row.DefaultLaunch(options.Threads), out string? why);
+        return why;
     }
 
     /// <summary>The choice for every m in 0..MaxM, in order and without gaps.</summary>

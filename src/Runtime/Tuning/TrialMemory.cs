@@ -6,7 +6,7 @@ namespace Kernels.Tuning;
 /// <summary>Native memory, 64-byte aligned, between two bands that must come out as they went in.</summary>
 internal sealed unsafe class GuardedMemory : IDisposable
 {
-    private const int Band = 256;
+    internal const int Band = 256;
     private readonly byte _pattern;
     private byte* _all;
 

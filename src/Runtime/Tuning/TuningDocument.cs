@@ -9,7 +9,7 @@ internal static class TuningDocument
     /// <summary>The largest document that is read.</summary>
     public const int MaxBytes = 256 << 20;
 
-    public static void Write(Stream stream, IEnumerable<TuningRecord> records)
+    public static void Write(System.IO.Stream stream, IEnumerable<TuningRecord> records)
     {
         stream.Write("{\"schema\":1,\"records\":["u8);
         bool first = true;
@@ -23,7 +23,7 @@ internal static class TuningDocument
     }
 
     /// <summary>Every entry of a document, the broken ones as misses; one miss for a document that is none.</summary>
-    public static ImmutableArray<TuningEntry> Read(Stream stream, TuningSource source)
+    public static ImmutableArray<TuningEntry> Read(System.IO.Stream stream, TuningSource source)
     {
         try
         {
@@ -42,7 +42,7 @@ internal static class TuningDocument
         }
     }
 
-    private static ReadOnlyMemory<byte> ReadAll(Stream stream)
+    private static ReadOnlyMemory<byte> ReadAll(System.IO.Stream stream)
     {
         using var content = new MemoryStream();
         var buffer = new byte[1 << 16];

@@ -39,7 +39,7 @@ internal sealed class TuningStore
     }
 
     /// <summary>Opens a store over a shipped document; a broken record in it is passed over.</summary>
-    public TuningStore(string? directory, Stream embedded)
+    public TuningStore(string? directory, System.IO.Stream embedded)
         : this(directory, TuningDocument.Read(embedded, TuningSource.Device).Select(e => e.Record).OfType<TuningRecord>())
     {
     }
@@ -55,7 +55,7 @@ internal sealed class TuningStore
         System.Reflection.Assembly assembly = typeof(TuningStore).Assembly;
         foreach (string name in assembly.GetManifestResourceNames().Where(n => n.EndsWith(".tuned.json", StringComparison.Ordinal)))
         {
-            using Stream? stream = assembly.GetManifestResourceStream(name);
+            using System.IO.Stream? stream = assembly.GetManifestResourceStream(name);
             foreach (TuningEntry entry in stream is null ? [] : TuningDocument.Read(stream, TuningSource.Device))
                 if (entry.Record is { } record) yield return record;
         }
@@ -142,10 +142,10 @@ internal sealed class TuningStore
     }
 
     /// <summary>Writes the user's sound records, without the pins, as one document.</summary>
-    public void Export(Stream stream) => TuningDocument.Write(stream, Records());
+    public void Export(System.IO.Stream stream) => TuningDocument.Write(stream, Records());
 
     /// <summary>Stores the sound records of a document; of two with one key the newer stays, or with <paramref name="force"/> the imported.</summary>
-    public ImportReport Import(Stream stream, bool force = false, Func<TuningRecord, string?>? refuse = null)
+    public ImportReport Import(System.IO.Stream stream, bool force = false, Func<TuningRecord, string?>? refuse = null)
     {
         int written = 0, kept = 0;
         var refused = ImmutableArray.CreateBuilder<string>();

@@ -1,0 +1,165 @@
+// What the GPU kernels of decode_attention share: sequences, masks, addresses, the softmax's reference, the last step.
+#pragma once
+#include <gpu.cuh>
+
+#include "decode_attention.h"
+#include "decode_attention_gpu.h"
+
+namespace kn::decode_attention {
+
+using problem = kn_decode_attention_gpu;
+
+__device__ __forceinline__ float load_float(int32_t type, const void* base, int64_t index) {
+  if (type == KN_F32) return static_cast<const float*>(base)[index];
+  const uint16_t v = static_cast<const uint16_t*>(base)[index];
+  return type == KN_BF16 ? widen_bf16(v) : widen_f16(v);
+}
+
+__device__ __forceinline__ void store_float(int32_t type, void* base, int64_t index, float v) {
+  if (type == KN_F32) {
+    static_cast<float*>(base)[index] = v;
+    return;
+  }
+  static_cast<uint16_t*>(base)[index] = type == KN_BF16 ? narrow_bf16(v) : narrow_f16(v);
+}
+
+struct sequence {
+  int32_t index, first_token, tokens;  // its new tokens among all
+  int32_t length, start;               // in the cache; the first new token's place there, below 0 if it has none
+  int32_t first, splits;               // the first key that anything sees, and the splits from there on
+};
+
+__device__ __forceinline__ sequence sequence_of(const problem& a, int32_t index) {
+  sequence s;
+  s.index = index;
+  s.first_token = a.q_start != nullptr ? a.q_start[index] : index * a.q_len;
+  s.tokens = a.q_start != nullptr ? a.q_start[index + 1] - s.first_token : a.q_len;
+  s.length = a.kv_lens[index];
+  s.start = s.length - s.tokens;
+  s.first = a.window > 0 && s.start - a.window + 1 > 0 ? s.start - a.window + 1 : 0;
+  const int64_t keys = s.length - s.first;
+  s.splits = keys <= 0 ? 0 : static_cast<int32_t>((keys + a.split_len - 1) / a.split_len);
+  return s;
+}
+
+// One row of a block: a query head of a token, and what it sees.
+struct row {
+  int32_t token, head;  // of the sequence; of all query heads
+  int32_t position;
+  uint32_t tree;
+  float slope;
+  bool exists;
+};
+
+__device__ __forceinline__ row row_of(const problem& a, const sequence& s, int32_t kv_head, int32_t index) {
+  const int32_t group = a.q_heads / a.kv_heads;
+  row r;
+  r.exists = index < s.tokens * group;
+  r.token = r.exists ? index / group : 0;
+  r.head = kv_head * group + (r.exists ? index % group : 0);
+  r.position = s.start + r.token;
+  r.tree = 0;
+  if (a.flags & KN_ATTN_TREE) {
+    r.tree = a.tree[s.first_token + r.token];
+    r.position = s.start + __builtin_popcount(r.tree) - 1;
+  }
+  r.slope = a.flags & KN_ATTN_ALIBI ? a.alibi[r.head] : 0.0f;
+  return r;
+}
+
+// The value before the softmax, of a dot product that has its scales: -infinity where the row does not see the key.
+__device__ __forceinline__ float logit(const problem& a, const sequence& s, const row& r, float dot, int32_t key) {
+  int32_t position = key;
+  bool seen = r.exists;
+  if (!(a.flags & KN_ATTN_FULL)) {
+    const int32_t fresh = key - s.start;
+    if (!(a.flags & KN_ATTN_TREE)) {
+      seen &= key <= r.position;
+    } else if (fresh >= 0) {
+      seen &= (r.tree >> fresh & 1) != 0;
+      position = s.start + __builtin_popcount(a.tree[s.first_token + fresh]) - 1;
+    }
+    if (a.window > 0) seen &= position > r.position - a.window;
+  }
+  float x = dot * a.scale;
+  if (a.softcap > 0.0f) x = a.softcap * tanh(x / a.softcap);
+  if (a.flags & KN_ATTN_ALIBI) x += r.slope * static_cast<float>(position - r.position);
+  return seen ? x : -kInfinity;
+}
+
+// e^(x - reference), 0 where x is -infinity.
+__device__ __forceinline__ float weight(float x, float reference) {
+  return x == -kInfinity ? 0.0f : exp2_fast((x - reference) * kLog2e);
+}
+
+// Where key `key` of a sequence lies: a page and the token of it.
+struct place {
+  int64_t page, token;
+};
+
+__device__ __forceinline__ place place_of(const problem& a, const sequence& s, int32_t key) {
+  if (a.page_size == 0) return {s.index, key};
+  const uint32_t size = static_cast<uint32_t>(a.page_size), k = static_cast<uint32_t>(key);
+  // A division costs more than a key of few dimensions; page sizes are mostly powers of two.
+  const uint32_t page = (size & (size - 1)) == 0 ? k >> __builtin_ctz(size) : k / size;
+  return {a.pages[s.index * a.pages_ld + page], k - page * size};
+}
+
+__device__ __forceinline__ int64_t scale_index(const problem& a, const place& p, int32_t kv_head) {
+  return p.page * a.scale_page + p.token * a.scale_token + kv_head * a.scale_head;
+}
+
+__device__ __forceinline__ bool fixed_reference(const problem& a) { return a.softmax >= KN_SOFTMAX_UNIFIED; }
+
+// A denominator of terms e^(x - reference) may lie this far above the largest x that is allowed, in nats: e^60 times
+// the keys and the values stays finite, and e^-60 is far from the denormals.
+constexpr float kSafe = 60.0f;
+
+// The reference of `bounded`: |x| <= bound, by the softcap or by Cauchy-Schwarz. Slopes only lower x. All lanes call
+// it.
+__device__ __forceinline__ float bounded_reference(const problem& a, const sequence& s, int32_t kv_head, float q_norm) {
+  if (a.softcap > 0.0f && a.softcap <= kSafe) return 0.0f;
+  float norm = 0.0f;
+  const int32_t pages =
+      a.page_size == 0 ? 1 : static_cast<int32_t>((int64_t{s.length} + a.page_size - 1) / a.page_size);
+  for (int32_t i = lane_id(); i < pages; i += kWave) {
+    const int64_t page = a.page_size == 0 ? s.index : a.pages[s.index * a.pages_ld + i];
+    norm = __builtin_fmaxf(norm, a.key_norms[page * a.kv_heads + kv_head]);
+  }
+  const float bound =
+      q_norm * max_lanes(norm) * a.scale * 1.001f;  // the roundings of 1024 squares, and of the dot product
+  return bound <= kSafe ? 0.0f : bound - kSafe;
+}
+
+// `lazy` keeps its reference until a term would pass 2^8.
+__device__ __forceinline__ float threshold(const problem& a) {
+  return a.softmax == KN_SOFTMAX_LAZY ? 5.54517744f : 0.0f;
+}
+
+__device__ __forceinline__ float* partial_of(const problem& a, int64_t token, int32_t head, int64_t split) {
+  return a.partial + ((token * a.q_heads + head) * a.splits + split) * (a.v_head_dim + 2);
+}
+
+// The sink is one more key of value 0: `reference` and `denominator` with it. Values are then scaled by what is
+// returned.
+__device__ __forceinline__ float with_sink(const problem& a, int32_t head, float& reference, float& denominator) {
+  if (!(a.flags & KN_ATTN_SINKS)) return 1.0f;
+  const float sink = a.sinks[head];
+  const float larger = denominator > 0.0f ? __builtin_fmaxf(reference, sink) : sink;
+  const float factor = denominator > 0.0f ? weight(reference, larger) : 0.0f;
+  denominator = denominator * factor + weight(sink, larger);
+  reference = larger;
+  return factor;
+}
+
+// out and, by the thread that has the first value, lse.
+__device__ __forceinline__ void write_value(const problem& a, int64_t token, int32_t head, int32_t d, float sum,
+                                            float reference, float denominator) {
+  sum *= with_sink(a, head, reference, denominator);
+  const float value = denominator == 0.0f ? 0.0f : sum / denominator;
+  store_float(a.out_type, a.out, token * a.out_token + head * a.out_head + d, value);
+  if (d == 0 && a.lse != nullptr)
+    a.lse[token * a.lse_token + head] = denominator == 0.0f ? -kInfinity : reference + log(denominator);
+}
+
+}  // namespace kn::decode_attention

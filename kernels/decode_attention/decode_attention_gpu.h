@@ -1,0 +1,55 @@
+// The argument of the GPU kernels of decode_attention, one struct for all of them. Addresses are the device's; strides
+// are in elements, as in kn_decode_attention_args.
+//
+// The rows of a block are query heads of one kv head, of one or several tokens: row i of G T is token i / G, head i % G
+// of the group, with G = q_heads / kv_heads. Keys are cut into splits of `split_len`, counted from the first key that
+// the sequence's window leaves; sequences with fewer splits leave the rest idle.
+//
+// decode_attention_gpu_<kv>_d<D>_r<R>   grid (batch splits, kv_heads ceil(G q_len / R)), block of 4 waves
+//   <kv>: f32 bf16 f16 s8 e4m3; q_type any float; D = 64 128 256 with R = 1 4 8, or D = 1024 with R = 2; D is the least
+//   that holds head_dim and v_head_dim
+// decode_attention_gpu_combine          grid (batch q_len, q_heads), block of 128: after splits > 1, with sync or lazy
+// decode_attention_gpu_<kv>_d<D>_check  grid (batch q_len, q_heads), block of 4 waves: always after unified or bounded;
+// it
+//   combines, tests the sums, and does failing rows again by sync
+// decode_attention_sm80_<q>_<kv>_d<D>   see decode_attention_sm80.cu
+//
+// `partial` holds, per row (token, head) and split, v_head_dim sums, the reference and the denominator, f32. No entry
+// is read that was not written. Neither it nor anything else is cleared between calls.
+#pragma once
+#include <stdint.h>
+
+typedef struct kn_decode_attention_gpu {
+  const int32_t* q_start;
+  const int32_t* kv_lens;
+  const int32_t* pages;
+  const void* q;
+  const void* k;
+  const void* v;
+  const float* k_scales;
+  const float* v_scales;
+  const float* key_norms;
+  const float* phi;
+  const float* alibi;
+  const float* sinks;
+  const uint32_t* tree;
+  void* out;
+  float* lse;            // or null
+  uint64_t* recomputed;  // or null
+  float* partial;        // [tokens, q_heads, splits, v_head_dim + 2]
+  int64_t pages_ld;
+  int64_t q_token, q_head;
+  int64_t k_page, k_token, k_head;
+  int64_t v_page, v_token, v_head;
+  int64_t scale_page, scale_token, scale_head;
+  int64_t out_token, out_head, lse_token;
+  int32_t batch, q_len, q_heads, kv_heads;
+  int32_t head_dim, v_head_dim;
+  int32_t page_size, window;
+  int32_t q_type, kv_type, out_type;  // kn_dtype
+  int32_t flags;                      // KN_ATTN_*
+  int32_t softmax;                    // kn_softmax
+  int32_t splits, split_len;          // split_len: a multiple of 64
+  float scale, softcap;
+  int32_t reserved;
+} kn_decode_attention_gpu;

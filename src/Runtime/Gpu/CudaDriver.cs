@@ -1,0 +1,437 @@
+using System.Globalization;
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using System.Text;
+using Kernels.Interop;
+using Kernels.Interop.Cuda;
+using static Kernels.Interop.Cuda.CudaApi;
+
+namespace Kernels;
+
+/// <summary>An NVIDIA GPU through the CUDA driver API, in its primary context or in a caller's.</summary>
+internal sealed unsafe class CudaDriver : GpuDriver
+{
+    private const int JitLogBytes = 8192;
+    private readonly int _device;
+    private readonly int _version;
+    private readonly Lazy<nint> _pool;
+
+    private CudaDriver(int device, nint context, int version)
+    {
+        (_device, Context, _version) = (device, context, version);
+        Limits = ReadLimits(device, version);
+        _pool = new Lazy<nint>(CreatePool);
+    }
+
+    public override DeviceKind Kind => DeviceKind.Cuda;
+
+    public override int Ordinal => _device;
+
+    public override nint Context { get; }
+
+    public override GpuLimits Limits { get; }
+
+    /// <summary>Devices that the driver has. 0 with a reason where there is no driver, or none that can be used.</summary>
+    public static int Count(out string reason)
+    {
+        if (!TryInit(out _, out reason)) return 0;
+        int count = 0;
+        CUresult result = cuDeviceGetCount(&count);
+        reason = result != CUresult.SUCCESS ? Sentence("cuDeviceGetCount", result) : count == 0 ? "the NVIDIA driver has no device" : "";
+        return result == CUresult.SUCCESS ? count : 0;
+    }
+
+    /// <summary>The device in its primary context, which this process then keeps.</summary>
+    public static CudaDriver? TryOpen(int ordinal, out string reason)
+    {
+        int count = Count(out reason), device = 0;
+        if (count == 0) return null;
+        if (ordinal < 0 || ordinal >= count)
+        {
+            reason = string.Create(CultureInfo.InvariantCulture, $"there is no CUDA device {ordinal}, only {count}");
+            return null;
+        }
+        _ = TryInit(out int version, out _);
+        nint context = 0;
+        CUresult result = cuDeviceGet(&device, ordinal);
+        if (result == CUresult.SUCCESS) result = cuDevicePrimaryCtxRetain(&context, device);
+        if (result == CUresult.SUCCESS) return new CudaDriver(device, context, version);
+        reason = Sentence("cuDevicePrimaryCtxRetain", result);
+        return null;
+    }
+
+    /// <summary>The device of a caller's context, which is never destroyed here.</summary>
+    public static CudaDriver FromContext(nint context)
+    {
+        KernelsException.Require(context != 0, nameof(context), "not null");
+        if (!TryInit(out int version, out string reason)) throw new KernelsException(Status.Device, "cuda", reason);
+        int device = 0;
+        CUresult result = cuCtxPushCurrent_v2(context);
+        if (result == CUresult.SUCCESS)
+        {
+            result = cuCtxGetDevice(&device);
+            nint popped;
+            _ = cuCtxPopCurrent_v2(&popped);
+        }
+        if (result != CUresult.SUCCESS) throw new KernelsException(Status.Device, nameof(context), $"a CUcontext of this process: {Sentence("cuCtxPushCurrent", result)}");
+        return new CudaDriver(device, context, version);
+    }
+
+    private static bool TryInit(out int version, out string reason)
+    {
+        DriverLibrary.Register();
+        version = 0;
+        int found = 0;
+        CUresult result;
+        try
+        {
+            result = cuInit(0);
+            if (result == CUresult.SUCCESS) result = cuDriverGetVersion(&found);
+        }
+        catch (Exception e) when (e is DllNotFoundException or EntryPointNotFoundException or BadImageFormatException)
+        {
+            reason = $"no NVIDIA driver: {string.Join(", ", DriverLibrary.Candidates(DriverLibrary.Cuda))} cannot be loaded"
+                + (e is DllNotFoundException ? "" : $" ({e.Message})");
+            return false;
+        }
+        version = found;
+        reason = result == CUresult.NO_DEVICE ? "the NVIDIA driver has no device"
+            : result != CUresult.SUCCESS ? Sentence("cuInit", result)
+            : version < LowestVersion ? $"the NVIDIA driver is too old: it is of CUDA {Version(version)}, and {Version(LowestVersion)} is needed"
+            : "";
+        return reason.Length == 0;
+    }
+
+    private static string Version(int version) => string.Create(CultureInfo.InvariantCulture, $"{version / 1000}.{version % 1000 / 10}");
+
+    private static GpuLimits ReadLimits(int device, int version)
+    {
+        byte* name = stackalloc byte[256];
+        name[0] = 0;
+        _ = cuDeviceGetName(name, 255, device);
+        nuint memory = 0;
+        _ = cuDeviceTotalMem_v2(&memory, device);
+        int Of(CUdevice_attribute attribute)
+        {
+            int value = 0;  // stays 0 where an old driver does not know the attribute
+            return cuDeviceGetAttribute(&value, attribute, device) == CUresult.SUCCESS ? value : 0;
+        }
+        return new GpuLimits
+        {
+            Name = Marshal.PtrToStringUTF8((nint)name)!,
+            Architecture = string.Create(CultureInfo.InvariantCulture, $"sm_{Of(CUdevice_attribute.COMPUTE_CAPABILITY_MAJOR)}{Of(CUdevice_attribute.COMPUTE_CAPABILITY_MINOR)}"),
+            Driver = $"CUDA {Version(version)}",
+            Multiprocessors = Of(CUdevice_attribute.MULTIPROCESSOR_COUNT),
+            WaveSize = Of(CUdevice_attribute.WARP_SIZE),
+            ThreadsPerBlock = Of(CUdevice_attribute.MAX_THREADS_PER_BLOCK),
+            SharedBytesPerBlock = Math.Max(Of(CUdevice_attribute.MAX_SHARED_MEMORY_PER_BLOCK_OPTIN), Of(CUdevice_attribute.MAX_SHARED_MEMORY_PER_BLOCK)),
+            SharedBytesPerMultiprocessor = Of(CUdevice_attribute.MAX_SHARED_MEMORY_PER_MULTIPROCESSOR),
+            L2Bytes = Of(CUdevice_attribute.L2_CACHE_SIZE),
+            MemoryBytes = (long)memory,
+            // kHz, two transfers a clock, bits
+            MemoryRate = 2e3 * Of(CUdevice_attribute.MEMORY_CLOCK_RATE) * Of(CUdevice_attribute.GLOBAL_MEMORY_BUS_WIDTH) / 8,
+            Cooperative = Of(CUdevice_attribute.COOPERATIVE_LAUNCH) != 0,
+            Clusters = Of(CUdevice_attribute.CLUSTER_LAUNCH) != 0 && version >= LaunchExVersion,
+            Pools = Of(CUdevice_attribute.MEMORY_POOLS_SUPPORTED) != 0,
+        };
+    }
+
+    /// <summary>Makes the context current, where it is not, and puts back what was.</summary>
+    private readonly ref struct Current
+    {
+        private readonly bool _pushed;
+
+        public Current(CudaDriver driver)
+        {
+            nint now = 0;
+            if (cuCtxGetCurrent(&now) == CUresult.SUCCESS && now == driver.Context) return;
+            driver.Check(cuCtxPushCurrent_v2(driver.Context), nameof(cuCtxPushCurrent_v2));
+            _pushed = true;
+        }
+
+        public void Dispose()
+        {
+            nint popped;
+            if (_pushed) _ = cuCtxPopCurrent_v2(&popped);
+        }
+    }
+
+    public override nint Allocate(long bytes)
+    {
+        RequireSound();
+        using var current = new Current(this);
+        Sweep();
+        nint address = 0;
+        Check(cuMemAlloc_v2(&address, (nuint)bytes), nameof(cuMemAlloc_v2), bytes);
+        return address;
+    }
+
+    /// <summary>A pool of our own keeps what is freed; the default one's settings are the process's.</summary>
+    private nint CreatePool()
+    {
+        var properties = new CUmemPoolProps { AllocType = 1, LocationType = 1, LocationId = _device };
+        nint pool = 0;
+        Check(cuMemPoolCreate(&pool, &properties), nameof(cuMemPoolCreate));
+        ulong keep = ulong.MaxValue;
+        Check(cuMemPoolSetAttribute(pool, CUmemPool_attribute.RELEASE_THRESHOLD, &keep), nameof(cuMemPoolSetAttribute));
+        return pool;
+    }
+
+    public override nint Allocate(long bytes, nint stream)
+    {
+        RequireSound();
+        if (!Limits.Pools) throw NoPools(bytes);
+        using var current = new Current(this);
+        nint address = 0;
+        Check(cuMemAllocFromPoolAsync(&address, (nuint)bytes, _pool.Value, stream), nameof(cuMemAllocFromPoolAsync), bytes);
+        return address;
+    }
+
+    public override void Free(nint address, nint stream)
+    {
+        using var current = new Current(this);
+        Check(cuMemFreeAsync(address, stream), nameof(cuMemFreeAsync));
+    }
+
+    public override void Copy(GpuCopy direction, nint to, nint from, long bytes, nint stream)
+    {
+        RequireSound();
+        using var current = new Current(this);
+        Check(direction switch
+        {
+            GpuCopy.ToDevice => cuMemcpyHtoDAsync_v2(to, (void*)from, (nuint)bytes, stream),
+            GpuCopy.ToHost => cuMemcpyDtoHAsync_v2((void*)to, from, (nuint)bytes, stream),
+            _ => cuMemcpyDtoDAsync_v2(to, from, (nuint)bytes, stream),
+        }, "cuMemcpyAsync", direction);
+    }
+
+    public override void Fill(nint address, byte value, long bytes, nint stream)
+    {
+        RequireSound();
+        using var current = new Current(this);
+        Check(cuMemsetD8Async(address, value, (nuint)bytes, stream), nameof(cuMemsetD8Async));
+    }
+
+    public override nint CreateStream()
+    {
+        RequireSound();
+        using var current = new Current(this);
+        nint stream = 0;
+        Check(cuStreamCreate(&stream, 0), nameof(cuStreamCreate));
+        return stream;
+    }
+
+    public override void Synchronize(nint stream)
+    {
+        RequireSound();
+        using var current = new Current(this);
+        Check(cuStreamSynchronize(stream), nameof(cuStreamSynchronize));
+    }
+
+    public override nint CreateEvent()
+    {
+        RequireSound();
+        using var current = new Current(this);
+        nint made = 0;
+        Check(cuEventCreate(&made, 0), nameof(cuEventCreate));
+        return made;
+    }
+
+    public override void Record(nint ev, nint stream)
+    {
+        using var current = new Current(this);
+        Check(cuEventRecord(ev, stream), nameof(cuEventRecord));
+    }
+
+    public override void Wait(nint stream, nint ev)
+    {
+        using var current = new Current(this);
+        Check(cuStreamWaitEvent(stream, ev, 0), nameof(cuStreamWaitEvent));
+    }
+
+    public override void SynchronizeEvent(nint ev)
+    {
+        RequireSound();
+        using var current = new Current(this);
+        Check(cuEventSynchronize(ev), nameof(cuEventSynchronize));
+    }
+
+    public override double Elapsed(nint start, nint end)
+    {
+        using var current = new Current(this);
+        float milliseconds = 0;
+        Check(cuEventElapsedTime(&milliseconds, start, end), nameof(cuEventElapsedTime));
+        return milliseconds;
+    }
+
+    public override void BeginCapture(nint stream)
+    {
+        RequireSound();
+        using var current = new Current(this);
+        // Relaxed: what other threads allocate meanwhile is their own affair.
+        Check(cuStreamBeginCapture_v2(stream, CUstreamCaptureMode.RELAXED), nameof(cuStreamBeginCapture_v2));
+    }
+
+    public override nint EndCapture(nint stream)
+    {
+        using var current = new Current(this);
+        nint graph = 0, exec = 0;
+        Check(cuStreamEndCapture(stream, &graph), nameof(cuStreamEndCapture));
+        CUresult result = cuGraphInstantiateWithFlags(&exec, graph, 0);
+        _ = cuGraphDestroy(graph);
+        Check(result, nameof(cuGraphInstantiateWithFlags));
+        return exec;
+    }
+
+    public override void LaunchGraph(nint graph, nint stream)
+    {
+        RequireSound();
+        using var current = new Current(this);
+        Check(cuGraphLaunch(graph, stream), nameof(cuGraphLaunch));
+    }
+
+    protected override nint LoadModule(string file)
+    {
+        RequireSound();
+        Image image = FindImage(file);
+        byte* log = stackalloc byte[JitLogBytes];
+        log[0] = 0;
+        CUjit_option* options = stackalloc CUjit_option[2] { CUjit_option.ERROR_LOG_BUFFER, CUjit_option.ERROR_LOG_BUFFER_SIZE_BYTES };
+        void** values = stackalloc void*[2] { log, (void*)JitLogBytes };
+        nint module = 0;
+        using var current = new Current(this);
+        fixed (byte* at = image.Load())
+        {
+            CUresult result = cuModuleLoadDataEx(&module, at, 2, options, values);
+            if (result != CUresult.SUCCESS) throw Failed(result, $"cuModuleLoadDataEx of {image.Name} on {Limits.Architecture}{JitLog(log)}");
+        }
+        return module;
+    }
+
+    private static string JitLog(byte* log) => log[0] == 0 ? "" : ": " + Marshal.PtrToStringUTF8((nint)log)!.Trim();
+
+    public override nint Function(nint module, string name)
+    {
+        using var current = new Current(this);
+        nint function = 0;
+        fixed (byte* at = Encoding.UTF8.GetBytes(name + '\0')) Check(cuModuleGetFunction(&function, module, at), nameof(cuModuleGetFunction), name);
+        return function;
+    }
+
+    public override GpuKernelFacts Facts(nint function)
+    {
+        using var current = new Current(this);
+        int Of(CUfunction_attribute attribute)
+        {
+            int value = 0;
+            Check(cuFuncGetAttribute(&value, attribute, function), nameof(cuFuncGetAttribute));
+            return value;
+        }
+        return new GpuKernelFacts(Of(CUfunction_attribute.NUM_REGS), Of(CUfunction_attribute.SHARED_SIZE_BYTES),
+            Of(CUfunction_attribute.LOCAL_SIZE_BYTES), Of(CUfunction_attribute.MAX_THREADS_PER_BLOCK));
+    }
+
+    public override void GrantShared(nint function, int bytes)
+    {
+        using var current = new Current(this);
+        Check(cuFuncSetAttribute(function, CUfunction_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES, bytes), "cuFuncSetAttribute of shared memory", bytes);
+    }
+
+    public override void Launch(nint function, in GpuGrid grid, nint stream, void* args, int argsBytes)
+    {
+        RequireSound();
+        using var current = new Current(this);
+        void* parameter = args;
+        if (!grid.Cooperative && grid.Cluster == 1)
+        {
+            Check(cuLaunchKernel(function, (uint)grid.X, (uint)grid.Y, (uint)grid.Z, (uint)grid.BlockX, (uint)grid.BlockY, 1,
+                (uint)grid.SharedBytes, stream, &parameter, null), nameof(cuLaunchKernel), grid);
+            return;
+        }
+        if (_version < LaunchExVersion)
+            throw new KernelsException(Status.Unsupported, Limits.Name, $"the driver is too old: cooperative and cluster launches need CUDA {Version(LaunchExVersion)}, this is {Limits.Driver}");
+        CUlaunchAttribute* attributes = stackalloc CUlaunchAttribute[2];
+        uint count = 0;
+        if (grid.Cooperative) attributes[count++] = new CUlaunchAttribute { Id = CUlaunchAttributeID.COOPERATIVE, Flag = 1 };
+        if (grid.Cluster > 1)
+            attributes[count++] = new CUlaunchAttribute { Id = CUlaunchAttributeID.CLUSTER_DIMENSION, ClusterX = (uint)grid.Cluster, ClusterY = 1, ClusterZ = 1 };
+        var config = new CUlaunchConfig
+        {
+            GridX = (uint)grid.X,
+            GridY = (uint)grid.Y,
+            GridZ = (uint)grid.Z,
+            BlockX = (uint)grid.BlockX,
+            BlockY = (uint)grid.BlockY,
+            BlockZ = 1,
+            SharedMemBytes = (uint)grid.SharedBytes,
+            Stream = stream,
+            Attrs = attributes,
+            NumAttrs = count,
+        };
+        Check(cuLaunchKernelEx(&config, function, &parameter, null), nameof(cuLaunchKernelEx), grid);
+    }
+
+    protected override void Destroy(GpuObject kind, nint handle)
+    {
+        if (Fault is not null) return;  // it went with its context
+        using var current = new Current(this);
+        Check(kind switch
+        {
+            GpuObject.Memory => cuMemFree_v2(handle),
+            GpuObject.Stream => cuStreamDestroy_v2(handle),
+            GpuObject.Event => cuEventDestroy_v2(handle),
+            GpuObject.Graph => cuGraphExecDestroy(handle),
+            _ => cuModuleUnload(handle),
+        }, "destroy", kind);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private void Check(CUresult result, string call)
+    {
+        if (result != CUresult.SUCCESS) throw Failed(result, call);
+    }
+
+    /// <summary>The detail is put into words on the failing path only.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private void Check<T>(CUresult result, string call, T detail)
+    {
+        if (result != CUresult.SUCCESS) throw Failed(result, $"{call}, {detail}");
+    }
+
+    private KernelsException Failed(CUresult result, string call)
+    {
+        Status status = result switch
+        {
+            CUresult.OUT_OF_MEMORY => Status.NoMemory,
+            CUresult.INVALID_VALUE => Status.Invalid,
+            CUresult.INVALID_IMAGE or CUresult.NO_BINARY_FOR_GPU or CUresult.INVALID_PTX or CUresult.UNSUPPORTED_PTX_VERSION
+                or CUresult.JIT_COMPILER_NOT_FOUND or CUresult.NOT_SUPPORTED or CUresult.COOPERATIVE_LAUNCH_TOO_LARGE or CUresult.LAUNCH_OUT_OF_RESOURCES => Status.Unsupported,
+            _ => Status.Device,
+        };
+        // After these the context answers every call with the same error.
+        bool sticky = result is CUresult.ECC_UNCORRECTABLE or CUresult.ILLEGAL_ADDRESS or CUresult.LAUNCH_TIMEOUT or CUresult.CONTEXT_IS_DESTROYED or CUresult.ASSERT
+            or (>= CUresult.HARDWARE_STACK_ERROR and <= CUresult.LAUNCH_FAILED) or CUresult.UNKNOWN;
+        string sentence = Text(result, out string name) + result switch
+        {
+            CUresult.UNSUPPORTED_PTX_VERSION => $"; the driver is too old for this image ({Limits.Driver})",
+            CUresult.NO_BINARY_FOR_GPU or CUresult.INVALID_IMAGE => $"; the image is for another architecture than {Limits.Architecture}",
+            _ => "",
+        };
+        return Failure(status, call, (int)result, name, sentence, sticky);
+    }
+
+    private static string Text(CUresult result, out string name)
+    {
+        byte* at = null, sentence = null;
+        _ = cuGetErrorName(result, &at);
+        _ = cuGetErrorString(result, &sentence);
+        name = Marshal.PtrToStringUTF8((nint)at) ?? "unknown error";
+        return Marshal.PtrToStringUTF8((nint)sentence) ?? "which this driver has no words for";
+    }
+
+    private static string Sentence(string call, CUresult result)
+    {
+        string text = Text(result, out string name);
+        return string.Create(CultureInfo.InvariantCulture, $"{call}: {name} ({(int)result}), {text}");
+    }
+}

@@ -1,0 +1,187 @@
+using System.Collections.Concurrent;
+using System.Globalization;
+
+namespace Kernels;
+
+/// <summary>What a GPU is and how much it takes. Rates and sizes that a driver does not tell are 0.</summary>
+internal sealed record GpuLimits
+{
+    public required string Name { get; init; }
+
+    /// <summary>sm_90, gfx942, simt32: what an image is compiled for.</summary>
+    public required string Architecture { get; init; }
+
+    /// <summary>The driver and its version, for people.</summary>
+    public required string Driver { get; init; }
+
+    public required int Multiprocessors { get; init; }
+
+    /// <summary>Threads of a warp or wave.</summary>
+    public required int WaveSize { get; init; }
+
+    public required int ThreadsPerBlock { get; init; }
+
+    /// <summary>Shared memory that one block may ask for, where that is more than the default with what must be asked.</summary>
+    public required int SharedBytesPerBlock { get; init; }
+
+    public int SharedBytesPerMultiprocessor { get; init; }
+
+    public long L2Bytes { get; init; }
+
+    public long MemoryBytes { get; init; }
+
+    /// <summary>Bytes a second by clock and width of the bus.</summary>
+    public double MemoryRate { get; init; }
+
+    public bool Cooperative { get; init; }
+
+    public bool Clusters { get; init; }
+
+    /// <summary>Whether memory can be allocated in the order of a stream.</summary>
+    public bool Pools { get; init; }
+}
+
+/// <summary>How a kernel is launched. Threads of a block are BlockX * BlockY; Cluster: blocks of a cluster along x.</summary>
+internal readonly record struct GpuGrid(int X, int Y, int Z, int BlockX, int BlockY = 1, int SharedBytes = 0, bool Cooperative = false, int Cluster = 1);
+
+/// <summary>Compiled facts of a kernel: registers of a thread, bytes of static shared memory, bytes of a thread's local memory (spills).</summary>
+internal readonly record struct GpuKernelFacts(int Registers, int SharedBytes, int LocalBytes, int MaxThreads);
+
+/// <summary>What a driver makes and destroys.</summary>
+internal enum GpuObject { Memory, Stream, Event, Graph, Module }
+
+internal enum GpuCopy { ToDevice, ToHost, OnDevice }
+
+/// <summary>
+/// One GPU, or the simulated one, in one context: everything above talks to a device through this. Addresses, streams and
+/// modules are the driver's own, so that those of others can be passed. Stream 0 is the default stream. What fails throws
+/// <see cref="KernelsException"/> with the driver's name for it; the caller's current context is left as it was.
+/// </summary>
+internal abstract unsafe class GpuDriver
+{
+    private readonly ConcurrentQueue<(GpuObject Kind, nint Handle)> _abandoned = new();
+
+    public abstract DeviceKind Kind { get; }
+
+    /// <summary>The driver's number of the device.</summary>
+    public abstract int Ordinal { get; }
+
+    /// <summary>CUcontext; 0 where there is no such thing.</summary>
+    public virtual nint Context => 0;
+
+    public abstract GpuLimits Limits { get; }
+
+    /// <summary>The failure after which nothing more can run here, or null.</summary>
+    public string? Fault { get; private set; }
+
+    public abstract nint Allocate(long bytes);
+
+    /// <summary>Memory in the order of the stream: it exists for what is enqueued after this, and <see cref="Free"/> ends that in the same order.</summary>
+    public abstract nint Allocate(long bytes, nint stream);
+
+    public abstract void Free(nint address, nint stream);
+
+    /// <summary>Enqueues a copy. Memory of the host must stay until the stream has been waited for.</summary>
+    public abstract void Copy(GpuCopy direction, nint to, nint from, long bytes, nint stream);
+
+    public abstract void Fill(nint address, byte value, long bytes, nint stream);
+
+    public abstract nint CreateStream();
+
+    public abstract void Synchronize(nint stream);
+
+    /// <summary>An event that keeps its time.</summary>
+    public abstract nint CreateEvent();
+
+    public abstract void Record(nint ev, nint stream);
+
+    /// <summary>What is enqueued on the stream from now on starts after the event.</summary>
+    public abstract void Wait(nint stream, nint ev);
+
+    public abstract void SynchronizeEvent(nint ev);
+
+    /// <summary>Milliseconds between two events that have happened.</summary>
+    public abstract double Elapsed(nint start, nint end);
+
+    public abstract void BeginCapture(nint stream);
+
+    /// <summary>Ends a capture and gives the executable graph.</summary>
+    public abstract nint EndCapture(nint stream);
+
+    public abstract void LaunchGraph(nint graph, nint stream);
+
+    /// <summary>Whether this device can load the kernels of a source file, one of which is named: the image that would be taken, or what is missing.</summary>
+    public virtual bool HasImage(string file, string kernel, out string imageOrReason) => Images.TryFind(file, Kind, Limits.Architecture, out _, out imageOrReason);
+
+    /// <summary>Loads the kernels of kernels/op/file.cu.</summary>
+    protected abstract nint LoadModule(string file);
+
+    public abstract nint Function(nint module, string name);
+
+    public abstract GpuKernelFacts Facts(nint function);
+
+    /// <summary>Lets a kernel ask for more shared memory than it gets unasked.</summary>
+    public abstract void GrantShared(nint function, int bytes);
+
+    /// <summary>Launches a kernel whose only parameter is the struct at <paramref name="args"/>.</summary>
+    public abstract void Launch(nint function, in GpuGrid grid, nint stream, void* args, int argsBytes);
+
+    protected abstract void Destroy(GpuObject kind, nint handle);
+
+    /// <summary>
+    /// Destroys now, or, for a finalizer, which must not wait for a device, when this device is next asked for memory.
+    /// </summary>
+    public void Release(GpuObject kind, nint handle, bool now)
+    {
+        if (now) Destroy(kind, handle);
+        else _abandoned.Enqueue((kind, handle));
+    }
+
+    /// <summary>
+    /// The same for a Dispose, which must not throw: what an earlier launch did wrong may show here, and is then this device's fault.
+    /// </summary>
+    public bool TryRelease(GpuObject kind, nint handle, bool now)
+    {
+        try
+        {
+            Release(kind, handle, now);
+            return true;
+        }
+        catch (KernelsException)
+        {
+            return false;
+        }
+    }
+
+    /// <summary>Destroys what finalizers left.</summary>
+    protected void Sweep()
+    {
+        while (_abandoned.TryDequeue(out (GpuObject Kind, nint Handle) left)) Destroy(left.Kind, left.Handle);
+    }
+
+    private readonly ConcurrentDictionary<string, Lazy<nint>> _modules = new();
+
+    /// <summary>The module of a source file, loaded on first use and kept as long as the context.</summary>
+    public nint Module(string file) => _modules.GetOrAdd(file, f => new Lazy<nint>(() => LoadModule(f))).Value;
+
+    protected Image FindImage(string file) => Images.TryFind(file, Kind, Limits.Architecture, out Image? image, out string reason)
+        ? image
+        : throw new KernelsException(Status.Unsupported, Limits.Name, reason);
+
+    protected KernelsException NoPools(long bytes) =>
+        new(Status.Unsupported, "workspace", $"the caller's own, of {bytes} bytes: {Limits.Name} has no stream-ordered memory");
+
+    /// <summary>Throws if an earlier failure has ended this device.</summary>
+    protected void RequireSound()
+    {
+        if (Fault is { } fault) throw new KernelsException(Status.Device, Limits.Name, $"is faulted since {fault}; only a new process or, of a caller's context, a new context runs on it again");
+    }
+
+    /// <summary>The exception for a driver's code. Sticky: the context is lost, and so is the device for this process.</summary>
+    protected KernelsException Failure(Status status, string call, int code, string name, string sentence, bool sticky)
+    {
+        string text = string.Create(CultureInfo.InvariantCulture, $"{call}: {name} ({code}), {sentence}");
+        if (sticky) Fault ??= text;
+        return new KernelsException(status, Limits.Name, text) { DriverCode = code };
+    }
+}
