@@ -108,14 +108,21 @@ internal sealed unsafe partial class DecodeAttentionTrial : IDisposable
     }
 
     /// <summary>Runs the prepared row with the given copy of the keys and values. Allocates nothing.</summary>
-    public KnStatus Run(Row row, in KnLaunch launch, int copy = 0)
+    public KnStatus Run(Row row, in KnLaunch launch, int copy = 0) =>
+        _prepared is { } prepared && ReferenceEquals(prepared.Row, row)
+            ? Run(row, launch, copy, prepared.Bytes)
+            : throw new InvalidOperationException($"{row.Name} is not prepared");
+
+    /// <summary>Runs a row that was prepared, maybe before others were: candidates take turns.</summary>
+    public KnStatus Turn(Row row, in KnLaunch launch, int copy) => Run(row, launch, copy, _workspace.Bytes);
+
+    private KnStatus Run(Row row, in KnLaunch launch, int copy, long workspace)
     {
-        if (_prepared is not { } prepared || !ReferenceEquals(prepared.Row, row)) throw new InvalidOperationException($"{row.Name} is not prepared");
         KnDecodeAttentionArgs args = _args;
         args.K = _cache[copy].K.At;
         args.V = _cache[copy].V.At;
         args.Workspace = _workspace.At;
-        args.WorkspaceBytes = prepared.Bytes;
+        args.WorkspaceBytes = workspace;
         return row.Run(_problem, launch, &args);
     }
 
