@@ -20,6 +20,8 @@ internal readonly record struct DecodeAttentionVerdict(bool Ok, double Fraction,
 /// </summary>
 internal sealed unsafe partial class DecodeAttentionTrial : IDisposable
 {
+    private sealed record Call(Row Row, KnLaunch Launch, long WorkspaceBytes);
+
     private readonly List<GuardedMemory> _owned = [];
     private readonly KnDecodeAttentionProblem* _problem;
     private readonly int[] _kvLens, _qLens;
@@ -28,7 +30,8 @@ internal sealed unsafe partial class DecodeAttentionTrial : IDisposable
     private readonly GuardedMemory _out, _lse, _recomputed;
     private KnDecodeAttentionArgs _args;
     private GuardedMemory _workspace = new(0);
-    private (Row Row, KnLaunch Launch, long Bytes)? _prepared;
+    private readonly List<Call> _calls = [];
+    private Call? _last, _guarded;
     private Rows? _expected;
 
     public DecodeAttentionTrial(in KnDecodeAttentionProblem problem, DecodeAttentionData data)
@@ -103,26 +106,41 @@ internal sealed unsafe partial class DecodeAttentionTrial : IDisposable
         }
         _workspace.Fill(0xff);
         _workspace.EndAt(bytes);
-        _prepared = (row, launch, bytes);
+        _guarded = Find(row, launch);
+        if (_guarded is null) _calls.Add(_guarded = new Call(row, launch, bytes));
         return true;
     }
 
-    /// <summary>Runs the prepared row with the given copy of the keys and values. Allocates nothing.</summary>
-    public KnStatus Run(Row row, in KnLaunch launch, int copy = 0) =>
-        _prepared is { } prepared && ReferenceEquals(prepared.Row, row)
-            ? Run(row, launch, copy, prepared.Bytes)
-            : throw new InvalidOperationException($"{row.Name} is not prepared");
-
-    /// <summary>Runs a row that was prepared, maybe before others were: candidates take turns.</summary>
-    public KnStatus Turn(Row row, in KnLaunch launch, int copy) => Run(row, launch, copy, _workspace.Bytes);
-
-    private KnStatus Run(Row row, in KnLaunch launch, int copy, long workspace)
+    private Call? Find(Row row, in KnLaunch launch)
     {
+        foreach (Call call in _calls)
+            if (Is(call, row, launch)) return call;
+        return null;
+    }
+
+    private static bool Is(Call call, Row row, in KnLaunch launch)
+    {
+        KnLaunch stored = call.Launch;
+        return ReferenceEquals(call.Row, row) && MemoryMarshal.AsBytes(new ReadOnlySpan<KnLaunch>(in launch))
+            .SequenceEqual(MemoryMarshal.AsBytes(new ReadOnlySpan<KnLaunch>(in stored)));
+    }
+
+    /// <summary>Keys and values of a copy, as <see cref="Args"/> lays them out.</summary>
+    public void* Keys(int copy) => _cache[copy].K.At;
+
+    /// <inheritdoc cref="Keys"/>
+    public void* Values(int copy) => _cache[copy].V.At;
+
+    /// <summary>Runs a prepared row with the given copy of the keys and values. Allocates nothing.</summary>
+    public KnStatus Run(Row row, in KnLaunch launch, int copy = 0)
+    {
+        Call call = (_last is { } last && Is(last, row, launch) ? last : Find(row, launch)) ?? throw new InvalidOperationException($"{row.Name} is not prepared");
+        _last = call;
         KnDecodeAttentionArgs args = _args;
         args.K = _cache[copy].K.At;
         args.V = _cache[copy].V.At;
         args.Workspace = _workspace.At;
-        args.WorkspaceBytes = workspace;
+        args.WorkspaceBytes = call.WorkspaceBytes;
         return row.Run(_problem, launch, &args);
     }
 
@@ -219,7 +237,7 @@ internal sealed unsafe partial class DecodeAttentionTrial : IDisposable
         if (!_out.Untouched(_out.Bytes) || !_lse.Untouched(_lse.Bytes)) return "out or lse was written outside of its ends";
         foreach (GuardedMemory memory in _owned)
             if (!memory.Untouched(memory.Bytes)) return "an operand was written outside of its ends";
-        if (_prepared is { } prepared && !_workspace.Untouched(prepared.Bytes)) return $"the workspace was written outside of its {prepared.Bytes} bytes";
+        if (_last is { } last && last == _guarded && !_workspace.Untouched(last.WorkspaceBytes)) return $"the workspace was written outside of its {last.WorkspaceBytes} bytes";
         byte[] rest = new ReadOnlySpan<byte>(_out.At, (int)Math.Min(_out.Bytes, 64 << 20)).ToArray();
         byte[] lse = new ReadOnlySpan<byte>(_lse.At, (int)_lse.Bytes).ToArray();
         int bits = ((DType)_problem->OutType).Bits();
