@@ -47,7 +47,7 @@ internal sealed unsafe partial class DecodeAttentionTrial : IDisposable
         _cache[0] = (Own(CacheBytes(_args.KPage, _args.KToken, _args.KHead, problem.HeadDim), 0xff), Own(CacheBytes(_args.VPage, _args.VToken, _args.VHead, problem.VHeadDim), 0xff));
         _args.K = _cache[0].K.At;
         _args.V = _cache[0].V.At;
-        FillHeads(ref random);
+        FillHeads();
         for (int b = 0; b < _qLens.Length; b++) FillSequence(b);
         FillNorms();
         for (int i = 1; i < data.Copies; i++) _cache[i] = (CopyOf(_cache[0].K), CopyOf(_cache[0].V));
@@ -108,23 +108,28 @@ internal sealed unsafe partial class DecodeAttentionTrial : IDisposable
     }
 
     /// <summary>Runs the prepared row with the given copy of the keys and values. Allocates nothing.</summary>
-    public KnStatus Run(Row row, in KnLaunch launch, int copy = 0) =>
-        _prepared is { } prepared && ReferenceEquals(prepared.Row, row)
-            ? Run(row, launch, copy, prepared.Bytes)
-            : throw new InvalidOperationException($"{row.Name} is not prepared");
-
-    /// <summary>Runs a row that was prepared, maybe before others were: candidates take turns.</summary>
-    public KnStatus Turn(Row row, in KnLaunch launch, int copy) => Run(row, launch, copy, _workspace.Bytes);
-
-    private KnStatus Run(Row row, in KnLaunch launch, int copy, long workspace)
+    public KnStatus Run(Row row, in KnLaunch launch, int copy = 0)
     {
-        KnDecodeAttentionArgs args = _args;
-        args.K = _cache[copy].K.At;
-        args.V = _cache[copy].V.At;
-        args.Workspace = _workspace.At;
-        args.WorkspaceBytes = workspace;
+        if (_prepared is not { } prepared || !ReferenceEquals(prepared.Row, row)) throw new InvalidOperationException($"{row.Name} is not prepared");
+        KnDecodeAttentionArgs args = Call(copy);
         return row.Run(_problem, launch, &args);
     }
+
+    /// <summary>Runs a row that was prepared, maybe before others were, with all the workspace there is: candidates take turns.</summary>
+    public KnStatus Turn(Row row, in KnLaunch launch, int copy)
+    {
+        KnDecodeAttentionArgs args = Call(copy) with { WorkspaceBytes = _workspace.Bytes };
+        return row.Run(_problem, launch, &args);
+    }
+
+    /// <summary>The arguments of a call as it was prepared.</summary>
+    public KnDecodeAttentionArgs Call(int copy = 0) => _args with
+    {
+        K = _cache[copy].K.At,
+        V = _cache[copy].V.At,
+        Workspace = _workspace.At,
+        WorkspaceBytes = _prepared!.Value.Bytes,
+    };
 
     /// <summary>Makes out and lse NaN, marks the gaps and clears the counter: what a run must overwrite or leave.</summary>
     public void Poison()
@@ -138,6 +143,15 @@ internal sealed unsafe partial class DecodeAttentionTrial : IDisposable
                 if (_args.Lse != null) _args.Lse[t * _args.LseToken + h] = float.NaN;
             }
         *_args.Recomputed = 0;
+    }
+
+    /// <summary>Whether out, lse, the counter and the workspace are as Poison and Prepare left them.</summary>
+    public bool Untouched()
+    {
+        for (long t = 0; t < Tokens; t++)
+            for (int h = 0; h < _problem->QHeads; h++)
+                if (Output(t, h).IndexOfAnyExcept(Unwritten) >= 0 || (_args.Lse != null && !float.IsNaN(Lse(t, h)))) return false;
+        return Recomputed == 0 && new ReadOnlySpan<byte>(_workspace.At, (int)_prepared!.Value.Bytes).IndexOfAnyExcept(Unwritten) < 0 && Touched() is null;
     }
 
     /// <summary>The bytes of one row of out.</summary>
