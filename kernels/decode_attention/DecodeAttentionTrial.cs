@@ -20,8 +20,6 @@ internal readonly record struct DecodeAttentionVerdict(bool Ok, double Fraction,
 /// </summary>
 internal sealed unsafe partial class DecodeAttentionTrial : IDisposable
 {
-    private sealed record Call(Row Row, KnLaunch Launch, long WorkspaceBytes);
-
     private readonly List<GuardedMemory> _owned = [];
     private readonly KnDecodeAttentionProblem* _problem;
     private readonly int[] _kvLens, _qLens;
@@ -30,8 +28,7 @@ internal sealed unsafe partial class DecodeAttentionTrial : IDisposable
     private readonly GuardedMemory _out, _lse, _recomputed;
     private KnDecodeAttentionArgs _args;
     private GuardedMemory _workspace = new(0);
-    private readonly List<Call> _calls = [];
-    private Call? _last, _guarded;
+    private (Row Row, KnLaunch Launch, long Bytes)? _prepared;
     private Rows? _expected;
 
     public DecodeAttentionTrial(in KnDecodeAttentionProblem problem, DecodeAttentionData data)
@@ -50,7 +47,7 @@ internal sealed unsafe partial class DecodeAttentionTrial : IDisposable
         _cache[0] = (Own(CacheBytes(_args.KPage, _args.KToken, _args.KHead, problem.HeadDim), 0xff), Own(CacheBytes(_args.VPage, _args.VToken, _args.VHead, problem.VHeadDim), 0xff));
         _args.K = _cache[0].K.At;
         _args.V = _cache[0].V.At;
-        FillHeads(ref random);
+        FillHeads();
         for (int b = 0; b < _qLens.Length; b++) FillSequence(b);
         FillNorms();
         for (int i = 1; i < data.Copies; i++) _cache[i] = (CopyOf(_cache[0].K), CopyOf(_cache[0].V));
@@ -106,43 +103,33 @@ internal sealed unsafe partial class DecodeAttentionTrial : IDisposable
         }
         _workspace.Fill(0xff);
         _workspace.EndAt(bytes);
-        _guarded = Find(row, launch);
-        if (_guarded is null) _calls.Add(_guarded = new Call(row, launch, bytes));
+        _prepared = (row, launch, bytes);
         return true;
     }
 
-    private Call? Find(Row row, in KnLaunch launch)
-    {
-        foreach (Call call in _calls)
-            if (Is(call, row, launch)) return call;
-        return null;
-    }
-
-    private static bool Is(Call call, Row row, in KnLaunch launch)
-    {
-        KnLaunch stored = call.Launch;
-        return ReferenceEquals(call.Row, row) && MemoryMarshal.AsBytes(new ReadOnlySpan<KnLaunch>(in launch))
-            .SequenceEqual(MemoryMarshal.AsBytes(new ReadOnlySpan<KnLaunch>(in stored)));
-    }
-
-    /// <summary>Keys and values of a copy, as <see cref="Args"/> lays them out.</summary>
-    public void* Keys(int copy) => _cache[copy].K.At;
-
-    /// <inheritdoc cref="Keys"/>
-    public void* Values(int copy) => _cache[copy].V.At;
-
-    /// <summary>Runs a prepared row with the given copy of the keys and values. Allocates nothing.</summary>
+    /// <summary>Runs the prepared row with the given copy of the keys and values. Allocates nothing.</summary>
     public KnStatus Run(Row row, in KnLaunch launch, int copy = 0)
     {
-        Call call = (_last is { } last && Is(last, row, launch) ? last : Find(row, launch)) ?? throw new InvalidOperationException($"{row.Name} is not prepared");
-        _last = call;
-        KnDecodeAttentionArgs args = _args;
-        args.K = _cache[copy].K.At;
-        args.V = _cache[copy].V.At;
-        args.Workspace = _workspace.At;
-        args.WorkspaceBytes = call.WorkspaceBytes;
+        if (_prepared is not { } prepared || !ReferenceEquals(prepared.Row, row)) throw new InvalidOperationException($"{row.Name} is not prepared");
+        KnDecodeAttentionArgs args = Call(copy);
         return row.Run(_problem, launch, &args);
     }
+
+    /// <summary>Runs a row that was prepared, maybe before others were, with all the workspace there is: candidates take turns.</summary>
+    public KnStatus Turn(Row row, in KnLaunch launch, int copy)
+    {
+        KnDecodeAttentionArgs args = Call(copy) with { WorkspaceBytes = _workspace.Bytes };
+        return row.Run(_problem, launch, &args);
+    }
+
+    /// <summary>The arguments of a call as it was prepared.</summary>
+    public KnDecodeAttentionArgs Call(int copy = 0) => _args with
+    {
+        K = _cache[copy].K.At,
+        V = _cache[copy].V.At,
+        Workspace = _workspace.At,
+        WorkspaceBytes = _prepared!.Value.Bytes,
+    };
 
     /// <summary>Makes out and lse NaN, marks the gaps and clears the counter: what a run must overwrite or leave.</summary>
     public void Poison()
@@ -156,6 +143,15 @@ internal sealed unsafe partial class DecodeAttentionTrial : IDisposable
                 if (_args.Lse != null) _args.Lse[t * _args.LseToken + h] = float.NaN;
             }
         *_args.Recomputed = 0;
+    }
+
+    /// <summary>Whether out, lse, the counter and the workspace are as Poison and Prepare left them.</summary>
+    public bool Untouched()
+    {
+        for (long t = 0; t < Tokens; t++)
+            for (int h = 0; h < _problem->QHeads; h++)
+                if (Output(t, h).IndexOfAnyExcept(Unwritten) >= 0 || (_args.Lse != null && !float.IsNaN(Lse(t, h)))) return false;
+        return Recomputed == 0 && new ReadOnlySpan<byte>(_workspace.At, (int)_prepared!.Value.Bytes).IndexOfAnyExcept(Unwritten) < 0 && Touched() is null;
     }
 
     /// <summary>The bytes of one row of out.</summary>
@@ -237,7 +233,7 @@ internal sealed unsafe partial class DecodeAttentionTrial : IDisposable
         if (!_out.Untouched(_out.Bytes) || !_lse.Untouched(_lse.Bytes)) return "out or lse was written outside of its ends";
         foreach (GuardedMemory memory in _owned)
             if (!memory.Untouched(memory.Bytes)) return "an operand was written outside of its ends";
-        if (_last is { } last && last == _guarded && !_workspace.Untouched(last.WorkspaceBytes)) return $"the workspace was written outside of its {last.WorkspaceBytes} bytes";
+        if (_prepared is { } prepared && !_workspace.Untouched(prepared.Bytes)) return $"the workspace was written outside of its {prepared.Bytes} bytes";
         byte[] rest = new ReadOnlySpan<byte>(_out.At, (int)Math.Min(_out.Bytes, 64 << 20)).ToArray();
         byte[] lse = new ReadOnlySpan<byte>(_lse.At, (int)_lse.Bytes).ToArray();
         int bits = ((DType)_problem->OutType).Bits();

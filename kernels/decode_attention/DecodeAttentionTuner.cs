@@ -77,7 +77,7 @@ internal sealed class DecodeAttentionTuner : Tuner<KnDecodeAttentionProblem>
 
     protected override void Run(Row row, in KnLaunch launch, int at, int copy)
     {
-        KnStatus status = _trial!.Run(row, launch, copy);
+        KnStatus status = _trial!.Turn(row, launch, copy);
         if (status != KnStatus.Ok) throw KernelsException.FromSentence((Status)status, row.Name, row.LastError);
     }
 

@@ -93,7 +93,7 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
         if (!trial.Prepare(row, launch, out string error)) throw new KernelsException(Status.Unsupported, row.Name, error);
         var call = new TimedCall(row.Dataflow(launch).ToString(), copy =>
         {
-            KnStatus done = trial.Run(row, launch, copy);
+            KnStatus done = trial.Turn(row, launch, copy);
             if (done != KnStatus.Ok) throw KernelsException.FromSentence((Status)done, row.Name, row.LastError);
         });
         trial.Poison();
@@ -151,7 +151,7 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
         Buffer<byte> q = Buffer<byte>.Allocate((long)o.MaxBatch * o.KvHeads * rows * o.HeadDim * element), result = Buffer<byte>.Allocate((long)o.MaxBatch * o.KvHeads * rows * o.ValueDim * element);
         new Span<byte>((void*)trial.Args.Q, (int)q.Length).CopyTo(q.Span);
         nint qs = (nint)q.Pointer, outs = (nint)result.Pointer;
-        var call = new TimedCall(peer.Name, copy => attention!.Run((void*)qs, trial.Keys(copy), trial.Values(copy), (void*)outs));
+        var call = new TimedCall(peer.Name, copy => attention!.Run((void*)qs, trial.Call(copy).K, trial.Call(copy).V, (void*)outs));
         call.Run(0);
         return new PeerCall(peer.Name, call, new Held(attention!, q, result));
     }
