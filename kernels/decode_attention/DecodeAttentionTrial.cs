@@ -157,6 +157,9 @@ internal sealed unsafe partial class DecodeAttentionTrial : IDisposable
     /// <summary>The bytes of one row of out.</summary>
     public ReadOnlySpan<byte> Output(long token, int head) => OutputAt(token, head);
 
+    /// <summary>One element of out.</summary>
+    public double Value(long token, int head, int d) => Decode((DType)_problem->OutType, _args.Out, token * _args.OutToken + head * _args.OutHead + d);
+
     public float Lse(long token, int head) => _args.Lse[token * _args.LseToken + head];
 
     /// <summary>What one row must be; sampled rows only, see <see cref="DecodeAttentionData.SampleRows"/>.</summary>
@@ -179,7 +182,7 @@ internal sealed unsafe partial class DecodeAttentionTrial : IDisposable
                 bool lse = d == _problem->VHeadDim;
                 if (lse && _args.Lse == null) continue;
                 ref readonly Expected e = ref lse ? ref row.Lse : ref row.Out[d];
-                double got = lse ? Lse(row.Token, row.Head) : Decode(type, _args.Out, row.Token * _args.OutToken + row.Head * _args.OutHead + d);
+                double got = lse ? Lse(row.Token, row.Head) : Value(row.Token, row.Head, d);
                 bool agrees = lse && double.IsNegativeInfinity(e.Value) && e.Outcome == Outcome.Finite
                     ? Exactly(got, e.Value, out double fraction) : e.Agrees(lse ? DType.Float32 : type, got, out fraction);
                 if (e.Outcome == Outcome.Finite && double.IsFinite(got) && lse) lseError = Math.Max(lseError, Math.Abs(got - e.Value));
