@@ -265,9 +265,11 @@ internal sealed unsafe partial class DecodeAttentionTrial
             case DType.Float16: ((Half*)at)[i] = (Half)value; break;
             case DType.Int8: ((sbyte*)at)[i] = (sbyte)value; break;
             default:
-                int best = 0x7f;
-                for (int code = 0; code < 255 && !float.IsNaN(value); code++)
-                    if (code != 0x7f && !(MathF.Abs(Float8.E4M3((byte)code) - value) >= MathF.Abs(Float8.E4M3((byte)best) - value))) best = code;
+                // Codes without their sign ascend with what they mean; 0x7f is NaN.
+                int best = float.IsNaN(value) ? 0x7f : 0;
+                for (int step = 64; step > 0 && best != 0x7f; step /= 2)
+                    if (best + step <= 0x7e && 0.5f * (Float8.E4M3((byte)(best + step)) + Float8.E4M3((byte)(best + step - 1))) <= MathF.Abs(value)) best += step;
+                if (value < 0) best |= 0x80;
                 ((byte*)at)[i] = (byte)best;
                 break;
         }
