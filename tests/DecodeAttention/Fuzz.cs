@@ -132,10 +132,10 @@ public sealed unsafe class Fuzz
         {
             case 0: a.Size = Any(0u, a.Size - 8, a.Size + 8, uint.MaxValue); break;
             case 1: a.Batch = Any(-1, int.MinValue, p.Batch < int.MaxValue ? p.Batch + 1 : -1, 0); break;
-            case 2: if (a.QStart != null) a.QStart[Below(4)] = Any(-1, 0, 1, 17, int.MaxValue, int.MinValue); break;
-            case 3: a.KvLens[Below(3)] = Any(-1, p.KvLen < 100 ? p.KvLen + 1 : -1, int.MaxValue, int.MinValue, 0); break;
+            case 2: ((int*)At("q_start"))[Below(4)] = Any(-1, 0, 1, 17, int.MaxValue, int.MinValue); break;
+            case 3: ((int*)At("kv_lens"))[Below(3)] = Any(-1, p.KvLen < 100 ? p.KvLen + 1 : -1, int.MaxValue, int.MinValue, 0); break;
             case 4: a.KvLens = null; break;
-            case 5: a.Pages[Below(303)] = Any(-1, 8, int.MaxValue, int.MinValue); break;
+            case 5: ((int*)At("pages"))[Below(303)] = Any(-1, 8, int.MaxValue, int.MinValue); break;
             case 6: a.Pages = null; break;
             case 7: a.PagesLd = Any(0, 1, -1, long.MinValue, long.MaxValue, 2); break;
             case 8: a.PageCount = Any(0, 1, -1, long.MinValue); break;
@@ -158,10 +158,10 @@ public sealed unsafe class Fuzz
             case 25: a.KeyNorms = null; break;
             case 26: a.Phi = null; break;
             case 27: a.Alibi = null; break;
-            case 28: a.Alibi[Below(MostHeads)] = Any(-1, float.NaN, float.PositiveInfinity); break;
+            case 28: ((float*)At("alibi"))[Below(MostHeads)] = Any(-1, float.NaN, float.PositiveInfinity); break;
             case 29: a.Sinks = null; break;
             case 30: a.Tree = null; break;
-            case 31: a.Tree[Below(8)] = Any(0u, 3u, uint.MaxValue, 0x10000u); break;
+            case 31: ((uint*)At("tree"))[Below(8)] = Any(0u, 3u, uint.MaxValue, 0x10000u); break;
             case 32: a.Scale = Any(0, -1, float.NaN, float.PositiveInfinity, 1e-30f); break;
             case 33: a.Out = Below(3) == 0 ? null : somewhere; break;
             case 34: a.OutToken = stride; break;

@@ -21,7 +21,7 @@ public sealed class Properties
         from heads in Gen.Elements((1, 1), (4, 1), (5, 2), (7, 1), (8, 2), (1, 3), (16, 1))
         from dim in Gen.Elements(64, 80, 96, 128)
         from page in Gen.Choose(1, 40)
-        from length in Gen.Choose(0, 1500)
+        from length in Gen.Choose(0, 900)
         from qLen in Gen.Choose(1, 16)
         from window in Gen.Elements(0, 0, 1, 30, 600)
         from flags in Gen.Elements(KnAttentionFlags.None, KnAttentionFlags.Tree, KnAttentionFlags.Full, KnAttentionFlags.Alibi | KnAttentionFlags.Sinks)
@@ -47,7 +47,7 @@ public sealed class Properties
         Config config = Config.QuickThrowOnFailure.WithMaxTest(times).WithQuietOnSuccess(true)
             .WithReplay(FSharpOption<FsCheck.Replay>.Some(new FsCheck.Replay(new Rnd(Tables.Seed, Tables.Seed | 1), FSharpOption<int>.None)));
         Prop.ForAll(Arb.From(s_shapes, Smaller), (Action<Shape>)(shape => ran += holds(row, shape) ? 1 : 0)).Check(config);
-        Assert.That(ran, Is.GreaterThan(times / 8), $"{name} refused nearly every shape");
+        Assert.That(ran, Is.GreaterThan(times / 6), $"{name} refused nearly every shape");
     }
 
     private static KnLaunch Launch(Row row, Shape shape)
@@ -86,7 +86,7 @@ public sealed class Properties
 
     /// <summary>Whatever the split and the softmax, out and lse are within their tolerances of the same exact values.</summary>
     [TestCaseSource(nameof(Names))]
-    public void SplittingOnlyRounds(string name) => ForAll(name, 25, (row, shape) =>
+    public void SplittingOnlyRounds(string name) => ForAll(name, 15, (row, shape) =>
     {
         using var trial = new DecodeAttentionTrial(shape.Problem, new DecodeAttentionData(shape.Seed));
         int ran = 0;
@@ -99,7 +99,7 @@ public sealed class Properties
     /// weights times what they weigh, and nothing else.
     /// </summary>
     [TestCaseSource(nameof(Names))]
-    public void HalvesMergeToTheWhole(string name) => ForAll(name, 25, (row, shape) =>
+    public void HalvesMergeToTheWhole(string name) => ForAll(name, 15, (row, shape) =>
     {
         // Keys of a shared prefix: no mask, so that a half knows nothing of the other.
         shape = shape with { Flags = KnAttentionFlags.Full, KvLen = Math.Max(2, shape.KvLen) };
