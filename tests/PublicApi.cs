@@ -11,9 +11,12 @@ public sealed class PublicApi
     {
         string[] expected =
         [
-            "Kernels.Activation", "Kernels.BFloat16", "Kernels.Buffer`1", "Kernels.Choice", "Kernels.ChoiceSource", "Kernels.DType", "Kernels.DTypes",
-            "Kernels.Device", "Kernels.DeviceHandle", "Kernels.DeviceKind", "Kernels.Event", "Kernels.Graph", "Kernels.Stream", "Kernels.FlatGemm", "Kernels.FlatGemmOptions", "Kernels.FlatGemmWeights", "Kernels.KernelsException",
-            "Kernels.QuantizationError", "Kernels.Quantize", "Kernels.Status", "Kernels.TensorView`1", "Kernels.Tuning.Dataflow",
+            "Kernels.Activation", "Kernels.AttentionMask", "Kernels.BFloat16", "Kernels.Buffer`1", "Kernels.Choice", "Kernels.ChoiceSource", "Kernels.DType",
+            "Kernels.DTypes", "Kernels.DecodeAttention", "Kernels.DecodeAttentionChoice", "Kernels.DecodeAttentionOptions", "Kernels.Device", "Kernels.DeviceHandle", "Kernels.DeviceKind", "Kernels.Event",
+            "Kernels.FlatGemm",
+            "Kernels.FlatGemmOptions", "Kernels.FlatGemmWeights", "Kernels.Float8E4M3", "Kernels.Graph", "Kernels.KernelsException", "Kernels.KvCache`1", "Kernels.KvLayout",
+            "Kernels.LogSumExp", "Kernels.PhiProposal", "Kernels.QuantizationError", "Kernels.Quantize", "Kernels.SoftmaxCalibration", "Kernels.SoftmaxDataflow",
+            "Kernels.Status", "Kernels.Stream", "Kernels.TensorView`1", "Kernels.Tuning.Dataflow",
         ];
         IEnumerable<string?> actual = typeof(Device).Assembly.GetExportedTypes().Where(t => !t.IsNested).Select(t => t.FullName);
         Assert.That(actual, Is.EquivalentTo(expected));

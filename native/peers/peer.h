@@ -12,9 +12,15 @@ struct kn_peer_gemm {
   int32_t copies = 0;
 };
 
+struct kn_peer_attention {
+  virtual ~kn_peer_attention() = default;
+  virtual void run(const void* q, const void* k, const void* v, void* out) = 0;
+};
+
 struct kn_peer {
   const char* (*name)();
   std::unique_ptr<kn_peer_gemm> (*create)(const kn_peer_problem& problem, const void* weights, const float* scales);
+  std::unique_ptr<kn_peer_attention> (*attention)(const kn_peer_attention_problem& problem) = nullptr;
 };
 extern const kn_peer kn_peer_onednn, kn_peer_openblas;
 

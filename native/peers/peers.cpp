@@ -104,4 +104,26 @@ int32_t kn_peer_run(void* handle, int32_t copy, const void* x, void* y) {
 
 void kn_peer_destroy(void* handle) { delete static_cast<kn_peer_gemm*>(handle); }
 
+int32_t kn_peer_attention_create(int32_t peer, const kn_peer_attention_problem* p, void** handle) {
+  if (!handle) return invalid("handle: requires a place to write to");
+  *handle = nullptr;
+  if (peer < 0 || peer >= kPeerCount) return invalid("peer: requires a number below kn_peer_count");
+  if (!p || p->size != sizeof *p) return invalid("problem: requires size == sizeof(kn_peer_attention_problem)");
+  if (p->batch < 1 || p->kv_heads < 1 || p->rows < 1 || p->head_dim < 1 || p->v_head_dim < 1 || p->kv_len < 1)
+    return invalid("problem: requires extents >= 1");
+  if (p->threads < 1) return invalid("problem: requires threads >= 1");
+  return guarded([&] {
+    if (!kPeers[peer]->attention) throw kn_unsupported("has no softmax of its own");
+    *handle = kPeers[peer]->attention(*p).release();
+  });
+}
+
+int32_t kn_peer_attention_run(void* handle, const void* q, const void* k, const void* v, void* out) {
+  auto* const attention = static_cast<kn_peer_attention*>(handle);
+  if (!attention || !q || !k || !v || !out) return invalid("run: requires handle, q, k, v and out");
+  return guarded([&] { attention->run(q, k, v, out); });
+}
+
+void kn_peer_attention_destroy(void* handle) { delete static_cast<kn_peer_attention*>(handle); }
+
 const char* kn_peer_last_error(void) { return failure.c_str(); }

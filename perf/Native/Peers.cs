@@ -47,6 +47,10 @@ internal sealed unsafe class Peer
         reason = status == 0 ? "" : $"{Name}: {_exports.LastError()}";
         return status is 0 or PeerExports.Unsupported ? status == 0 : throw new InvalidOperationException(reason);
     }
+
+    /// <summary>False, and why, when the peer does not do this.</summary>
+    internal bool TryCreate(in PeerAttentionProblem problem, out PeerAttention? attention, out string reason) =>
+        PeerAttention.TryCreate(_exports, _index, Name, problem, out attention, out reason);
 }
 
 /// <summary>A problem with its weights packed, ready to run.</summary>
@@ -86,6 +90,9 @@ internal sealed unsafe class PeerExports
     internal readonly delegate* unmanaged[Cdecl]<int, PeerProblem*, void*, float*, nint*, int> Create;
     internal readonly delegate* unmanaged[Cdecl]<nint, int, void*, void*, int> Run;
     internal readonly delegate* unmanaged[Cdecl]<nint, void> Destroy;
+    internal readonly delegate* unmanaged[Cdecl]<int, PeerAttentionProblem*, nint*, int> CreateAttention;
+    internal readonly delegate* unmanaged[Cdecl]<nint, void*, void*, void*, void*, int> RunAttention;
+    internal readonly delegate* unmanaged[Cdecl]<nint, void> DestroyAttention;
     private readonly delegate* unmanaged[Cdecl]<int, byte*> _name;
     private readonly delegate* unmanaged[Cdecl]<byte*> _lastError;
 
@@ -94,6 +101,9 @@ internal sealed unsafe class PeerExports
         Create = (delegate* unmanaged[Cdecl]<int, PeerProblem*, void*, float*, nint*, int>)module.Export("kn_peer_create");
         Run = (delegate* unmanaged[Cdecl]<nint, int, void*, void*, int>)module.Export("kn_peer_run");
         Destroy = (delegate* unmanaged[Cdecl]<nint, void>)module.Export("kn_peer_destroy");
+        CreateAttention = (delegate* unmanaged[Cdecl]<int, PeerAttentionProblem*, nint*, int>)module.Export("kn_peer_attention_create");
+        RunAttention = (delegate* unmanaged[Cdecl]<nint, void*, void*, void*, void*, int>)module.Export("kn_peer_attention_run");
+        DestroyAttention = (delegate* unmanaged[Cdecl]<nint, void>)module.Export("kn_peer_attention_destroy");
         _name = (delegate* unmanaged[Cdecl]<int, byte*>)module.Export("kn_peer_name");
         _lastError = (delegate* unmanaged[Cdecl]<byte*>)module.Export("kn_peer_last_error");
     }

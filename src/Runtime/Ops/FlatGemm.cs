@@ -20,7 +20,7 @@ namespace Kernels;
 /// </remarks>
 public sealed unsafe class FlatGemm : IDisposable
 {
-    private readonly ImmutableArray<Segment> _segments;
+    private readonly ImmutableArray<Segment<KnFlatGemmProblem>> _segments;
     private readonly FlatGemmWeights _weights;
     private readonly bool _ownsWeights;
     private readonly Buffer<float>? _bias;
@@ -28,7 +28,7 @@ public sealed unsafe class FlatGemm : IDisposable
     private Buffer<byte>? _idle;
     private bool _disposed;
 
-    private FlatGemm(FlatGemmOptions options, Device device, FlatGemmWeights weights, bool ownsWeights, Buffer<float>? bias, ImmutableArray<Segment> segments)
+    private FlatGemm(FlatGemmOptions options, Device device, FlatGemmWeights weights, bool ownsWeights, Buffer<float>? bias, ImmutableArray<Segment<KnFlatGemmProblem>> segments)
     {
         (Options, Device, _weights, _ownsWeights, _bias, _segments) = (options, device, weights, ownsWeights, bias, segments);
         _workspaceBytes = segments.Max(s => s.Workspace);
@@ -48,7 +48,7 @@ public sealed unsafe class FlatGemm : IDisposable
     public long WorkspaceBytes => _workspaceBytes;
 
     /// <summary>What runs for every m, in order of m.</summary>
-    public ImmutableArray<Choice> Choices => [.. _segments.Select(s => new Choice(s.MFrom, s.MTo, s.Row.Dataflow(s.Launch).WithThreads(Options.Threads), s.Source, s.Reason, s.Workspace))];
+    public ImmutableArray<Choice> Choices => [.. _segments.Select(s => new Choice(s.From, s.To, s.Row.Dataflow(s.Launch).WithThreads(Options.Threads), s.Source, s.Reason, s.Workspace))];
 
     /// <summary>What runs for calls of <paramref name="m"/> rows.</summary>
     public Choice Choice(int m) => Choices.First(c => m <= c.MTo);
@@ -82,8 +82,8 @@ public sealed unsafe class FlatGemm : IDisposable
             KernelsException.Require(weights.Data.Device.Shares(device), nameof(weights), $"weights on {device}, not on {weights.Data.Device}");
             int columns = options.Bias ? options.Columns : 0;
             KernelsException.Require(bias.Length == columns, nameof(bias), $"{columns} values, not {bias.Length}");
-            ImmutableArray<Segment> segments = FlatGemmSelection.Choose(device, options, weights.Layout, TuningStore.Default);
-            segments = [.. segments.Select(s => Sized(s, device))];
+            ImmutableArray<Segment<KnFlatGemmProblem>> segments = FlatGemmSelection.Choose(device, options, weights.Layout, TuningStore.Default);
+            segments = [.. segments.Select(s => s.Sized(device))];
             return new FlatGemm(options, device, weights, owns, columns > 0 ? Buffer<float>.Of(device, bias) : null, segments);
         }
         catch when (owns)
@@ -91,15 +91,6 @@ public sealed unsafe class FlatGemm : IDisposable
             weights.Dispose();
             throw;
         }
-    }
-
-    /// <summary>Fixes what "all threads" means, so that a later resize of the pool cannot outgrow the workspace.</summary>
-    private static Segment Sized(Segment s, Device device)
-    {
-        KnLaunch launch = s.Launch;
-        KnFlatGemmProblem problem = s.Problem;
-        if (launch.Threads == 0) launch.Threads = device.Threads;
-        return s with { Launch = launch, Workspace = s.Row.Workspace(&problem, launch) };
     }
 
     /// <summary>Computes y from x, both in host memory. m is the height of <paramref name="x"/>, at most MaxM.</summary>
@@ -253,8 +244,8 @@ public sealed unsafe class FlatGemm : IDisposable
     {
         if (m == 0 || Options.N == 0) return;
         int i = 0;
-        while (_segments[i].MTo < m) i++;
-        ref readonly Segment segment = ref _segments.ItemRef(i);
+        while (_segments[i].To < m) i++;
+        ref readonly Segment<KnFlatGemmProblem> segment = ref _segments.ItemRef(i);
         bool held = false, heldBias = false;
         try
         {
@@ -300,7 +291,7 @@ public sealed unsafe class FlatGemm : IDisposable
         }
     }
 
-    private void RunHere(in Segment segment, ref KnFlatGemmArgs args, Buffer<byte>? given)
+    private void RunHere(in Segment<KnFlatGemmProblem> segment, ref KnFlatGemmArgs args, Buffer<byte>? given)
     {
         Buffer<byte> workspace = given ?? Interlocked.Exchange(ref _idle, null) ?? Buffer<byte>.Allocate(_workspaceBytes);
         try
@@ -313,7 +304,7 @@ public sealed unsafe class FlatGemm : IDisposable
         }
     }
 
-    private static void RunOn(GpuDriver gpu, in Segment segment, ref KnFlatGemmArgs args, nint stream, Buffer<byte>? given)
+    private static void RunOn(GpuDriver gpu, in Segment<KnFlatGemmProblem> segment, ref KnFlatGemmArgs args, nint stream, Buffer<byte>? given)
     {
         if (given is not null || segment.Workspace == 0)
         {
@@ -331,7 +322,7 @@ public sealed unsafe class FlatGemm : IDisposable
         }
     }
 
-    private static void Call(in Segment segment, ref KnFlatGemmArgs args, void* workspace, long bytes, nint stream)
+    private static void Call(in Segment<KnFlatGemmProblem> segment, ref KnFlatGemmArgs args, void* workspace, long bytes, nint stream)
     {
         args.Workspace = workspace;
         args.WorkspaceBytes = bytes;
