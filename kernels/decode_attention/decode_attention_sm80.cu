@@ -6,8 +6,8 @@
 // accumulators; the softmax is theirs to do; they then are, in place, the left operand of the product with V.
 //
 // P goes in as two numbers of 16 bits, the second one the rest of the first: the tensor cores have time for it, since K
-// and V come at the speed of memory, and a result has the accuracy of the row on vector units. Its 16-bit floats have
-// no range for a fixed reference in f16, so f16 takes sync and lazy only.
+// and V come at the speed of memory, and a result has the accuracy of the row on vector units. f16 has no range for a
+// fixed reference, so K and V in f16 take sync and lazy only; narrower ones are multiplied by P in bf16.
 //
 // s8 and e4m3 pass through a second buffer as 16-bit floats, exactly; scales of keys multiply scores, those of values
 // P.
@@ -29,10 +29,21 @@ __device__ __forceinline__ float decode8(uint32_t byte) {
   return static_cast<float>(static_cast<int8_t>(byte));
 }
 
+// What P and V are multiplied in: bf16 has the range for any scale of values and any reference.
+template <class Element, bool Narrow>
+struct value_of {
+  using type = Element;
+};
+template <class Element>
+struct value_of<Element, true> {
+  using type = bf16;
+};
+
 // Element: that of the products, q's; KV: how keys and values are stored; Head: of both, at least as long as they are.
 template <class Element, int KV, int Head>
 struct attention {
   static constexpr bool kNarrow = KV == KN_S8 || KV == KN_E4M3;
+  using Value = typename value_of<Element, kNarrow>::type;
   static constexpr int kStored = Head * (kNarrow ? 1 : 2),
                        kBytes = Head * 2;  // of a key, as it is and as it is multiplied
   static constexpr int kStages = Head <= 128 ? 3 : 2;
@@ -80,6 +91,7 @@ struct attention {
   }
 
   // A narrow tile as operands: a lane takes 8 elements at a time.
+  template <class To>
   static __device__ __forceinline__ void widen_tile(const char* from, char* to) {
 #pragma unroll 1
     for (int i = lane_id(); i < kKeys * Head / 8; i += 32) {
@@ -89,7 +101,7 @@ struct attention {
 #pragma unroll
       for (int e = 0; e < 4; e++) {
         const uint32_t pair = (e < 2 ? w.x : w.y) >> (16 * (e % 2));
-        out.v[e] = pack(Element{}, decode8<KV>(pair & 0xffu), decode8<KV>(pair >> 8 & 0xffu));
+        out.v[e] = pack(To{}, decode8<KV>(pair & 0xffu), decode8<KV>(pair >> 8 & 0xffu));
       }
       *reinterpret_cast<words*>(to + swizzled<kBytes>(row, first * 2)) = out;
     }
@@ -198,18 +210,18 @@ struct attention {
           x.l[i] += p[e];
           if (scaled && p[e] != 0.0f) p[e] *= scales[kKeys + n * 8 + t * 2 + e];
         }
-        const uint32_t pair = pack(Element{}, p[0], p[1]);
+        const uint32_t pair = pack(Value{}, p[0], p[1]);
         high[n * 2 + i] = pair;
-        low[n * 2 + i] = pack(Element{}, p[0] - widen(Element{}, pair), p[1] - widen(Element{}, pair >> 16));
+        low[n * 2 + i] = pack(Value{}, p[0] - widen(Value{}, pair), p[1] - widen(Value{}, pair >> 16));
       }
 #pragma unroll
     for (int i = 0; i < kTiles; i += 2) {
       uint32_t b[4];
       ldmatrix_x4_trans(b, vs + swizzled<kBytes>(lane_id() % 16, (i + lane_id() / 16) * 16));
-      mma(Element{}, x.o[i], high, b[0], b[1]);
-      mma(Element{}, x.o[i + 1], high, b[2], b[3]);
-      mma(Element{}, x.o[i], low, b[0], b[1]);
-      mma(Element{}, x.o[i + 1], low, b[2], b[3]);
+      mma(Value{}, x.o[i], high, b[0], b[1]);
+      mma(Value{}, x.o[i + 1], high, b[2], b[3]);
+      mma(Value{}, x.o[i], low, b[0], b[1]);
+      mma(Value{}, x.o[i + 1], low, b[2], b[3]);
     }
   }
 
@@ -249,8 +261,8 @@ struct attention {
       const char *ks = stage, *vs = stage + kKeys * kStored;
       if constexpr (kNarrow) {
         char* wide = j.memory + kStages * kStageBytes;
-        widen_tile(ks, wide);
-        widen_tile(vs, wide + kKeys * kBytes);
+        widen_tile<Element>(ks, wide);
+        widen_tile<Value>(vs, wide + kKeys * kBytes);
         __syncwarp();
         ks = wide, vs = wide + kKeys * kBytes;
       }
