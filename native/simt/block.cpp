@@ -141,8 +141,7 @@ bool Block::prepare(Worker& on, const Launch& what, uint64_t linear) {
   }
   for (Barrier& b : barriers) b = {};
   for (uint16_t i : sequence) ready.push(i);
-  if (kChecked) shadow.begin(count, what.dynamic_shared, on.statics_bytes, on.clock);
-  return true;
+  return !kChecked || shadow.begin(count, what.dynamic_shared, on.statics_bytes, on.clock);
 }
 
 // Called on the OS thread's own stack.
