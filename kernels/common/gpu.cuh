@@ -259,6 +259,14 @@ __device__ __forceinline__ float byte_as_float(uint32_t w) {
 #endif
 }
 
+__device__ __forceinline__ int trailing_zeros(uint32_t v) {
+#if defined(__NVCC__)
+  return __ffs(static_cast<int>(v)) - 1;
+#else
+  return __builtin_ctz(v);
+#endif
+}
+
 // OCP E4M3 as f32: its exponent and mantissa in those of f32, 120 powers of two too low.
 __device__ __forceinline__ float widen_e4m3(uint32_t byte) {
   const uint32_t magnitude = byte & 0x7fu;

@@ -101,7 +101,7 @@ __device__ __forceinline__ place place_of(const problem& a, const sequence& s, i
   if (a.page_size == 0) return {s.index, key};
   const uint32_t size = static_cast<uint32_t>(a.page_size), k = static_cast<uint32_t>(key);
   // A division costs more than a key of few dimensions; page sizes are mostly powers of two.
-  const uint32_t page = (size & (size - 1)) == 0 ? k >> __builtin_ctz(size) : k / size;
+  const uint32_t page = (size & (size - 1)) == 0 ? k >> trailing_zeros(size) : k / size;
   return {a.pages[s.index * a.pages_ld + page], k - page * size};
 }
 

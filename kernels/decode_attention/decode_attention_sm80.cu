@@ -51,9 +51,9 @@ struct attention {
   static constexpr int kWaveBytes = kStages * kStageBytes + (kNarrow ? kKeys * 2 * kBytes : 0);
   static constexpr int kUnits = Head / 32, kTiles = Head / 8;
   using shared = exchange<kWaves, kRows, Head>;
-  static constexpr int kSharedBytes = kWaves * kWaveBytes > static_cast<int>(sizeof(shared))
-                                          ? kWaves* kWaveBytes
-                                          : static_cast<int>(sizeof(shared));
+  // What decode_attention_gpu.h tells the launch of dynamic shared memory: the larger of these two.
+  static_assert(kWaves * kWaveBytes == 64 * (kStages * (2 * kStored + 8) + (kNarrow ? 4 * Head : 0)));
+  static_assert(sizeof(shared) == 256 * Head + 512);
 
   struct job {
     const problem& a;
@@ -280,7 +280,6 @@ struct attention {
 }  // namespace
 }  // namespace kn::decode_attention
 
-// The launch gives attention<...>::kSharedBytes; decode_attention_gpu.h has them as a formula.
 #define KN_ATTENTION(q, Q, kv, KV, D)                                                   \
   KN_KERNEL(decode_attention_sm80_##q##_##kv##_d##D, 128, 1, kn_decode_attention_gpu) { \
     kn::decode_attention::attention<kn::Q, KV, D>::run(args);                           \
