@@ -192,7 +192,7 @@ using namespace simt;
 #define PC reinterpret_cast<uintptr_t>(__builtin_return_address(0))
 
 static inline void hook(void* address, size_t bytes, Access access, bool aligned, uintptr_t pc) {
-  if (!worker || !worker->current) return;  // static constructors
+  if (!worker || !worker->current || !bytes) return;  // without a thread: static constructors
   const uintptr_t a = reinterpret_cast<uintptr_t>(address);
   if (aligned && a % bytes)
     fault(KN_SIMT_MISALIGNED, pc, phrase(access, bytes) + " at an address that is no multiple of it", a,
