@@ -85,7 +85,7 @@ function(kn_gpu_images)
   add_custom_target(kn_gpu ALL DEPENDS ${images})
 endfunction()
 
-if(KN_GPU)
+if(KN_GPU AND NOT KN_SANITIZE)
   kn_find_device_clang()
   find_program(KN_LLD NAMES ld.lld lld ld.lld-19 PATHS /usr/lib/llvm-19/bin "$ENV{ProgramFiles}/LLVM/bin")
   find_program(KN_PTXAS ptxas PATHS /usr/local/cuda/bin /opt/kn-cuda/bin /usr/lib/nvidia-cuda-toolkit/bin)

@@ -12,7 +12,8 @@ public sealed class PublicApi
         string[] expected =
         [
             "Kernels.Activation", "Kernels.AttentionMask", "Kernels.BFloat16", "Kernels.Buffer`1", "Kernels.Choice", "Kernels.ChoiceSource", "Kernels.DType",
-            "Kernels.DTypes", "Kernels.DecodeAttention", "Kernels.DecodeAttentionChoice", "Kernels.DecodeAttentionOptions", "Kernels.Device", "Kernels.DeviceHandle", "Kernels.DeviceKind", "Kernels.Event", "Kernels.FlatGemm",
+            "Kernels.DTypes", "Kernels.DecodeAttention", "Kernels.DecodeAttentionChoice", "Kernels.DecodeAttentionOptions", "Kernels.Device", "Kernels.DeviceHandle", "Kernels.DeviceKind", "Kernels.Event",
+            "Kernels.FlatGemm",
             "Kernels.FlatGemmOptions", "Kernels.FlatGemmWeights", "Kernels.Float8E4M3", "Kernels.Graph", "Kernels.KernelsException", "Kernels.KvCache`1", "Kernels.KvLayout",
             "Kernels.LogSumExp", "Kernels.PhiProposal", "Kernels.QuantizationError", "Kernels.Quantize", "Kernels.SoftmaxCalibration", "Kernels.SoftmaxDataflow",
             "Kernels.Status", "Kernels.Stream", "Kernels.TensorView`1", "Kernels.Tuning.Dataflow",

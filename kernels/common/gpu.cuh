@@ -140,6 +140,11 @@ __device__ __forceinline__ int shuffle_xor(int v, int lanes) { return __shfl_xor
 __device__ __forceinline__ float shuffle_xor(float v, int lanes) { return __shfl_xor_sync(kAllLanes, v, lanes); }
 #endif
 
+__device__ __forceinline__ int64_t shuffle(int64_t v, int lane) {
+  const uint32_t low = static_cast<uint32_t>(shuffle(static_cast<int>(v), lane));
+  return static_cast<int64_t>(shuffle(static_cast<int>(v >> 32), lane)) * (int64_t{1} << 32) | low;
+}
+
 // Whether any lane of the wave says so. All of them call it.
 __device__ __forceinline__ bool any_lane(bool v) {
 #if defined(__AMDGCN__)
@@ -251,6 +256,14 @@ __device__ __forceinline__ float byte_as_float(uint32_t w) {
   return bits_as<float>(f) - 8388608.0f;
 #else
   return static_cast<float>((w >> (8 * I)) & 255u);  // v_cvt_f32_ubyteI
+#endif
+}
+
+__device__ __forceinline__ int trailing_zeros(uint32_t v) {
+#if defined(__NVCC__)
+  return __ffs(static_cast<int>(v)) - 1;
+#else
+  return __builtin_ctz(v);
 #endif
 }
 

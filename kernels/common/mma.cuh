@@ -120,6 +120,38 @@ __device__ __forceinline__ void cp_async_wait() {
 #endif
 }
 
+// 4 bytes from global to shared memory, likewise.
+__device__ __forceinline__ void cp_async4(void* shared, const void* global) {
+#if defined(KN_SIMT)
+  kn_simt_cp_async(shared, global, 4, 4);
+#else
+  asm volatile(
+      "{.reg .u64 g; cvta.to.global.u64 g, %1; cp.async.ca.shared.global [%0], [g], 4;}" ::"r"(shared_address(shared)),
+      "l"(global)
+      : "memory");
+#endif
+}
+
+// A tile's row of Bytes in chunks of 16, xor-ed with a pattern of the row so that the rows that are read together lie
+// in different banks: 8 rows of 1 chunk, 4 of 2, 2 of 4.
+template <int Bytes>
+__device__ __forceinline__ int swizzled(int row, int byte) {
+  const int pattern = Bytes == 64 ? row >> 1 & 3 : (row & 1) << 2 | (row & 2) | (row >> 2 & 1);
+  return row * Bytes + (byte ^ pattern << 4);
+}
+
+// 16 bytes at `from`, of which the first `valid` exist; the rest is zero.
+__device__ __forceinline__ void copy16(char* to, const char* from, int64_t valid, bool aligned) {
+  const int bytes = valid >= 16 ? 16 : valid > 0 ? static_cast<int>(valid) : 0;
+  if (aligned) {
+    cp_async16(to, from, bytes);
+    return;
+  }
+  words w = {};
+  for (int i = 0; i < bytes; i++) w.v[i / 4] |= static_cast<uint32_t>(static_cast<uint8_t>(from[i])) << (8 * (i % 4));
+  *reinterpret_cast<words*>(to) = w;
+}
+
 // Two f32 as two of 16 bits, the first one low, to nearest even.
 __device__ __forceinline__ uint32_t pack(bf16, float low, float high) {
 #if defined(KN_SIMT)

@@ -224,13 +224,10 @@ struct attention {
     }
   }
 
-  struct exchange {
-    float o[kWaves][R][kHead];
-    float m[kWaves][R], l[kWaves][R];
-  };
+  using shared = exchange<kWaves, R, kHead>;
 
   // The wave's groups become one, then its sums go where the others find them.
-  static __device__ __forceinline__ void publish(state& st, exchange& x) {
+  static __device__ __forceinline__ void publish(state& st, shared& x) {
     const place_of_lane me = own();
 #pragma unroll
     for (int i = kCopies * R; i < kWave; i *= 2) st.l += shuffle_xor(st.l, i);
@@ -250,62 +247,29 @@ struct attention {
     __syncthreads();
   }
 
-  // Sum, reference and denominator of a row over the waves, in their order.
-  static __device__ __forceinline__ float merge(const exchange& x, int r, int d, float& m, float& l) {
-    float o = 0.0f;
-    m = -kInfinity, l = 0.0f;
-    for (int w = 0; w < kWaves; w++) m = __builtin_fmaxf(m, x.m[w][r]);
-    for (int w = 0; w < kWaves; w++) {
-      const float f = weight(x.m[w][r], m);
-      l = __builtin_fmaf(f, x.l[w][r], l);
-      o = __builtin_fmaf(f, x.o[w][r][d], o);
-    }
-    return o;
-  }
-
   static __device__ __forceinline__ void start(state& st, float reference) {
     st = {};
     st.m = reference;
   }
 
   static __device__ __forceinline__ void run(const problem& a) {
-    __shared__ exchange x;
-    const sequence s = sequence_of(a, static_cast<int32_t>(blockIdx.x / a.splits));
-    const int32_t split = static_cast<int32_t>(blockIdx.x % a.splits), group = a.q_heads / a.kv_heads;
-    const int32_t kv_head = static_cast<int32_t>(blockIdx.y % a.kv_heads);
-    const int32_t row0 = static_cast<int32_t>(blockIdx.y / a.kv_heads) * R;
-    const bool direct = a.splits == 1 && !fixed_reference(a);
-    if (row0 >= s.tokens * group || (split >= s.splits && !(direct && split == 0))) return;  // all of the block
-    const int64_t begin = s.first + int64_t{split} * a.split_len, end = begin + a.split_len;
-    const row own_row = row_of(a, s, kv_head, row0 + own().row);
+    __shared__ shared x;
+    const work w = work_of<R>(a);
+    if (w.empty) return;  // all of the block
+    const row own_row = row_of(a, w.s, w.kv_head, w.row0 + own().row);
     float q[R][C * 8];
-    load_q(a, s, kv_head, row0, q);
+    load_q(a, w.s, w.kv_head, w.row0, q);
     state st;
-    start(st, fixed_reference(a) ? reference(a, s, kv_head, own_row, q) : -kInfinity);
-    walk(a, s, kv_head, own_row, q, static_cast<int32_t>(begin), static_cast<int32_t>(end < s.length ? end : s.length),
-         !fixed_reference(a), st);
+    start(st, fixed_reference(a) ? reference(a, w.s, w.kv_head, own_row, q) : -kInfinity);
+    walk(a, w.s, w.kv_head, own_row, q, w.begin, w.end, !fixed_reference(a), st);
     publish(st, x);
-    for (int i = static_cast<int>(threadIdx.x); i < R * a.v_head_dim; i += kWaves * kWave) {
-      const int r = i / a.v_head_dim, d = i % a.v_head_dim;
-      const row w = row_of(a, s, kv_head, row0 + r);
-      if (!w.exists) continue;
-      float m, l;
-      const float o = merge(x, r, d, m, l);
-      const int64_t token = int64_t{s.first_token} + w.token;
-      if (direct) {
-        write_value(a, token, w.head, d, o, m, l);
-        continue;
-      }
-      float* partial = partial_of(a, token, w.head, split);
-      partial[d] = o;
-      if (d == 0) partial[a.v_head_dim] = m, partial[a.v_head_dim + 1] = l;
-    }
+    x.write(a, w.s, w.kv_head, w.row0, w.split, w.direct);
   }
 
   // One row over all keys by sync, by a block: what `check` does where the sums have left the range.
   static __device__ __forceinline__ void redo(const problem& a, const sequence& s, int32_t token, int32_t head) {
     static_assert(R == 1);
-    __shared__ exchange x;
+    __shared__ shared x;
     const int32_t group = a.q_heads / a.kv_heads, kv_head = head / group, index = token * group + head % group;
     const row own_row = row_of(a, s, kv_head, index);
     float q[R][C * 8];
@@ -314,11 +278,7 @@ struct attention {
     start(st, -kInfinity);
     walk(a, s, kv_head, own_row, q, s.first, s.length, true, st);
     publish(st, x);
-    for (int d = static_cast<int>(threadIdx.x); d < a.v_head_dim; d += kWaves * kWave) {
-      float m, l;
-      const float o = merge(x, 0, d, m, l);
-      write_value(a, int64_t{s.first_token} + token, head, d, o, m, l);
-    }
+    x.write(a, s, kv_head, index, 0, true);
   }
 };
 

@@ -101,7 +101,7 @@ __device__ __forceinline__ place place_of(const problem& a, const sequence& s, i
   if (a.page_size == 0) return {s.index, key};
   const uint32_t size = static_cast<uint32_t>(a.page_size), k = static_cast<uint32_t>(key);
   // A division costs more than a key of few dimensions; page sizes are mostly powers of two.
-  const uint32_t page = (size & (size - 1)) == 0 ? k >> __builtin_ctz(size) : k / size;
+  const uint32_t page = (size & (size - 1)) == 0 ? k >> trailing_zeros(size) : k / size;
   return {a.pages[s.index * a.pages_ld + page], k - page * size};
 }
 
@@ -160,6 +160,70 @@ __device__ __forceinline__ void write_value(const problem& a, int64_t token, int
   store_float(a.out_type, a.out, token * a.out_token + head * a.out_head + d, value);
   if (d == 0 && a.lse != nullptr)
     a.lse[token * a.lse_token + head] = denominator == 0.0f ? -kInfinity : reference + log(denominator);
+}
+
+// Where the waves of a block leave their shares of Rows rows, each relative to its own reference.
+template <int Waves, int Rows, int Head>
+struct exchange {
+  float o[Waves][Rows][Head];
+  float m[Waves][Rows], l[Waves][Rows];
+
+  // Sum, reference and denominator of a row over the waves, in their order.
+  __device__ __forceinline__ float merge(int r, int d, float& reference, float& denominator) const {
+    float sum = 0.0f;
+    reference = -kInfinity, denominator = 0.0f;
+    for (int w = 0; w < Waves; w++) reference = __builtin_fmaxf(reference, m[w][r]);
+    for (int w = 0; w < Waves; w++) {
+      const float f = weight(m[w][r], reference);
+      denominator = __builtin_fmaf(f, l[w][r], denominator);
+      sum = __builtin_fmaf(f, o[w][r][d], sum);
+    }
+    return sum;
+  }
+
+  // All rows of a block: to out, or as a split's partial sums.
+  __device__ __forceinline__ void write(const problem& a, const sequence& s, int32_t kv_head, int32_t row0,
+                                        int32_t split, bool direct) const {
+    for (int i = static_cast<int>(threadIdx.x); i < Rows * a.v_head_dim; i += Waves * kWave) {
+      const int r = i / a.v_head_dim, d = i % a.v_head_dim;
+      const row w = row_of(a, s, kv_head, row0 + r);
+      if (!w.exists) continue;
+      float reference, denominator;
+      const float sum = merge(r, d, reference, denominator);
+      const int64_t token = int64_t{s.first_token} + w.token;
+      if (direct) {
+        write_value(a, token, w.head, d, sum, reference, denominator);
+        continue;
+      }
+      float* partial = partial_of(a, token, w.head, split);
+      partial[d] = sum;
+      if (d == 0) partial[a.v_head_dim] = reference, partial[a.v_head_dim + 1] = denominator;
+    }
+  }
+};
+
+// What a block does: rows row0 and up of a kv head against one split of a sequence's keys. Each launch has one grid.
+struct work {
+  sequence s;
+  int32_t kv_head, row0, split;
+  int32_t begin, end;  // keys
+  bool direct;         // one split, whose sums are final
+  bool empty;
+};
+
+template <int Rows>
+__device__ __forceinline__ work work_of(const problem& a) {
+  work w;
+  w.s = sequence_of(a, static_cast<int32_t>(blockIdx.x / static_cast<uint32_t>(a.splits)));
+  w.split = static_cast<int32_t>(blockIdx.x % static_cast<uint32_t>(a.splits));
+  w.kv_head = static_cast<int32_t>(blockIdx.y % static_cast<uint32_t>(a.kv_heads));
+  w.row0 = static_cast<int32_t>(blockIdx.y / static_cast<uint32_t>(a.kv_heads)) * Rows;
+  w.direct = a.splits == 1 && !fixed_reference(a);
+  w.empty = w.row0 >= w.s.tokens * (a.q_heads / a.kv_heads) || (w.split >= w.s.splits && !w.direct);
+  const int64_t begin = w.s.first + int64_t{w.split} * a.split_len, end = begin + a.split_len;
+  w.begin = static_cast<int32_t>(begin < w.s.length ? begin : w.s.length);
+  w.end = static_cast<int32_t>(end < w.s.length ? end : w.s.length);
+  return w;
 }
 
 }  // namespace kn::decode_attention

@@ -5,14 +5,16 @@
 // of the group, with G = q_heads / kv_heads. Keys are cut into splits of `split_len`, counted from the first key that
 // the sequence's window leaves; sequences with fewer splits leave the rest idle.
 //
-// decode_attention_gpu_<kv>_d<D>_r<R>   grid (batch splits, kv_heads ceil(G q_len / R)), block of 4 waves
-//   <kv>: f32 bf16 f16 s8 e4m3; q_type any float; D = 64 128 256 with R = 1 4 8, or D = 1024 with R = 2; D is the least
-//   that holds head_dim and v_head_dim
-// decode_attention_gpu_combine          grid (batch q_len, q_heads), block of 128: after splits > 1, with sync or lazy
-// decode_attention_gpu_<kv>_d<D>_check  grid (batch q_len, q_heads), block of 4 waves: always after unified or bounded;
-// it
-//   combines, tests the sums, and does failing rows again by sync
-// decode_attention_sm80_<q>_<kv>_d<D>   see decode_attention_sm80.cu
+//   decode_attention_gpu_<kv>_d<D>_r<R>     grid (batch splits, kv_heads ceil(G q_len / R)), block of 4 waves
+//     <kv>: f32 bf16 f16 s8 e4m3; q_type any float; D = 64 128 256 with R = 1 4 8, or D = 1024 with R = 2; D is the
+//     least that holds head_dim and v_head_dim
+//   decode_attention_sm80_<q>_<kv>_d<D>     grid (batch splits, kv_heads ceil(G q_len / 16)), block of 128
+//     <q>: bf16 f16; <kv>: q's (f16 for sync and lazy only), s8, e4m3; D = 64 128 256
+//     dynamic shared memory: the larger of 64 (stages (2 D size + 8) + (size = 1 ? 4 D : 0)) and 256 D + 512 bytes,
+//     with size = bytes of a stored element and stages = D <= 128 ? 3 : 2
+//   decode_attention_gpu_combine            grid (batch q_len, q_heads), block of 128: after splits > 1, sync or lazy
+//   decode_attention_gpu_<kv>_d<D>_check    grid (batch q_len, q_heads), block of 4 waves: always after unified or
+//     bounded; it combines, tests the sums, and does failing rows again by sync
 //
 // `partial` holds, per row (token, head) and split, v_head_dim sums, the reference and the denominator, f32. No entry
 // is read that was not written. Neither it nor anything else is cleared between calls.

@@ -13,12 +13,6 @@ constexpr int kColumns = 4;  // of a wave: x is converted once for so many
 constexpr int kWaves = 4;
 
 template <int Type>
-constexpr int kBits = Type == KN_F32  ? 32
-                      : Type == KN_S8 ? 8
-                      : Type == KN_U4 ? 4
-                                      : 16;
-
-template <int Type>
 __device__ __forceinline__ const char* element_address(const void* base, int64_t index) {
   return static_cast<const char*>(base) + index * kBits<Type> / 8;
 }

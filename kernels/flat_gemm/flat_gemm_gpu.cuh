@@ -7,6 +7,13 @@
 
 namespace kn::flat_gemm {
 
+// Of an element.
+template <int Type>
+constexpr int kBits = Type == KN_F32  ? 32
+                      : Type == KN_S8 ? 8
+                      : Type == KN_U4 ? 4
+                                      : 16;
+
 // Sums of s8 by s8 are exact.
 template <bool Integer>
 struct sum_of {

@@ -1,14 +1,14 @@
 // The argument of the GPU kernels of flat_gemm, one struct for all of them. Addresses are the device's.
 //
-// flat_gemm_gpu_<w>_<x>_m<M>   grid (ceil(columns / 16), splits, ceil(m / M), at most 65535), block of 4 waves, M = 1 4
-// 8 16
-//   <w>_<x>: f32_f32, bf16_bf16, bf16_f16, bf16_f32, f16_bf16, f16_f16, f16_f32, s8_s8, s8_bf16, u4_bf16
-// flat_gemm_gpu_quantize       grid (m), block of 256: x bf16 or f32 to s8 in `quantized`, `x_scales`; then s8_s8 with
-// x there flat_gemm_gpu_reduce         grid (ceil(n / 256), m, at most 65535), block of 256; after splits > 1
-// flat_gemm_sm80_<w>_<x>_m<M>_n<N>  grid (ceil(columns / N), splits, ceil(m / M), at most 65535), block of 256, N = 32
-// with
-//   M = 8 16, or N = 64 with M = 8 16 32 64; dynamic shared memory (M <= 16 ? 4 : 3) 128 (N bits(w) + M bits(x)) / 8
-//   bytes <w>_<x>: bf16_bf16, f16_f16, s8_bf16, u4_bf16, s8_s8
+//   flat_gemm_gpu_<w>_<x>_m<M>         grid (ceil(columns / 16), splits, tiles), block of 4 waves; M = 1 4 8 16
+//     <w>_<x>: f32_f32 bf16_bf16 bf16_f16 bf16_f32 f16_bf16 f16_f16 f16_f32 s8_s8 s8_bf16 u4_bf16
+//   flat_gemm_sm80_<w>_<x>_m<M>_n<N>   grid (ceil(columns / N), splits, tiles), block of 256; N = 32 with M = 8 16, or
+//     N = 64 with M = 8 16 32 64; dynamic shared memory (M <= 16 ? 4 : 3) 16 (N bits(w) + M bits(x)) bytes
+//     <w>_<x>: bf16_bf16 f16_f16 s8_bf16 u4_bf16 s8_s8
+//   flat_gemm_gpu_quantize             grid (m), block of 256: x bf16 or f32 to s8 in `quantized` and `x_scales`; then
+//     s8_s8 with that x
+//   flat_gemm_gpu_reduce               grid (ceil(n / 256), m), block of 256: after splits > 1
+// tiles = ceil(m / M); dimensions y and z of a grid are cut at 65535, and the kernels loop.
 //
 // columns = 2n when gated, else n. With splits > 1 the kernels leave sums in `partial` [splits, m, columns] (a gated
 // pair side by side: gate 0, up 0, gate 1, ...), 4 bytes each, and reduce adds them in order. Integer kinds take k up

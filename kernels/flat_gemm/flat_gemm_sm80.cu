@@ -21,8 +21,6 @@ constexpr int kWaves = 8, kThreads = kWaves * 32;
 constexpr int kDepth = 128;  // elements of k of a stage: a full line of L2 for two-byte weights
 constexpr int kUnit = 32;    // of k, two steps of m16n8k16 or one of m16n8k32
 
-constexpr int bits_of(int type) { return type == KN_S8 ? 8 : type == KN_U4 ? 4 : 16; }
-
 template <int X>
 struct element_of {
   using type = bf16;
@@ -31,26 +29,6 @@ template <>
 struct element_of<KN_F16> {
   using type = f16;
 };
-
-// A tile's row of Bytes in chunks of 16, xor-ed with a pattern of the row so that the rows that are read together lie
-// in different banks: 8 rows of 1 chunk, 4 of 2, 2 of 4.
-template <int Bytes>
-__device__ __forceinline__ int swizzled(int row, int byte) {
-  const int pattern = Bytes == 64 ? row >> 1 & 3 : (row & 1) << 2 | (row & 2) | (row >> 2 & 1);
-  return row * Bytes + (byte ^ pattern << 4);
-}
-
-// 16 bytes at `from`, of which the first `valid` exist; the rest is zero.
-__device__ __forceinline__ void copy16(char* to, const char* from, int64_t valid, bool aligned) {
-  const int bytes = valid >= 16 ? 16 : valid > 0 ? static_cast<int>(valid) : 0;
-  if (aligned) {
-    cp_async16(to, from, bytes);
-    return;
-  }
-  words w = {};
-  for (int i = 0; i < bytes; i++) w.v[i / 4] |= static_cast<uint32_t>(static_cast<uint8_t>(from[i])) << (8 * (i % 4));
-  *reinterpret_cast<words*>(to) = w;
-}
 
 // What a lane holds of one row of w: 8 elements as operands.
 struct bf16x8 {
@@ -94,7 +72,7 @@ __device__ __forceinline__ bf16x8 decode_u4(uint32_t w, int zero) {
 
 template <int W>
 __device__ __forceinline__ bf16x8 load_weights(const char* tile, int row, int unit, int t, int zero) {
-  constexpr int kBytes = kDepth * bits_of(W) / 8;
+  constexpr int kBytes = kDepth * kBits<W> / 8;
   bf16x8 out;
   if constexpr (W == KN_S8) {
     const word_pair w = *reinterpret_cast<const word_pair*>(tile + swizzled<kBytes>(row, unit * 32 + t * 8));
@@ -113,7 +91,7 @@ template <int W, int X, int M, int WN>
 struct tile {
   static constexpr int kColumns = 16 * WN, kAlongK = kWaves / WN, kTiles = M / 8;
   static constexpr int kStages = M <= 16 ? 4 : 3;
-  static constexpr int kWBytes = kDepth * bits_of(W) / 8, kXBytes = kDepth * bits_of(X) / 8;
+  static constexpr int kWBytes = kDepth * kBits<W> / 8, kXBytes = kDepth * kBits<X> / 8;
   static constexpr int kStageBytes = kColumns * kWBytes + M * kXBytes;
   static constexpr int kUnits = kDepth / kUnit / kAlongK;  // of a wave in a stage
   static constexpr bool kInteger = X == KN_S8;
@@ -134,16 +112,16 @@ struct tile {
       for (int i = static_cast<int>(threadIdx.x); i < kColumns * kWBytes / 16; i += kThreads) {
         const int row = i / (kWBytes / 16), byte = i % (kWBytes / 16) * 16;
         const int64_t column = j.column0 + row < columns ? j.column0 + row : columns - 1;
-        const char* from = static_cast<const char*>(a.w) + (w_row(a, column) * a.ldw + k) * bits_of(W) / 8 + byte;
-        copy16(stage + swizzled<kWBytes>(row, byte), from, (left * bits_of(W) + 7) / 8 - byte, j.aligned);
+        const char* from = static_cast<const char*>(a.w) + (w_row(a, column) * a.ldw + k) * kBits<W> / 8 + byte;
+        copy16(stage + swizzled<kWBytes>(row, byte), from, (left * kBits<W> + 7) / 8 - byte, j.aligned);
       }
       for (int i = static_cast<int>(threadIdx.x); i < M * kXBytes / 16; i += kThreads) {
         const int row = i / (kXBytes / 16), byte = i % (kXBytes / 16) * 16;
         const bool exists = j.row0 + row < a.m;
         const char* from =
-            static_cast<const char*>(a.x) + ((exists ? j.row0 + row : 0) * a.ldx + k) * bits_of(X) / 8 + byte;
-        copy16(stage + kColumns * kWBytes + swizzled<kXBytes>(row, byte), from,
-               exists ? left * bits_of(X) / 8 - byte : 0, j.aligned);
+            static_cast<const char*>(a.x) + ((exists ? j.row0 + row : 0) * a.ldx + k) * kBits<X> / 8 + byte;
+        copy16(stage + kColumns * kWBytes + swizzled<kXBytes>(row, byte), from, exists ? left * kBits<X> / 8 - byte : 0,
+               j.aligned);
       }
     }
     cp_async_commit();
@@ -242,7 +220,7 @@ struct tile {
     job j{a, stages, int64_t{blockIdx.x} * kColumns, 0, int64_t{blockIdx.y} * a.k_split, 0, false};
     j.end = j.begin + a.k_split < a.k ? j.begin + a.k_split : a.k;
     j.aligned = ((reinterpret_cast<uint64_t>(a.x) | reinterpret_cast<uint64_t>(a.w) |
-                  static_cast<uint64_t>(a.ldx * bits_of(X) / 8) | static_cast<uint64_t>(a.ldw * bits_of(W) / 8)) %
+                  static_cast<uint64_t>(a.ldx * kBits<X> / 8) | static_cast<uint64_t>(a.ldw * kBits<W> / 8)) %
                  16) == 0;
     const int steps = static_cast<int>((j.end - j.begin + kDepth - 1) / kDepth);
     const int first = wave_id() / WN * kUnits;

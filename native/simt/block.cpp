@@ -2,6 +2,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <chrono>
 
 #include "machine.h"
 
@@ -40,7 +41,7 @@ kn_simt_resume:
 
 namespace simt {
 
-constexpr uint32_t kMaxYields = 1 << 22;
+constexpr std::chrono::seconds kPatience{30};  // with a thread that spins
 
 static void thread_main() {
   Thread& thread = self();
@@ -141,8 +142,7 @@ bool Block::prepare(Worker& on, const Launch& what, uint64_t linear) {
   }
   for (Barrier& b : barriers) b = {};
   for (uint16_t i : sequence) ready.push(i);
-  if (kChecked) shadow.begin(count, what.dynamic_shared, on.statics_bytes, on.clock);
-  return true;
+  return !kChecked || shadow.begin(count, what.dynamic_shared, on.statics_bytes, on.clock);
 }
 
 // Called on the OS thread's own stack.
@@ -314,7 +314,10 @@ void kn_simt_grid_barrier() {
 void kn_simt_yield() {
   Thread& self = simt::self();
   Block& block = *self.block;
-  if (++block.yields > kMaxYields) fault(KN_SIMT_DIVERGENT, KN_SIMT_PC, "spins, and what it waits for does not come");
+  const auto now = std::chrono::steady_clock::now();
+  if (!block.yields++) block.first_yield = now;
+  if (now - block.first_yield > kPatience)
+    fault(KN_SIMT_DIVERGENT, KN_SIMT_PC, "spins, and what it waits for does not come");
   const bool alone = !block.ready.size;
   block.ready.push(self.index);
   if (!alone) return block.leave(self);

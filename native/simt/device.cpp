@@ -271,6 +271,7 @@ kn_simt_registration::kn_simt_registration(const char* name, const char* file, v
 
 int32_t kn_simt_get(uint32_t abi, kn_simt_library* library) {
   using namespace simt;
+  if (library) library->abi = KN_SIMT_ABI;
   if (!library || library->size != sizeof *library) return fail(KN_ABI_MISMATCH, "library: another size");
   if (abi != KN_SIMT_ABI) return fail(KN_ABI_MISMATCH, "abi: another version");
   static std::once_flag once;

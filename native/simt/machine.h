@@ -4,6 +4,7 @@
 #include <stdint.h>
 
 #include <atomic>
+#include <chrono>
 #include <memory>
 #include <string>
 #include <vector>
@@ -95,6 +96,7 @@ struct Block {
   uint64_t prepared_for = 0;  // number of a launch
   kn_simt_uint3 index{};
   uint32_t count = 0, live = 0, at_grid = 0, yields = 0;
+  std::chrono::steady_clock::time_point first_yield;
   long long events = 0;
   bool stopped = false;
   std::unique_ptr<Thread[]> threads;

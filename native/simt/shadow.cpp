@@ -1,15 +1,31 @@
 // The checks behind every access of a kernel: what memory it is, and what the shadow of shared memory says about it.
 #include "shadow.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 
 #include "machine.h"
 
 namespace simt {
 
-void Shadow::begin(uint32_t threads, size_t dynamic_bytes, size_t static_bytes, uint32_t first_clock) {
-  if (dynamic.size() < dynamic_bytes) dynamic.resize(dynamic_bytes);
-  if (statics.size() < static_bytes) statics.resize(static_bytes);
+bool Cells::grow(size_t wanted) {
+  if (size >= wanted) return true;
+  if (at) munmap(at, size * sizeof(Cell));
+  size = 0;
+  void* const map =
+      mmap(nullptr, wanted * sizeof(Cell), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  at = map == MAP_FAILED ? nullptr : static_cast<Cell*>(map);
+  if (at) size = wanted;
+  return at != nullptr;
+}
+
+Cells::~Cells() {
+  if (at) munmap(at, size * sizeof(Cell));
+}
+
+bool Shadow::begin(uint32_t threads, size_t dynamic_bytes, size_t static_bytes, uint32_t first_clock) {
+  if (!dynamic.grow(dynamic_bytes) || !statics.grow(static_bytes)) return false;
   start = first_clock;
   clock.assign(threads, first_clock);
   common.assign(threads, first_clock - 1);
@@ -17,6 +33,7 @@ void Shadow::begin(uint32_t threads, size_t dynamic_bytes, size_t static_bytes, 
   interval++;
   for (auto& point : arriving) point.clear();
   for (auto& point : opened) point.clear();
+  return true;
 }
 
 uint32_t Shadow::end() const { return *std::max_element(clock.begin(), clock.end()) + 1; }
@@ -136,7 +153,7 @@ static bool check_shared(Thread& self, uintptr_t address, size_t bytes, Access a
   const uintptr_t base = reinterpret_cast<uintptr_t>(block.shared), limit = block.launch->dynamic_shared;
   const uintptr_t offset = address - base;
   if (offset < limit && bytes <= limit - offset) {
-    block.shadow.check(self, &block.shadow.dynamic[offset], address, bytes, access, pc);
+    block.shadow.check(self, block.shadow.dynamic.at + offset, address, bytes, access, pc);
     return true;
   }
   if (offset + kSharedGuard < kSharedMapping) {
@@ -149,7 +166,7 @@ static bool check_shared(Thread& self, uintptr_t address, size_t bytes, Access a
   }
   const uintptr_t in_statics = address - reinterpret_cast<uintptr_t>(worker->statics);
   if (in_statics < worker->statics_bytes && bytes <= worker->statics_bytes - in_statics) {
-    block.shadow.check(self, &block.shadow.statics[in_statics], address, bytes, access, pc);
+    block.shadow.check(self, block.shadow.statics.at + in_statics, address, bytes, access, pc);
     return true;
   }
   return false;
@@ -175,7 +192,7 @@ using namespace simt;
 #define PC reinterpret_cast<uintptr_t>(__builtin_return_address(0))
 
 static inline void hook(void* address, size_t bytes, Access access, bool aligned, uintptr_t pc) {
-  if (!worker || !worker->current) return;  // static constructors
+  if (!worker || !worker->current || !bytes) return;  // without a thread: static constructors
   const uintptr_t a = reinterpret_cast<uintptr_t>(address);
   if (aligned && a % bytes)
     fault(KN_SIMT_MISALIGNED, pc, phrase(access, bytes) + " at an address that is no multiple of it", a,

@@ -25,8 +25,18 @@ struct Cell {
   uint32_t write_pc, read_pcs[2];  // offsets in this library
 };
 
+// Zeros that cost memory only where they are touched.
+struct Cells {
+  Cell* at = nullptr;
+  size_t size = 0;
+  bool grow(size_t wanted);  // false: no memory
+  Cells() = default;
+  Cells(const Cells&) = delete;
+  ~Cells();
+};
+
 struct Shadow {
-  std::vector<Cell> dynamic, statics;
+  Cells dynamic, statics;
   uint32_t start = 1;            // stamps below it are of earlier blocks
   std::vector<uint32_t> clock;   // [thread]
   std::vector<uint32_t> common;  // [thread]: what all threads know since the last barrier of the whole block
@@ -35,7 +45,7 @@ struct Shadow {
   uint32_t interval = 0;
   std::vector<uint32_t> arriving[16], opened[16];  // by named barrier: what its next and its last threads knew
 
-  void begin(uint32_t threads, size_t dynamic_bytes, size_t static_bytes, uint32_t first_clock);
+  bool begin(uint32_t threads, size_t dynamic_bytes, size_t static_bytes, uint32_t first_clock);  // false: no memory
   uint32_t end() const;  // first unused clock value
   void barrier();        // of the whole block
   void wave_barrier(uint32_t first_thread, uint64_t mask);

@@ -169,3 +169,14 @@ void kn_simt_ldmatrix(uint32_t* registers, const void* row, int count, bool tran
 void kn_simt_cp_async(void* shared, const void* global, int bytes, int source_bytes);
 void kn_simt_cp_async_commit();
 void kn_simt_cp_async_wait(int groups);  // all but the latest `groups` groups; -1: everything, committed or not
+
+// gcc leaves copies of more than 16 bytes out of its instrumentation.
+#if defined(KN_SIMT_CHECKS) && !defined(__clang__)
+extern "C" void* __tsan_memcpy(void* to, const void* from, size_t bytes);
+__forceinline__ void* kn_simt_memcpy(void* to, const void* from, size_t bytes) {
+  if (__builtin_constant_p(bytes) && bytes <= 16) return __builtin_memcpy(to, from, bytes);
+  return __tsan_memcpy(to, from, bytes);
+}
+#define memcpy kn_simt_memcpy
+#define __builtin_memcpy kn_simt_memcpy
+#endif

@@ -12,28 +12,30 @@ internal static class CheckVerb
         Argument<string> op = Verb.OperationArgument();
         var row = new Option<string?>("--row") { Description = "Only this row", HelpName = "ROW" };
         var emulated = new Option<bool>("--emulated") { Description = "Also the rows whose instructions this machine lacks, in software (kn_cpu_emulated)" };
-        return Verb.Make("check", "Holds every row that this machine runs to the float64 oracle, on every case it accepts.", [op, row, emulated],
-            (parsed, screen, cancellation) => Run(Operation.Find(parsed.GetRequiredValue(op)), parsed.GetValue(row), parsed.GetValue(emulated), screen, cancellation));
+        Option<string?> device = Devices.Option();
+        return Verb.Make("check", "Holds every row that this machine runs to the float64 oracle, on every case it accepts.", [op, row, emulated, device],
+            (parsed, screen, cancellation) => Run(Operation.Find(parsed.GetRequiredValue(op)), Devices.Find(parsed.GetValue(device)), parsed.GetValue(row), parsed.GetValue(emulated), screen, cancellation));
     }
 
-    private static int Run(Operation operation, string? only, bool emulated, Screen screen, CancellationToken cancellation)
+    private static int Run(Operation operation, Device device, string? only, bool emulated, Screen screen, CancellationToken cancellation)
     {
-        List<(KernelTable Table, Row Row)> rows = [.. Rows(operation, KernelTable.Default, r => true)];
+        KernelTable own = device.Table;
+        List<(KernelTable Table, Row Row)> rows = [.. Rows(operation, own, r => true)];
         if (emulated)
         {
             KernelTable table = Emulated();
             rows.AddRange(Rows(operation, table, r => (r.Needs & table.Emulated) != 0));
         }
-        IEnumerable<string> names = KernelTable.Default.Of(operation.Op).Select(r => r.Name);
+        IEnumerable<string> names = own.Of(operation.Op).Select(r => r.Name);
         if (only is not null)
         {
             string full = only.Contains('/', StringComparison.Ordinal) ? only : $"{operation.Name}/{only}";
-            Row named = KernelTable.Default.Of(operation.Op).FirstOrDefault(r => r.Name == full)
+            Row named = own.Of(operation.Op).FirstOrDefault(r => r.Name == full)
                 ?? throw new UsageException($"--row {only}: no such row; there are {string.Join(", ", names)}");
             rows.RemoveAll(r => r.Row.Name != full);
             if (rows.Count == 0)
             {
-                KernelTable.Default.Runs(named, out string? lacks);
+                own.Runs(named, out string? lacks);
                 throw new MissingException($"{full}: {lacks}; --emulated checks it in software");
             }
         }
@@ -41,8 +43,8 @@ internal static class CheckVerb
         foreach ((KernelTable table, Row row) in rows)
         {
             if (cancellation.IsCancellationRequested) break;
-            Screen.Note($"checking {row.Name}{(table == KernelTable.Default ? "" : " (emulated)")}");
-            results.AddRange(operation.Check(table, row).Select(r => table == KernelTable.Default ? r : r with { Row = r.Row + " (emulated)" }));
+            Screen.Note($"checking {row.Name}{(table == own ? "" : " (emulated)")}");
+            results.AddRange(operation.Check(table, row).Select(r => table == own ? r : r with { Row = r.Row + " (emulated)" }));
         }
         return Show(results, screen);
     }

@@ -18,7 +18,7 @@ internal static class DoctorVerb
         Option<string?> db = Verb.DatabaseOption();
         return Verb.Make("doctor", "Shows the machine, the library, the rows with a self test each, the database, and what is missing.", [db], (parsed, screen, _) =>
         {
-            List<Fact> facts = [.. System(), .. Library(), .. Tools(), Database(Verb.Store(parsed.GetValue(db)))];
+            List<Fact> facts = [.. System(), .. Library(), .. Tools(), .. Devices.Facts().Select(f => new Fact(f.What, f.Value, f.Missing)), Database(Verb.Store(parsed.GetValue(db)))];
             var table = new Table("", "what", "value");
             foreach (Fact f in facts) table.Add(f.What, f.Value);
             screen.Show(table);

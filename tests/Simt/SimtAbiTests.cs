@@ -55,7 +55,7 @@ public sealed unsafe class SimtAbiTests
         SimtLibrary simt = SimtLibrary.Get(check: true);
         byte* pointer = (byte*)simt.Allocate(1000);
         byte* host = stackalloc byte[2000];
-        Assert.That((nint)pointer % 256, Is.Zero);
+        Assert.That((long)pointer % 256, Is.Zero);
         Assert.That(simt.Table.Copy(host, pointer, 1000), Is.Zero);
         Assert.That(simt.Table.Copy(host, pointer, 1001), Is.EqualTo(Invalid));
         Assert.That(simt.Table.Copy(pointer + 900, host, 101), Is.EqualTo(Invalid));

@@ -15,7 +15,7 @@ public sealed class SimtCollectiveTests
     public void BlockSum([Values(32, 64)] int wave, [Values] bool check, [Values(0u, 3u)] uint order, [Values(1, 64, 96, 1024)] int threads)
     {
         SimtLibrary simt = SimtLibrary.Get(check, wave, order: order);
-        int width = (int)System.Numerics.BitOperations.RoundUpToPowerOf2((uint)threads), blocks = 5, n = blocks * width - 17;
+        int width = (int)System.Numerics.BitOperations.RoundUpToPowerOf2((uint)threads), blocks = 5, n = blocks * width - width / 3;
         int[] values = [.. Enumerable.Range(0, n).Select(i => i * 7919 % 1000)];
         nint output = simt.Allocate(blocks * 4);
         simt.Run("simt_block_sum", blocks, width, width * 4, new() { In = simt.Upload<int>(values), Out = output, N = n });

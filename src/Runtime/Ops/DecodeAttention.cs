@@ -71,6 +71,7 @@ public sealed unsafe partial class DecodeAttention : IDisposable
     {
         ArgumentNullException.ThrowIfNull(options);
         device ??= Device.Cpu;
+        if (device.Gpu is not null) throw new KernelsException(Status.Unsupported, nameof(device), $"the CPU: plans of decode attention do not run on {device} yet, only its rows do");
         options.Check();
         KernelsException.Require(phi.Length == 0 || phi.Length == options.QHeads, nameof(phi), $"none or {options.QHeads} values, not {phi.Length}");
         KernelsException.Require(alibi.Length == (options.Alibi ? options.QHeads : 0), nameof(alibi), $"{(options.Alibi ? options.QHeads : 0)} values, not {alibi.Length}");
@@ -153,9 +154,12 @@ public sealed unsafe partial class DecodeAttention : IDisposable
         throw new KernelsException(Status.Invalid, q != Options.Query ? "q" : kv != Options.Kv ? "cache" : "output",
             $"q of {Options.Query.Name()}, cache of {Options.Kv.Name()} and output of {Options.Output.Name()}, not {q.Name()}, {kv.Name()} and {output.Name()}");
 
-    private void CheckView<T>(in TensorView<T> view, long tokens, int dim, string name) where T : unmanaged =>
+    private void CheckView<T>(in TensorView<T> view, long tokens, int dim, string name) where T : unmanaged
+    {
         KernelsException.Require(view.Rank == 3 && view.Stride(2) == 1 && view.Shape(0) == tokens && view.Shape(1) == Options.QHeads && view.Shape(2) == dim,
             name, $"shape [{tokens}, {Options.QHeads}, {dim}], the last dimension contiguous");
+        KernelsException.Require(view.Buffer.Device.Gpu is null, name, $"memory of the host, not of {view.Buffer.Device}");
+    }
 
     /// <summary>New tokens of a call. The order of qStart is checked where the lengths are.</summary>
     private long Tokens(ReadOnlySpan<int> kvLens, ReadOnlySpan<int> qStart)

@@ -117,6 +117,7 @@ public sealed unsafe partial class KvCache<T> : IDisposable where T : unmanaged
     private static KvCache<T> Checked(TensorView<T> k, TensorView<T> v, TensorView<float>? kScales, TensorView<float>? vScales, Buffer<float>? keyNorms, bool owner)
     {
         DType type = DTypes.Of<T>();
+        KernelsException.Require(k.Buffer.Device.Gpu is null && v.Buffer.Device.Gpu is null, nameof(k), $"memory of the host, not of {k.Buffer.Device}");
         KernelsException.Require(k.Rank == 4 && k.Stride(3) == 1, nameof(k), "shape [pages, page_size, kv_heads, head_dim], the last dimension contiguous");
         KernelsException.Require(v.Rank == 4 && v.Stride(3) == 1, nameof(v), "shape [pages, page_size, kv_heads, v_head_dim], the last dimension contiguous");
         KernelsException.Require(k.Shape(1) is >= 1 and <= 1 << 28, nameof(k), $"1 <= page_size <= 2^28, not {k.Shape(1)}");

@@ -39,6 +39,10 @@ internal sealed unsafe class FlatGemmSelection : Selection<KnFlatGemmProblem>
     public override double Seconds(Row row, in KnLaunch launch, int at) =>
         FlatGemmModel.Seconds(row, launch, Problem(at), Math.Max(at, 1), Device);
 
+    /// <summary>A batch-invariant plan takes rows whose launches divide the sums otherwise with their default one alone.</summary>
+    public override bool Accepts(Row row, int at, in KnLaunch launch) => base.Accepts(row, at, launch)
+        && (!_options.BatchInvariant || !row.BitsOfDefaultLaunch || row.Dataflow(launch) == row.Dataflow(row.DefaultLaunch(Threads)));
+
     public override TuningKey Key(CacheState cache) => FlatGemmTuned.Key(Device, _options, _layout, cache);
 
     public override IEnumerable<TuningKey> Keys(CacheState cache)

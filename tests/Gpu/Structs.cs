@@ -1,0 +1,48 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using Kernels.Interop.Cuda;
+using Kernels.Interop.Hip;
+using Kernels.Interop.Native;
+
+namespace Kernels.Tests.Gpu;
+
+/// <summary>The structs that drivers and kernels read, against the sizes and offsets of cuda.h, hip_runtime_api.h and flat_gemm_gpu.h on 64-bit systems.</summary>
+[TestFixture]
+public sealed class Structs
+{
+    [Test]
+    public void SizesAreTheHeaders()
+    {
+        Assert.Multiple(() =>
+        {
+            Assert.That(Unsafe.SizeOf<CUlaunchConfig>(), Is.EqualTo(56));
+            Assert.That(Unsafe.SizeOf<CUlaunchAttribute>(), Is.EqualTo(72));
+            Assert.That(Unsafe.SizeOf<CUtensorMap>(), Is.EqualTo(128));
+            Assert.That(Unsafe.SizeOf<CUuuid>(), Is.EqualTo(16));
+            Assert.That(Unsafe.SizeOf<CUmemPoolProps>(), Is.EqualTo(88));
+            Assert.That(Unsafe.SizeOf<HipMemPoolProps>(), Is.EqualTo(88));
+            Assert.That(Unsafe.SizeOf<HipUuid>(), Is.EqualTo(16));
+            Assert.That(Unsafe.SizeOf<KnFlatGemmGpu>(), Is.EqualTo(10 * 8 + 5 * 8 + 12 * 4));
+        });
+    }
+
+    [Test]
+    public void OffsetsAreTheHeaders()
+    {
+        Assert.Multiple(() =>
+        {
+            Assert.That(Offset<CUlaunchConfig>(nameof(CUlaunchConfig.SharedMemBytes)), Is.EqualTo(24));
+            Assert.That(Offset<CUlaunchConfig>(nameof(CUlaunchConfig.Stream)), Is.EqualTo(32));
+            Assert.That(Offset<CUlaunchConfig>(nameof(CUlaunchConfig.Attrs)), Is.EqualTo(40));
+            Assert.That(Offset<CUlaunchConfig>(nameof(CUlaunchConfig.NumAttrs)), Is.EqualTo(48));
+            Assert.That(Offset<CUlaunchAttribute>(nameof(CUlaunchAttribute.ClusterX)), Is.EqualTo(8));
+            Assert.That(Offset<CUlaunchAttribute>(nameof(CUlaunchAttribute.ClusterZ)), Is.EqualTo(16));
+            Assert.That(Offset<CUmemPoolProps>(nameof(CUmemPoolProps.LocationId)), Is.EqualTo(12));
+            Assert.That(Offset<KnFlatGemmGpu>(nameof(KnFlatGemmGpu.Quantized)), Is.EqualTo(72));
+            Assert.That(Offset<KnFlatGemmGpu>(nameof(KnFlatGemmGpu.Ldq)), Is.EqualTo(112));
+            Assert.That(Offset<KnFlatGemmGpu>(nameof(KnFlatGemmGpu.Integer)), Is.EqualTo(164));
+        });
+    }
+
+    private static int Offset<T>(string field) => (int)Marshal.OffsetOf<T>(field);
+}
