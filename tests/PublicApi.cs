@@ -13,6 +13,8 @@ public sealed class PublicApi
         [
             "Kernels.Activation", "Kernels.BFloat16", "Kernels.Buffer`1", "Kernels.Choice", "Kernels.ChoiceSource", "Kernels.DType", "Kernels.DTypes",
             "Kernels.Device", "Kernels.FlatGemm", "Kernels.FlatGemmOptions", "Kernels.FlatGemmWeights", "Kernels.KernelsException",
+            "Kernels.CsrMatrix", "Kernels.CsrMatrix`1", "Kernels.CsrStructure", "Kernels.ISemiring`1", "Kernels.MaxPlus`1", "Kernels.MinPlus`1", "Kernels.OrAnd`1",
+            "Kernels.PlusPair`1", "Kernels.PlusTimes`1", "Kernels.Semiring", "Kernels.SpGemm", "Kernels.SpGemmChoice", "Kernels.SpGemmOptions", "Kernels.SpGemmPlan`1",
             "Kernels.QuantizationError", "Kernels.Quantize", "Kernels.Status", "Kernels.TensorView`1", "Kernels.Tuning.Dataflow",
         ];
         IEnumerable<string?> actual = typeof(Device).Assembly.GetExportedTypes().Where(t => !t.IsNested).Select(t => t.FullName);

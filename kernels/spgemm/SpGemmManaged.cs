@@ -6,7 +6,7 @@ using Kernels.Interop.Native;
 namespace Kernels;
 
 /// <summary>spgemm in plain C#: takes every problem, runs on every machine. Last of its operation.</summary>
-internal sealed unsafe class SpGemmManaged : Row
+internal unsafe class SpGemmManaged : Row
 {
     [ThreadStatic] private static string? t_argument;
     [ThreadStatic] private static string? t_rule;
@@ -32,14 +32,13 @@ internal sealed unsafe class SpGemmManaged : Row
     public override long Workspace(void* problem, in KnLaunch launch)
     {
         var p = (KnSpgemmProblem*)problem;
-        return WorkspaceOf(*p, p->Type == (int)DType.Float64 ? 8 : p->Type == (int)DType.Float32 ? 4 : 1, launch.Threads);
+        return p->Products == 0 ? 0 : ManagedPool.Workers(launch.Threads) * ScratchBytes(SlotsFor(p->Most, p->N), ValueBytes(*p));
     }
+
+    private protected virtual int ValueBytes(in KnSpgemmProblem p) => (DType)p.Type switch { DType.Float64 => 8, DType.Float32 => 4, _ => 1 };
 
     /// <summary>A power of two that leaves half of a row's table free.</summary>
     internal static long SlotsFor(long products, long n) => (long)BitOperations.RoundUpToPowerOf2((ulong)Math.Max(2 * Math.Min(products, n), 4));
-
-    internal static long WorkspaceOf(in KnSpgemmProblem p, int valueBytes, int threads) =>
-        p.Products == 0 ? 0 : ManagedPool.Workers(threads) * ScratchBytes(SlotsFor(p.Most, p.N), valueBytes);
 
     private static long ScratchBytes(long slots, int valueBytes) => (slots * (3 * sizeof(long) + valueBytes) + 63) / 64 * 64;
 
@@ -52,9 +51,15 @@ internal sealed unsafe class SpGemmManaged : Row
         if (!SpGemmRules.Check(*p, *a, Workspace(problem, launch), out string? argument, out string? rule)) return Fail(KnStatus.Invalid, argument, rule!);
         if (a->Phase == (int)KnSpgemmPhase.Analyse)
             return SpGemmAnalysis.Run(p, a, out argument, out rule) ? KnStatus.Ok : Fail(KnStatus.Invalid, argument, rule!);
-        if (p->IndexBytes == 4) WithIndex<int>(p, a, launch.Threads);
-        else WithIndex<long>(p, a, launch.Threads);
+        if (p->Products == 0) Empty(a);
+        else Compute(p, a, launch.Threads);
         return KnStatus.Ok;
+    }
+
+    private protected virtual void Compute(KnSpgemmProblem* p, KnSpgemmArgs* a, int threads)
+    {
+        if (p->IndexBytes == 4) WithIndex<int>(p, a, threads);
+        else WithIndex<long>(p, a, threads);
     }
 
     private static void WithIndex<TIndex>(KnSpgemmProblem* p, KnSpgemmArgs* a, int threads) where TIndex : unmanaged
@@ -84,11 +89,6 @@ internal sealed unsafe class SpGemmManaged : Row
     internal static void Run<TIndex, T, TSemiring>(KnSpgemmProblem* p, KnSpgemmArgs* a, int threads, GCHandle failure)
         where TIndex : unmanaged where T : unmanaged where TSemiring : struct, ISemiring<T>
     {
-        if (p->Products == 0)
-        {
-            Empty(a);
-            return;
-        }
         long slots = SlotsFor(p->Most, p->N), workers = ManagedPool.Workers(threads);
         var call = new SpGemmManagedCall
         {
