@@ -89,8 +89,12 @@ inline int32_t check(const kn_spgemm_problem& p, const kn_spgemm_args* args, int
   KN_CHECK("a", a.a.offsets[p.m] == p.a_nnz);
   KN_OPERAND("b", a.b, p.k, reads_values(p) && !analyse);
   KN_CHECK("b", a.b.offsets[p.k] == p.b_nnz);
-  if (p.flags & KN_SPGEMM_MASK) KN_OPERAND("mask", a.mask, p.m, false);
-  if (p.flags & KN_SPGEMM_ACCUMULATE) KN_OPERAND("d", a.d, p.m, p.type != KN_NONE && !analyse);
+  if (p.flags & KN_SPGEMM_MASK) {
+    KN_OPERAND("mask", a.mask, p.m, false);
+  }
+  if (p.flags & KN_SPGEMM_ACCUMULATE) {
+    KN_OPERAND("d", a.d, p.m, p.type != KN_NONE && !analyse);
+  }
   KN_CHECK("products", a.products != nullptr);
   if (analyse) {
     KN_CHECK("products", a.most != nullptr);
