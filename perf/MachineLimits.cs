@@ -31,17 +31,17 @@ internal sealed class MachineLimits
     public void Prepare(Work work, int threads, CacheState cache)
     {
         foreach (string level in (string[])["L1", "L2", "L3", "DRAM"]) Read(level, threads);
-        _ = Rate(work.WeightBytes, threads, cache);
+        _ = Rate(work.Bytes, threads, cache);
         _ = Peak(work.PeakKinds, threads);
         _limits.Release();
     }
 
-    /// <summary>The least time that one call can take: its weights at the rate of where they lie, or its products at the peak.</summary>
-    public double Seconds(Work work, int m, int threads, CacheState cache) =>
-        Math.Max(work.WeightBytes / (Rate(work.WeightBytes, threads, cache) * 1e9), work.Flops(m) / ((Peak(work.PeakKinds, threads) ?? double.PositiveInfinity) * 1e9));
+    /// <summary>The least time that one call can take: its bytes at the rate of where they lie, or its products at the peak.</summary>
+    public double Seconds(Work work, int threads, CacheState cache) =>
+        Math.Max(work.Bytes / (Rate(work.Bytes, threads, cache) * 1e9), work.Flops / ((Peak(work.PeakKinds, threads) ?? double.PositiveInfinity) * 1e9));
 
     /// <summary>The two roofs for a layer: 10^9 bytes and 10^9 operations a second.</summary>
-    public (double Gbps, double? Gflops) Roofs(Work work, int threads, CacheState cache) => (Rate(work.WeightBytes, threads, cache), Peak(work.PeakKinds, threads));
+    public (double Gbps, double? Gflops) Roofs(Work work, int threads, CacheState cache) => (Rate(work.Bytes, threads, cache), Peak(work.PeakKinds, threads));
 
     private double Rate(long bytes, int threads, CacheState cache)
     {
@@ -53,7 +53,7 @@ internal sealed class MachineLimits
 
     private double Cold(long bytes, int threads)
     {
-        // A chunk is a weight matrix, rounded so that matrices of nearly one size share a measurement.
+        // A chunk is what one call reads, rounded so that calls of nearly one size share a measurement.
         long unit = 4L << 20, chunk = Math.Max(bytes / unit * unit, Math.Min(unit, Math.Max(bytes / 65536 * 65536, 65536)));
         if (_cold.TryGetValue((chunk, threads), out double rate)) return rate;
         ColdRead best = _limits.Cold(Math.Max(CallTimer.ColdBytes, chunk), chunk, threads, ColdSeconds);

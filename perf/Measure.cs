@@ -1,4 +1,6 @@
 using System.Diagnostics;
+using System.Text.Json;
+using System.Text.Json.Serialization;
 using Kernels.Tuning;
 
 namespace Kernels.Perf;
@@ -48,14 +50,29 @@ internal sealed class Measure(CallTimer timer)
 }
 
 /// <summary>One measured cell, field by field as the JSON has it.</summary>
-internal sealed record Cell(string Op, string Row, string Case, int M, int N, int K, string Dtypes, int Threads, string Cache,
+internal sealed record Cell(string Op, string Row, string Case, string Axis, string Dtypes, int Threads, string Cache,
     double MedianUs, double CiLowUs, double CiHighUs, double Gbps, double Gflops, double? LimitFraction, string? Peer, double? PeerMedianUs, double? Ratio)
 {
-    public static Cell Of(string op, Workbench bench, string row, int m, int threads, CacheState cache, Estimate ours, MachineLimits? limits, string? peer = null, Estimate? theirs = null)
+    /// <summary>The extents, the axis among them: m, n and k beside the other fields.</summary>
+    [JsonExtensionData]
+    public Dictionary<string, JsonElement> Shape { get; init; } = [];
+
+    /// <summary>Where on the axis.</summary>
+    [JsonIgnore]
+    public int At => Shape.TryGetValue(Axis, out JsonElement at) && at.TryGetInt32(out int value) ? value : throw new JsonException($"{Case} lacks its {Axis}");
+
+    /// <summary>The other extents: "n 4096, k 4096".</summary>
+    [JsonIgnore]
+    public string Extents => string.Join(", ", Shape.Where(s => s.Key != Axis).Select(s => $"{s.Key} {s.Value}"));
+
+    public static Cell Of(Operation op, Workbench bench, string row, int at, int threads, CacheState cache, Estimate ours, MachineLimits? limits, string? peer = null, Estimate? theirs = null)
     {
-        double gbps = bench.Work.WeightBytes / ours.Median / 1e9, gflops = bench.Work.Flops(m) / ours.Median / 1e9;
-        double? limit = limits?.Seconds(bench.Work, m, threads, cache) / ours.Median;
-        return new Cell(op, row, bench.Layer.Case, m, bench.Layer.N, bench.Layer.K, bench.Layer.Dtypes, threads, Format.Cache(cache),
-            ours.Median * 1e6, ours.Lower * 1e6, ours.Upper * 1e6, gbps, gflops, limit, peer, theirs?.Median * 1e6, theirs?.Median / ours.Median);
+        Work work = bench.WorkAt(at);
+        double? limit = limits?.Seconds(work, threads, cache) / ours.Median;
+        return new Cell(op.Name, row, bench.Layer.Case, op.Axis.Name, bench.Layer.Dtypes, threads, Format.Cache(cache), ours.Median * 1e6, ours.Lower * 1e6, ours.Upper * 1e6,
+            work.Bytes / ours.Median / 1e9, work.Flops / ours.Median / 1e9, limit, peer, theirs?.Median * 1e6, theirs?.Median / ours.Median)
+        {
+            Shape = bench.Layer.Shape.Prepend((Name: op.Axis.Name, Value: at)).ToDictionary(s => s.Name, s => JsonSerializer.SerializeToElement(s.Value)),
+        };
     }
 }

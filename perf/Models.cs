@@ -6,8 +6,11 @@ namespace Kernels.Perf;
 /// <summary>One weight matrix of a model.</summary>
 internal sealed record ModelMatrix([property: JsonRequired] string Matrix, [property: JsonRequired] int N, [property: JsonRequired] int K, bool Tune = true);
 
+/// <summary>The attention of a model.</summary>
+internal sealed record ModelAttention([property: JsonRequired] int QHeads, [property: JsonRequired] int KvHeads, [property: JsonRequired] int HeadDim, int Window = 0, float Softcap = 0);
+
 /// <summary>The shapes of a model, from models/NAME.json or a file of the same form.</summary>
-internal sealed record Model(string Name, IReadOnlyList<ModelMatrix>? FlatGemm)
+internal sealed record Model(string Name, [property: JsonRequired] IReadOnlyList<ModelMatrix> FlatGemm, ModelAttention? DecodeAttention)
 {
     private static readonly JsonSerializerOptions s_json = new() { PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower, ReadCommentHandling = JsonCommentHandling.Skip };
 

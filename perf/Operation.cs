@@ -4,19 +4,42 @@ using Kernels.Tuning;
 
 namespace Kernels.Perf;
 
-/// <summary>One problem shape to time: a linear layer of a model, or what the command line says.</summary>
+/// <summary>One problem to time, up to its axis: a layer of a model, or what the command line says.</summary>
 /// <param name="Case">Its name: "llama-3.1-8b o" or "4096 x 4096".</param>
 /// <param name="Dtypes">"bf16 x bf16 -> bf16".</param>
 /// <param name="Tune">Whether a tune of the model includes it.</param>
-internal abstract record Layer(string Case, int N, int K, string Dtypes, bool Tune);
-
-/// <summary>What one call of a layer must do at least.</summary>
-/// <param name="WeightBytes">Bytes of weights that it reads.</param>
-/// <param name="FlopsPerRow">Operations for one row of x.</param>
-/// <param name="PeakKinds">The kinds of arithmetic, as kn_limits names them, that its products could run on, best first.</param>
-internal sealed record Work(long WeightBytes, double FlopsPerRow, IReadOnlyList<string> PeakKinds)
+internal abstract record Layer(string Case, string Dtypes, bool Tune)
 {
-    public double Flops(int m) => m * FlopsPerRow;
+    /// <summary>Its extents by name: n and k of a linear layer.</summary>
+    public abstract IReadOnlyList<(string Name, int Value)> Shape { get; }
+
+    /// <summary>"n 4096, k 4096".</summary>
+    public string Extents => string.Join(", ", Shape.Select(s => $"{s.Name} {Format.Int(s.Value)}"));
+}
+
+/// <summary>What one call must do at least.</summary>
+/// <param name="Bytes">Bytes that it reads from where the operands lie.</param>
+/// <param name="Flops">Operations.</param>
+/// <param name="PeakKinds">The kinds of arithmetic, as kn_limits names them, that its products could run on, best first.</param>
+internal sealed record Work(long Bytes, double Flops, IReadOnlyList<string> PeakKinds);
+
+/// <summary>The extent over which a layer is timed and choices are stored: m of flat_gemm, kv_len of decode_attention.</summary>
+internal sealed class Axis(string name, string description, int least, string bench, string compare, string tune)
+{
+    public string Name { get; } = name;
+
+    /// <summary>--m 1,2,8..16: what the command line says, or nothing.</summary>
+    public Option<int[]?> Option { get; } = Arguments.Points($"--{name.Replace('_', '-')}", description, least, bench);
+
+    public int[] Bench(ParseResult parsed) => Points(parsed, bench);
+
+    public int[] Compare(ParseResult parsed) => Points(parsed, compare);
+
+    public int[] Tune(ParseResult parsed) => Points(parsed, tune);
+
+    public int[] Explain(ParseResult parsed) => Points(parsed, bench.Split(',')[0]);
+
+    private int[] Points(ParseResult parsed, string byDefault) => parsed.GetValue(Option) is { Length: > 0 } given ? given : Arguments.IntList(byDefault, least);
 }
 
 /// <summary>What one row did on the cases of one kind of operands.</summary>
@@ -27,15 +50,16 @@ internal abstract class Workbench : IDisposable
 {
     public abstract Layer Layer { get; }
 
-    public abstract Work Work { get; }
+    public abstract Work WorkAt(int at);
 
+    /// <summary>The timer of the calls that were made last.</summary>
     public abstract CallTimer Timer { get; }
 
-    /// <summary>The chosen dataflow for m, and with <paramref name="every"/> every row that takes it.</summary>
-    public abstract IReadOnlyList<TimedCall> Calls(int m, int threads, bool every);
+    /// <summary>The chosen dataflow at a point of the axis, and with <paramref name="every"/> every row that takes it.</summary>
+    public abstract IReadOnlyList<TimedCall> Calls(int at, int threads, bool every);
 
-    /// <summary>The same product by others, and why some cannot.</summary>
-    public abstract IReadOnlyList<PeerCall> Peers(int m, int threads, PeerSet peers, List<string> reasons);
+    /// <summary>The same work by others, and why some cannot.</summary>
+    public abstract IReadOnlyList<PeerCall> Peers(int at, int threads, PeerSet peers, List<string> reasons);
 
     public abstract void Dispose();
 }
@@ -46,16 +70,30 @@ internal sealed record PeerCall(string Peer, TimedCall Call, IDisposable? Held);
 /// <summary>What the verbs ask of an operation. A new operation is one class and one line in <see cref="All"/>.</summary>
 internal abstract class Operation
 {
-    public static IReadOnlyList<Operation> All { get; } = [new FlatGemmOperation()];
+    public static IReadOnlyList<Operation> All { get; } = [new FlatGemmOperation(), new SpGemmOperation()];
 
     public static Operation Find(string name) => All.First(o => o.Name == name);
 
     public abstract string Name { get; }
 
+    /// <summary>The row that --row forces, or null. "avx512_flat" is taken for "flat_gemm/avx512_flat"; a name that no row has is an error.</summary>
+    protected string? RowName(ParseResult parsed)
+    {
+        if (parsed.GetValue(Arguments.Row) is not { } row) return null;
+        string full = row.Contains('/', StringComparison.Ordinal) ? row : $"{Name}/{row}";
+        IEnumerable<string> rows = Device.Cpu.Table.Of(Op).Select(r => r.Name);
+        return rows.Contains(full) ? full : throw new UsageException($"--row {row}: no such row; there are {string.Join(", ", rows)}");
+    }
+
     public abstract KnOp Op { get; }
 
+    public abstract Axis Axis { get; }
+
     /// <summary>Options that name the problem: shape, dtypes, epilogue.</summary>
-    public abstract IReadOnlyList<Option> ShapeOptions { get; }
+    protected abstract IReadOnlyList<Option> ShapeOptions { get; }
+
+    /// <summary>The options of all operations, each name once: operations share the option objects whose names they share.</summary>
+    public static IEnumerable<Option> AllOptions => All.SelectMany(o => o.ShapeOptions.Append(o.Axis.Option)).Distinct();
 
     /// <summary>The layers that the command line names, for one thread bound.</summary>
     public abstract IReadOnlyList<Layer> Layers(ParseResult parsed, int threads);
@@ -68,11 +106,14 @@ internal abstract class Operation
     /// <summary>One small problem against the oracle: null, or what is wrong.</summary>
     public abstract string? SelfTest(Row row);
 
-    public abstract Work WorkOf(Layer layer);
+    public abstract Work WorkOf(Layer layer, int at);
 
-    public abstract Workbench Open(Layer layer, IReadOnlyList<int> ms, CacheState cache, TuningStore store);
+    /// <summary>The layouts of packed weights that the row reads; none for an operation without weights.</summary>
+    public virtual IReadOnlyList<string> LayoutsOf(Row row) => [];
 
-    public abstract FlatGemmTuningResult Tune(Layer layer, TuneSettings settings, TuningStore store);
+    public abstract Workbench Open(Layer layer, IReadOnlyList<int> points, CacheState cache, TuningStore store);
+
+    public abstract TuningResult Tune(Layer layer, TuneSettings settings, TuningStore store);
 
     /// <summary>The layer that a stored key is about, or null when the key is not of this operation's form.</summary>
     public abstract Layer? LayerOf(TuningKey key);

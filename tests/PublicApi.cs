@@ -11,11 +11,14 @@ public sealed class PublicApi
     {
         string[] expected =
         [
-            "Kernels.Activation", "Kernels.BFloat16", "Kernels.Buffer`1", "Kernels.Choice", "Kernels.ChoiceSource", "Kernels.DType", "Kernels.DTypes",
-            "Kernels.Device", "Kernels.FlatGemm", "Kernels.FlatGemmOptions", "Kernels.FlatGemmWeights", "Kernels.KernelsException",
-            "Kernels.CsrMatrix", "Kernels.CsrMatrix`1", "Kernels.CsrStructure", "Kernels.ISemiring`1", "Kernels.MaxPlus`1", "Kernels.MinPlus`1", "Kernels.OrAnd`1",
-            "Kernels.PlusPair`1", "Kernels.PlusTimes`1", "Kernels.Semiring", "Kernels.SpGemm", "Kernels.SpGemmChoice", "Kernels.SpGemmOptions", "Kernels.SpGemmPlan`1",
-            "Kernels.QuantizationError", "Kernels.Quantize", "Kernels.Status", "Kernels.TensorView`1", "Kernels.Tuning.Dataflow",
+            "Kernels.Activation", "Kernels.AttentionMask", "Kernels.BFloat16", "Kernels.Buffer`1", "Kernels.Choice", "Kernels.ChoiceSource", "Kernels.DType",
+            "Kernels.DTypes", "Kernels.DecodeAttention", "Kernels.DecodeAttentionChoice", "Kernels.DecodeAttentionOptions", "Kernels.Device", "Kernels.FlatGemm",
+            "Kernels.FlatGemmOptions", "Kernels.FlatGemmWeights", "Kernels.Float8E4M3", "Kernels.KernelsException", "Kernels.KvCache`1", "Kernels.KvLayout",
+            "Kernels.LogSumExp", "Kernels.PhiProposal", "Kernels.QuantizationError", "Kernels.Quantize", "Kernels.SoftmaxCalibration", "Kernels.SoftmaxDataflow",
+            "Kernels.Status", "Kernels.TensorView`1", "Kernels.Tuning.Dataflow",
+            "Kernels.CsrMatrix", "Kernels.CsrMatrix`1", "Kernels.CsrStructure", "Kernels.ISemiring`1", "Kernels.MatrixMarket", "Kernels.MaxPlus`1",
+            "Kernels.MinPlus`1", "Kernels.OrAnd`1", "Kernels.PlusPair`1", "Kernels.PlusTimes`1", "Kernels.Semiring", "Kernels.SpGemm", "Kernels.SpGemmChoice",
+            "Kernels.SpGemmOptions", "Kernels.SpGemmPlan`1",
         ];
         IEnumerable<string?> actual = typeof(Device).Assembly.GetExportedTypes().Where(t => !t.IsNested).Select(t => t.FullName);
         Assert.That(actual, Is.EquivalentTo(expected));

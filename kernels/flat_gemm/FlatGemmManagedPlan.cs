@@ -84,32 +84,9 @@ internal unsafe struct FlatGemmManagedPlan
             WidenSplit((ushort*)from, p.K, to, plan.Ldx, L.Count);
             return;
         }
-        Widen<L, V>(type, from, p.K, to);
+        Widening.Row<L, V>(type, from, p.K, to);
         new Span<float>(to + p.K, (int)(plan.Ldx - p.K)).Clear();
         if (plan.Quantize) QuantizeRow(to, p.K, out plan.XScales[row]);
-    }
-
-    private static void Widen<L, V>(DType type, byte* from, long k, float* to) where L : struct, ILanes<V> where V : struct
-    {
-        long whole = k - k % L.Count, i = 0;
-        switch (type)
-        {
-            case DType.Float32:
-                Buffer.MemoryCopy(from, to, k * 4, k * 4);
-                break;
-            case DType.BFloat16:
-                for (; i < whole; i += L.Count) L.Store(L.BFloat16((ushort*)from + i), to + i);
-                for (; i < k; i++) to[i] = BFloat16.FromBits(((ushort*)from)[i]);
-                break;
-            case DType.Float16:
-                for (; i < whole; i += L.Count) L.Store(L.Half((ushort*)from + i), to + i);
-                for (; i < k; i++) to[i] = (float)((Half*)from)[i];
-                break;
-            default:
-                for (; i < whole; i += L.Count) L.Store(L.Int8((sbyte*)from + i), to + i);
-                for (; i < k; i++) to[i] = ((sbyte*)from)[i];
-                break;
-        }
     }
 
     // In every step of two vectors the even elements, then the odd ones: the order in which nibbles come out of bytes.

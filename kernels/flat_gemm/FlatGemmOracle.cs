@@ -1,22 +1,7 @@
 using Kernels.Interop.Native;
+using static Kernels.Rounding;
 
 namespace Kernels;
-
-/// <summary>What an element must be.</summary>
-internal enum FlatGemmOutcome
-{
-    /// <summary>Within the tolerance of the value.</summary>
-    Finite,
-    /// <summary>NaN or an infinity, whichever.</summary>
-    NonFinite,
-    /// <summary>Either of these two.</summary>
-    Either,
-    /// <summary>Anything: f32 may overflow on the way, or not, with the order of the sum.</summary>
-    Any,
-}
-
-/// <summary>The exact element and how far a row may be from it, half an ulp of the output included.</summary>
-internal readonly record struct FlatGemmExpected(double Value, double Tolerance, FlatGemmOutcome Outcome);
 
 /// <summary>
 /// flat_gemm in f64, in plain loops, on decoded operands (w = (q - zero) * scale, s8 x times its scale; all exact in f64, whose
@@ -46,14 +31,11 @@ internal readonly record struct FlatGemmExpected(double Value, double Tolerance,
 /// </summary>
 internal static class FlatGemmOracle
 {
-    private const double U = 1.0 / (1 << 24);
-    private const double Tiny = 1.1754943508222875e-38;  // 2^-126, the smallest normal f32
-    private const double Smallest = 1.401298464324817e-45;  // 2^-149, the smallest f32
 
     private readonly record struct Sum(double Value, double Error, bool Overflows, bool SignUnknown);
 
     /// <summary>One element. x [k]; gate [k] and, when gated, up [k] are rows of w; biases and residual are 0 where there are none.</summary>
-    public static FlatGemmExpected Element(in KnFlatGemmProblem p, ReadOnlySpan<double> x, ReadOnlySpan<double> gate,
+    public static Expected Element(in KnFlatGemmProblem p, ReadOnlySpan<double> x, ReadOnlySpan<double> gate,
         ReadOnlySpan<double> up, double bias, double upBias, double residual)
     {
         var flags = (KnGemmFlags)p.Flags;
@@ -76,51 +58,12 @@ internal static class FlatGemmOracle
             y += residual;
             error += U * (Math.Abs(y) + error);
         }
-        if (overflows) return new(y, double.PositiveInfinity, FlatGemmOutcome.Any);
-        if (!double.IsFinite(y)) return new(y, 0, FlatGemmOutcome.NonFinite);
+        if (overflows) return new(y, double.PositiveInfinity, Outcome.Any);
+        if (!double.IsFinite(y)) return new(y, 0, Outcome.NonFinite);
         // f32 holds y before it is converted, so f32's largest is the end of the range for every dtype.
         double tolerance = error + HalfUlp((DType)p.YType, Math.Abs(y) + error);
-        return new(y, tolerance, vanishes ? FlatGemmOutcome.Either : FlatGemmOutcome.Finite);
+        return new(y, tolerance, vanishes ? Outcome.Either : Outcome.Finite);
     }
-
-    /// <summary>Whether `got` is what was expected, and its error as a fraction of the tolerance.</summary>
-    public static bool Agrees(in FlatGemmExpected expected, DType type, double got, out double fraction)
-    {
-        fraction = 0;
-        if (expected.Outcome == FlatGemmOutcome.Any) return true;
-        if (!double.IsFinite(got))
-        {
-            if (expected.Outcome != FlatGemmOutcome.Finite) return true;
-            bool reaches = Math.Abs(expected.Value) + expected.Tolerance >= Largest(type);
-            bool agrees = double.IsInfinity(got) && reaches && Math.Sign(got) == Math.Sign(expected.Value);
-            fraction = agrees ? 0 : double.PositiveInfinity;
-            return agrees;
-        }
-        fraction = expected.Outcome == FlatGemmOutcome.NonFinite ? double.PositiveInfinity
-            : got == expected.Value ? 0
-            : Math.Abs(got - expected.Value) / expected.Tolerance;
-        return fraction <= 1;
-    }
-
-    /// <summary>Half the distance of neighbours in this dtype at this magnitude; below the normals it no longer shrinks.</summary>
-    public static double HalfUlp(DType type, double magnitude)
-    {
-        (int lowest, int fraction) = type switch
-        {
-            DType.Float32 => (-126, 23),
-            DType.BFloat16 => (-126, 7),
-            _ => (-14, 10),
-        };
-        int exponent = magnitude == 0 ? lowest : Math.Max(lowest, Math.ILogB(magnitude));
-        return Math.ScaleB(1, exponent - fraction - 1);
-    }
-
-    private static double Largest(DType type) => type switch
-    {
-        DType.Float32 => float.MaxValue,
-        DType.BFloat16 => 3.3895313892515355e38,
-        _ => 65504,
-    };
 
     private static bool Quantizes(in KnFlatGemmProblem p) => (p.Flags & (int)KnGemmFlags.QuantizeX) != 0;
 
@@ -160,7 +103,7 @@ internal static class FlatGemmOracle
             double inverse = step < 2 * Tiny ? 8 * U : 2 * U;
             error = weights * step * (0.5 + 127.5 * 3 * U) + magnitude * inverse;
         }
-        error += c * U / (1 - c * U) * (magnitude + error);
+        error += Gamma(c) * (magnitude + error);
         error += flushed + c * largestW * (dotsBf16 ? Tiny : Smallest);
         z += bias;
         error += U * (Math.Abs(z) + error);

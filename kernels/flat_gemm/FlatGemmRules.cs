@@ -84,10 +84,21 @@ internal static unsafe class FlatGemmRules
         var w = packed >= 0 ? new Extent(a.Packed, 1, packed, 0, (int)DType.Int8) : new Extent(a.W, columns, p.K, a.Ldw, p.WType);
         bool inPlace = a.Residual == a.Y && a.Ldr == a.Ldy;
         var r = residual && !inPlace ? new Extent(a.Residual, a.M, p.N, a.Ldr, p.YType) : default;
+        const int F32 = (int)DType.Float32, Byte = (int)DType.Int8;
+        var xScales = p.XType == (int)DType.Int8 ? new Extent(a.XScales, 1, a.M, a.M, F32) : default;
+        var bias = (p.Flags & (int)KnGemmFlags.Bias) != 0 ? new Extent(a.Bias, 1, columns, columns, F32) : default;
+        bool unpacked = packed < 0 && p.K > 0;
+        long groups = p.WType == (int)DType.UInt4 ? ((long)p.K + p.Group - 1) / p.Group : 1;
+        var scales = unpacked && p.WType is (int)DType.Int8 or (int)DType.UInt4 ? new Extent(a.Scales, columns, groups, groups, F32) : default;
+        var zeros = unpacked && (p.Flags & (int)KnGemmFlags.Zeros) != 0 ? new Extent(a.Zeros, columns, groups, groups, Byte) : default;
         return Holds(y.Apart(x), "y", out argument, out rule)
             && Holds(y.Apart(scratch), "y", out argument, out rule)
             && Holds(y.Apart(r), "y", out argument, out rule)
-            && Holds(y.Apart(w), "y", out argument, out rule);
+            && Holds(y.Apart(w), "y", out argument, out rule)
+            && Holds(y.Apart(xScales), "y", out argument, out rule)
+            && Holds(y.Apart(bias), "y", out argument, out rule)
+            && Holds(y.Apart(scales), "y", out argument, out rule)
+            && Holds(y.Apart(zeros), "y", out argument, out rule);
     }
 
     private static bool DTypesOk(in KnFlatGemmProblem p)

@@ -34,7 +34,7 @@ internal sealed unsafe partial class FlatGemmTrial : IDisposable
     private GuardedMemory[]? _raw;
     private GuardedMemory _workspace = new(0);
     private Call? _last, _guarded;
-    private FlatGemmExpected[]? _expected;
+    private Expected[]? _expected;
 
     /// <summary>
     /// exponent: x reaches 2^exponent. inPlace: the residual is y. sampleRows, sampleColumns: how many of them the oracle looks
@@ -173,20 +173,20 @@ internal sealed unsafe partial class FlatGemmTrial : IDisposable
     {
         string? fault = Touched(m);
         if (fault is not null) return new FlatGemmVerdict(false, 0, 0, 0, 0, 0, 0, 0, fault);
-        FlatGemmExpected[] expected = _expected ??= Expect();
+        Expected[] expected = _expected ??= Expect();
         var type = (DType)_problem->YType;
         var worst = new FlatGemmVerdict(true, -1, 0, 0, 0, 0, 0, 0, null);
         double ulp = 0, relative = 0;
         for (int i = 0; i < _rows.Length && _rows[i] < m; i++)
             for (int j = 0; j < _columns.Length; j++)
             {
-                ref FlatGemmExpected e = ref expected[i * _columns.Length + j];
+                ref Expected e = ref expected[i * _columns.Length + j];
                 double got = Decode(type, _args.Y, _rows[i] * _args.Ldy + _columns[j]);
-                bool agrees = FlatGemmOracle.Agrees(e, type, got, out double fraction);
-                if (e.Outcome == FlatGemmOutcome.Finite && double.IsFinite(got) && got != e.Value)
+                bool agrees = e.Agrees(type, got, out double fraction);
+                if (e.Outcome == Outcome.Finite && double.IsFinite(got) && got != e.Value)
                 {
                     double difference = Math.Abs(got - e.Value);
-                    ulp = Math.Max(ulp, difference / (2 * FlatGemmOracle.HalfUlp(type, Math.Abs(e.Value))));
+                    ulp = Math.Max(ulp, difference / (2 * Rounding.HalfUlp(type, Math.Abs(e.Value))));
                     if (e.Value != 0) relative = Math.Max(relative, difference / Math.Abs(e.Value));
                 }
                 if (fraction > worst.Fraction || (!agrees && worst.Ok))

@@ -73,11 +73,11 @@ internal sealed unsafe partial class FlatGemmTrial
         return null;
     }
 
-    private FlatGemmExpected[] Expect()
+    private Expected[] Expect()
     {
         KnFlatGemmProblem p = *_problem;
         int k = p.K;
-        var expected = new FlatGemmExpected[_rows.Length * _columns.Length];
+        var expected = new Expected[_rows.Length * _columns.Length];
         var x = new double[(long)_rows.Length * k];
         for (int i = 0; i < _rows.Length; i++)
             for (int j = 0; j < k; j++)

@@ -181,6 +181,8 @@ int32_t check(const kn_flat_gemm_problem* problem, const kn_flat_gemm_args* args
   if ((p.flags & KN_GEMM_RESIDUAL) && !(a.residual == a.y && a.ldr == a.ldy))
     KN_CHECK("y", apart(y, span(a.residual, a.m, p.n, a.ldr, element_bits(p.y_type))));
   const int64_t columns = (p.flags & KN_GEMM_GATED) ? 2 * static_cast<int64_t>(p.n) : p.n;
+  if (p.x_type == KN_S8) KN_CHECK("y", apart(y, span(a.x_scales, 1, a.m, a.m, 32)));
+  if (p.flags & KN_GEMM_BIAS) KN_CHECK("y", apart(y, span(a.bias, 1, columns, columns, 32)));
   if (packed) {
     const panels at = panels_of(p);
     KN_CHECK("packed", at.total == 0 || (a.packed != nullptr && a.packed_bytes >= at.total));
@@ -192,6 +194,9 @@ int32_t check(const kn_flat_gemm_problem* problem, const kn_flat_gemm_args* args
     KN_CHECK("scales", a.scales != nullptr || (p.w_type != KN_S8 && p.w_type != KN_U4));
     KN_CHECK("zeros", a.zeros != nullptr || !(p.flags & KN_GEMM_ZEROS));
     KN_CHECK("y", apart(y, span(a.w, columns, p.k, a.ldw, element_bits(p.w_type))));
+    const int64_t groups = p.w_type == KN_U4 ? (static_cast<int64_t>(p.k) + p.group - 1) / p.group : 1;
+    if (p.w_type == KN_S8 || p.w_type == KN_U4) KN_CHECK("y", apart(y, span(a.scales, columns, groups, groups, 32)));
+    if (p.flags & KN_GEMM_ZEROS) KN_CHECK("y", apart(y, span(a.zeros, columns, groups, groups, 8)));
   }
   return KN_OK;
 }

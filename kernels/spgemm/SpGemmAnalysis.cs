@@ -42,7 +42,7 @@ internal static unsafe class SpGemmAnalysis
         (argument, rule) = (name, "ascending offsets");
         for (long i = 0; i < rows; i++)
             if (x.Offsets[i] > x.Offsets[i + 1]) return false;
-        rule = "0 <= column < width";
+        rule = name == "a" ? "0 <= column < k" : "0 <= column < n";
         for (long j = 0; j < x.Offsets[rows]; j++)
             if ((ulong)Column(x, indexBytes, j) >= (ulong)columns) return false;
         argument = rule = null;

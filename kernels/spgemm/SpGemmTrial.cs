@@ -55,6 +55,9 @@ internal sealed unsafe class SpGemmTrial : IDisposable
     public SpGemmExpectedRow[] Expected => _expected ??=
         SpGemmOracle.Product(_a, _b, _d, _mask, Case.Flags.HasFlag(KnSpgemmFlags.Complement), Case.Semiring, Case.Type);
 
+    /// <summary>The worst error so far: as a fraction of its tolerance, in ulp, and relative to the value.</summary>
+    public (double Fraction, double Ulp, double Relative) Worst { get; private set; }
+
     public long NonZeros => Expected.Sum(r => (long)r.Columns.Length);
 
     /// <summary>Bits of the values of C; empty for the structure alone.</summary>
@@ -221,11 +224,19 @@ internal sealed unsafe class SpGemmTrial : IDisposable
             for (int j = 0; j < row.Columns.Length; j++)
             {
                 if (order[j].Column != row.Columns[j]) return $"[{i}, entry {j}] is column {order[j].Column}, not {row.Columns[j]}";
+                if (_valueBytes > 0) Note(Math.Abs(order[j].Value - row.Values[j]), row.Values[j], row.Tolerances[j]);
                 if (_valueBytes > 0 && !(Math.Abs(order[j].Value - row.Values[j]) <= row.Tolerances[j] || order[j].Value.Equals(row.Values[j])))
                     return $"[{i}, {row.Columns[j]}] is {order[j].Value:r}, exact {row.Values[j]:r}, tolerance {row.Tolerances[j]:0.##e+0}";
             }
         }
         return null;
+    }
+
+    private void Note(double error, double exact, double tolerance)
+    {
+        if (!(error > 0) || !double.IsFinite(error)) return;
+        double size = Math.Abs(exact), ulp = Case.Type == DType.Float32 ? MathF.BitIncrement((float)size) - (float)size : Math.BitIncrement(size) - size;
+        Worst = (Math.Max(Worst.Fraction, error / tolerance), Math.Max(Worst.Ulp, error / ulp), Math.Max(Worst.Relative, size > 0 ? error / size : 0));
     }
 
     private long Column(long j) => Case.IndexBytes == 4 ? ((int*)_columns.At)[j] : ((long*)_columns.At)[j];

@@ -84,7 +84,7 @@ struct driver {
     };
     worker w;
     w.waiting = reinterpret_cast<int64_t*>(take(kBuffers * 8));
-    w.s.keys = reinterpret_cast<uint32_t*>(take((limit.sort + 64) * 4));
+    w.s.keys = reinterpret_cast<uint32_t*>(take((limit.sort + 64) * 4)) + 16;
     w.s.products = reinterpret_cast<V*>(take((limit.sort + 64) * size.value));
     w.s.sums = reinterpret_cast<V*>(take(limit.dense * size.value));
     w.s.marks = reinterpret_cast<uint8_t*>(take(limit.dense + 64));

@@ -21,7 +21,7 @@ struct scratch_state {
 template <class I, class S>
 struct scratch {
   using V = typename S::value;
-  uint32_t* keys;   // sort: [limits.sort + 16]
+  uint32_t* keys;   // sort: [limits.sort + 64], and a line before the first
   V* products;      // [limits.sort + 16]
   V* sums;          // dense: [limits.dense]
   uint8_t* marks;   // [limits.dense + 64]: 1 mask, 2 touched
@@ -163,6 +163,7 @@ struct row_engine {
     });
     const int64_t registers = (count + 15) / 16;
     _mm512_storeu_si512(s.keys + count, _mm512_set1_epi32(-1));
+    s.keys[-1] = ~uint32_t{0};  // before the first key: no column
     sort_keys<keys32>(s.keys, registers);
     return reduce(count, x.low, bits, c, v);
   }
@@ -198,23 +199,58 @@ struct row_engine {
     }
   }
 
+  // Sums begin in memory and not in a register: only equal columns wait for each other.
   int64_t reduce(int64_t count, int64_t low, int bits, I* c, V* v) {
     const uint32_t places = (uint32_t{1} << bits) - 1;
-    uint32_t last = ~uint32_t{0};
+    const __m128i shift = _mm_cvtsi32_si128(bits);
+    if (S::kValues)
+      for (int64_t j = 0; j < count; j += L::count)
+        L::store(v + j, static_cast<typename L::mask>(first_lanes(count - j)), L::set(S::zero()));
     int64_t at = -1;
-    V sum = S::zero();
-    for (int64_t j = 0; j < count; j++) {
-      const uint32_t key = s.keys[j], column = key >> bits;
-      const bool fresh = column != last;
-      at += fresh;
-      last = column;
-      c[at] = static_cast<I>(low + column);
-      if (S::kValues) {
-        sum = S::add(fresh ? S::zero() : sum, s.products[key & places]);
-        v[at] = sum;
+    uint32_t last = ~uint32_t{0};
+    for (int64_t j = 0; j < count;) {
+      if (count - j >= 16) {
+        const __m512i keys = _mm512_load_si512(s.keys + j), column = _mm512_srl_epi32(keys, shift);
+        const __m512i before = _mm512_srl_epi32(_mm512_loadu_si512(s.keys + j - 1), shift);
+        if (_mm512_cmpeq_epi32_mask(column, before) == 0) {
+          store_columns(column, low, c + at + 1);
+          if (S::kValues) gather(_mm512_and_si512(keys, _mm512_set1_epi32(static_cast<int32_t>(places))), v + at + 1);
+          at += 16;
+          j += 16;
+          last = s.keys[j - 1] >> bits;
+          continue;
+        }
+      }
+      for (const int64_t end = smaller(j + 16, count); j < end; j++) {
+        const uint32_t key = s.keys[j], column = key >> bits;
+        at += column != last;
+        last = column;
+        c[at] = static_cast<I>(low + column);
+        if (S::kValues) v[at] = S::add(v[at], s.products[key & places]);
       }
     }
     return at + 1;
+  }
+
+  static void store_columns(__m512i column, int64_t low, I* c) {
+    if constexpr (sizeof(I) == 4) {
+      _mm512_storeu_si512(c, _mm512_add_epi32(column, _mm512_set1_epi32(static_cast<int32_t>(low))));
+    } else {
+      const __m512i base = _mm512_set1_epi64(low);
+      _mm512_storeu_si512(c, _mm512_add_epi64(_mm512_cvtepu32_epi64(_mm512_castsi512_si256(column)), base));
+      _mm512_storeu_si512(c + 8, _mm512_add_epi64(_mm512_cvtepu32_epi64(_mm512_extracti64x4_epi64(column, 1)), base));
+    }
+  }
+
+  // Sixteen products by their places.
+  void gather(__m512i place, V* v) const {
+    if constexpr (sizeof(V) == 4) {
+      L::store(v, S::add(L::set(S::zero()), _mm512_i32gather_ps(place, s.products, 4)));
+    } else {
+      L::store(v, S::add(L::set(S::zero()), _mm512_i32gather_pd(_mm512_castsi512_si256(place), s.products, 8)));
+      L::store(v + 8,
+               S::add(L::set(S::zero()), _mm512_i32gather_pd(_mm512_extracti64x4_epi64(place, 1), s.products, 8)));
+    }
   }
 
   void ready_dense() {
@@ -269,6 +305,7 @@ struct row_engine {
     uint8_t* __restrict lines = s.lines;
     const bool addend = coefficient == nullptr;
     const V x = S::kReads && !addend ? *coefficient : V(0);
+#pragma GCC unroll 4
     for (int64_t j = 0; j < n; j++) {
       const int64_t at = from[j];
       if (Masked && !addend && (marks[at] & 1) != wanted) continue;
@@ -278,17 +315,19 @@ struct row_engine {
     }
   }
 
+  static void add_run(const V* coefficient, V* sums, const V* b, int64_t n) {
+    const auto x = L::set(*coefficient);
+    for (int64_t j = 0; j < n; j += L::count) {
+      const auto m = static_cast<typename L::mask>(first_lanes(n - j));
+      const auto y = S::kReads ? L::load(m, b + j) : L::set(1);
+      L::store(sums + j, m, S::add(L::load(m, sums + j), S::mul(x, y)));
+    }
+  }
+
   // Consecutive columns: no scatter.
   template <bool Lines>
   void run(const V* coefficient, int64_t at, const V* b, int64_t n) {
-    if (S::kValues) {
-      const auto x = L::set(*coefficient);
-      for (int64_t j = 0; j < n; j += L::count) {
-        const auto m = static_cast<typename L::mask>(first_lanes(n - j));
-        const auto y = S::kReads ? L::load(m, b + j) : L::set(1);
-        L::store(s.sums + at + j, m, S::add(L::load(m, s.sums + at + j), S::mul(x, y)));
-      }
-    }
+    if (S::kValues) add_run(coefficient, s.sums + at, b, n);
     memset(s.marks + at, 2, static_cast<size_t>(n));
     if (Lines)
       for (int64_t line = at / kLine; line <= (at + n - 1) / kLine; line++) s.lines[line] = 1;
@@ -372,11 +411,15 @@ struct row_engine {
 
   void numeric_range(const part& r, const I* c, V* v, int64_t n, int64_t zero) {
     V* sums = s.sums - zero;
+    const bool sorted = has(KN_SPGEMM_B_SORTED);
     segments(r, [&](const V* coefficient, const I* from, const V* b, int64_t count) {
+      if (sorted && coefficient != nullptr && count >= 16 && from[count - 1] - from[0] == count - 1)
+        return add_run(coefficient, sums + from[0], b, count);
       const V x = S::kReads && coefficient != nullptr ? *coefficient : V(0);
       if (coefficient == nullptr) {
         for (int64_t j = 0; j < count; j++) sums[from[j]] = S::add(sums[from[j]], b[j]);
       } else {
+#pragma GCC unroll 4
         for (int64_t j = 0; j < count; j++) sums[from[j]] = S::add(sums[from[j]], S::mul(x, S::kReads ? b[j] : V(0)));
       }
     });
@@ -391,9 +434,10 @@ struct row_engine {
     const I* ks = columns(a.a);
     const int64_t from = a.a.offsets[i], to = smaller(a.a.offsets[i + 1], from + 64);
     for (int64_t e = from; e < to; e++) {
-      const int64_t j = a.b.offsets[ks[e]];
-      _mm_prefetch(reinterpret_cast<const char*>(columns(a.b) + j), _MM_HINT_T0);
-      if (S::kReads) _mm_prefetch(reinterpret_cast<const char*>(values(a.b) + j), _MM_HINT_T0);
+      for (const int64_t j : {a.b.offsets[ks[e]], a.b.offsets[ks[e] + 1] - 1}) {
+        _mm_prefetch(reinterpret_cast<const char*>(columns(a.b) + j), _MM_HINT_T0);
+        if (S::kReads) _mm_prefetch(reinterpret_cast<const char*>(values(a.b) + j), _MM_HINT_T0);
+      }
     }
   }
 

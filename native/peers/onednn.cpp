@@ -1,40 +1,14 @@
 // oneDNN's matmul, versions 2 and 3.
-#include <omp.h>
+#include "onednn.h"
 
 #include <cstring>
-#include <oneapi/dnnl/dnnl.hpp>
-#include <string>
 #include <vector>
-
-#include "peer.h"
-
-#if DNNL_CPU_RUNTIME != DNNL_RUNTIME_OMP
-#error "threads are set through OpenMP: this oneDNN has another runtime"
-#endif
 
 namespace {
 
 using dnnl::memory;
 
 constexpr int kPerColumn = 1 << 1;  // of the n in [k, n] and in [m, n]
-
-memory::data_type type_of(int32_t type) {
-  switch (type) {
-    case KN_F32:
-      return memory::data_type::f32;
-    case KN_BF16:
-      return memory::data_type::bf16;
-    case KN_S8:
-      return memory::data_type::s8;
-    default:
-      throw kn_unsupported("oneDNN: data type");
-  }
-}
-
-const dnnl::engine& cpu() {
-  static const dnnl::engine engine(dnnl::engine::kind::cpu, 0);
-  return engine;
-}
 
 // Every layout that is this file's to choose is `any`; x and y come and go row-major, as they do for everyone.
 dnnl::matmul::primitive_desc describe(const kn_peer_problem& p, [[maybe_unused]] const float* scales) {
@@ -114,14 +88,7 @@ class matmul final : public kn_peer_gemm {
 };
 
 std::unique_ptr<kn_peer_gemm> create(const kn_peer_problem& p, const void* weights, const float* scales) {
-  omp_set_num_threads(p.threads);  // the choice of blocking depends on it
-  try {
-    return std::make_unique<matmul>(p, weights, scales);
-  } catch (const dnnl::error& e) {
-    if (e.status == dnnl_unimplemented) throw kn_unsupported(std::string("oneDNN: ") + e.what());
-    if (e.status == dnnl_out_of_memory) throw std::bad_alloc();
-    throw;
-  }
+  return kn_onednn_make<kn_peer_gemm>(p.threads, [&] { return std::make_unique<matmul>(p, weights, scales); });
 }
 
 const char* name() {
@@ -134,4 +101,4 @@ const char* name() {
 
 }  // namespace
 
-extern const kn_peer kn_peer_onednn = {name, create};
+extern const kn_peer kn_peer_onednn = {name, create, kn_onednn_attention};

@@ -13,7 +13,7 @@ internal sealed unsafe partial class FlatGemmOperation
 
     public override void Explain(ParseResult parsed, Screen screen, TuningStore store)
     {
-        int[] ms = parsed.GetValue(ExplainVerb.M)!;
+        int[] ms = Axis.Explain(parsed);
         CacheState cache = parsed.GetValue(ExplainVerb.Cache);
         var all = new List<object>();
         foreach (int threads in parsed.GetValue(ExplainVerb.Threads)!)
@@ -21,15 +21,15 @@ internal sealed unsafe partial class FlatGemmOperation
             {
                 FlatGemmOptions options = Of(layer) with { MaxM = ms.Max() };
                 string? layout = LayoutOf(options);
-                string title = $"{Name} {layer.Case}: n {layer.N}, k {layer.K}, {layer.Dtypes}, layout {layout ?? "rows"}, {(threads == 0 ? "all" : Format.Int(threads))} threads, {Format.Cache(cache)}";
+                string title = $"{Name} {layer.Case}: {layer.Extents}, {layer.Dtypes}, layout {layout ?? "rows"}, {(threads == 0 ? "all" : Format.Int(threads))} threads, {Format.Cache(cache)}";
                 var choices = FlatGemmSelection.Choose(Device.Cpu, options, layout, store, cache)
-                    .Select(s => (Segment: s, Out: new ChoiceExplanation(s.MFrom, s.MTo, s.Row.Dataflow(s.Launch).ToString(), s.Source, s.Reason, s.Workspace))).ToList();
+                    .Select(s => (Segment: s, Out: new ChoiceExplanation(s.From, s.To, s.Row.Dataflow(s.Launch).ToString(), s.Source, s.Reason, s.Workspace))).ToList();
                 int m = ms[0];
                 Dataflow chosen = choices.First(c => m <= c.Out.MTo).Segment is var at ? at.Row.Dataflow(at.Launch) : null!;
                 List<RowExplanation> rows = [.. Device.Cpu.Table.Of(Op).Select(r => ExplainRow(r, options, layout, m, chosen, store, cache))];
                 if (ms.Length == 1) ShowRows(screen, title, m, rows);
                 ShowChoices(screen, ms.Length == 1 ? "" : title, choices.Select(c => c.Out).Where(c => ms.Length > 1 || (c.MFrom <= m && m <= c.MTo)));
-                all.Add(new { op = Name, layer = layer.Case, layer.N, layer.K, layer.Dtypes, threads, layout, cache, rows_at_m = m, rows, choices = choices.Select(c => c.Out) });
+                all.Add(new { op = Name, layer = layer.Case, shape = layer.Shape.ToDictionary(s => s.Name, s => s.Value), layer.Dtypes, threads, layout, cache, rows_at_m = m, rows, choices = choices.Select(c => c.Out) });
             }
         screen.Json(all);
     }

@@ -6,12 +6,12 @@ namespace Kernels.Perf;
 
 internal sealed partial class FlatGemmOperation
 {
-    public override Workbench Open(Layer layer, IReadOnlyList<int> ms, CacheState cache, TuningStore store) =>
-        new FlatGemmWorkbench((FlatGemmLayer)layer, ms, cache, store);
+    public override Workbench Open(Layer layer, IReadOnlyList<int> points, CacheState cache, TuningStore store) =>
+        new FlatGemmWorkbench((FlatGemmLayer)layer, points, cache, store);
 
-    public override Work WorkOf(Layer layer) => WorkOf(Of(layer));
+    public override Work WorkOf(Layer layer, int at) => WorkOf(Of(layer), at);
 
-    internal static Work WorkOf(FlatGemmOptions o) => new((long)o.Columns * o.K * o.Weights.Bits() / 8, 2.0 * o.Columns * o.K, (o.Weights, o.Input) switch
+    internal static Work WorkOf(FlatGemmOptions o, int m) => new((long)o.Columns * o.K * o.Weights.Bits() / 8, 2.0 * m * o.Columns * o.K, (o.Weights, o.Input) switch
     {
         (DType.Int8, DType.Int8) => ["s8", "u8s8"],
         (DType.Int8, _) when o.QuantizeInput => ["s8", "u8s8"],
@@ -37,15 +37,14 @@ internal sealed unsafe class FlatGemmWorkbench : Workbench
         (_layer, _cache, _store) = (layer, cache, store);
         _m = ms.Max();
         _options = layer.Options with { MaxM = _m };
-        Work = FlatGemmOperation.WorkOf(_options);
-        _copies = CallTimer.Copies(cache, Work.WeightBytes, CallTimer.MemoryCap);
+        _copies = CallTimer.Copies(cache, WorkAt(_m).Bytes, CallTimer.MemoryCap);
         Timer = new CallTimer(_copies, cache);
         _trial = new FlatGemmTrial(_options.Problem(_m), 7, _copies, sampleRows: 4, sampleColumns: 8);
     }
 
     public override Layer Layer => _layer;
 
-    public override Work Work { get; }
+    public override Work WorkAt(int at) => FlatGemmOperation.WorkOf(_options, at);
 
     public override CallTimer Timer { get; }
 
@@ -56,7 +55,7 @@ internal sealed unsafe class FlatGemmWorkbench : Workbench
         FlatGemmOptions options = _options with { Threads = threads };
         KnFlatGemmProblem problem = options.Problem(_options.MaxM);
         string? layout = FlatGemmSelection.LayoutRow(Device.Cpu, options).Layout(&problem);
-        Segment chosen = FlatGemmSelection.Choose(Device.Cpu, options, layout, _store, _cache).First(s => m <= s.MTo);
+        var chosen = FlatGemmSelection.Choose(Device.Cpu, options, layout, _store, _cache).First(s => m <= s.To);
         calls.Add(Call(chosen.Row, chosen.Launch, m));
         if (!every) return calls;
         foreach (Row row in Device.Cpu.Table.Of(KnOp.FlatGemm).Where(r => r != chosen.Row && Device.Cpu.Table.Runs(r, out _)))

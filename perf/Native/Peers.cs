@@ -1,4 +1,4 @@
-// kn_peers.h in C#: flat GEMM by oneDNN and OpenBLAS.
+// kn_peers.h in C#: the peers, and their flat GEMM.
 using System.Runtime.InteropServices;
 
 namespace Kernels.Perf;
@@ -47,6 +47,14 @@ internal sealed unsafe class Peer
         reason = status == 0 ? "" : $"{Name}: {_exports.LastError()}";
         return status is 0 or PeerExports.Unsupported ? status == 0 : throw new InvalidOperationException(reason);
     }
+
+    /// <summary>False, and why, when the peer does not do this.</summary>
+    internal bool TryCreate(in PeerAttentionProblem problem, out PeerAttention? attention, out string reason) =>
+        PeerAttention.TryCreate(_exports, _index, Name, problem, out attention, out reason);
+
+    /// <summary>False, and why, when the peer does not do this.</summary>
+    internal bool TryCreate(in PeerSpGemmProblem problem, out PeerSpGemm? product, out string reason) =>
+        PeerSpGemm.TryCreate(_exports, _index, Name, problem, out product, out reason);
 }
 
 /// <summary>A problem with its weights packed, ready to run.</summary>
@@ -86,6 +94,13 @@ internal sealed unsafe class PeerExports
     internal readonly delegate* unmanaged[Cdecl]<int, PeerProblem*, void*, float*, nint*, int> Create;
     internal readonly delegate* unmanaged[Cdecl]<nint, int, void*, void*, int> Run;
     internal readonly delegate* unmanaged[Cdecl]<nint, void> Destroy;
+    internal readonly delegate* unmanaged[Cdecl]<int, PeerAttentionProblem*, nint*, int> CreateAttention;
+    internal readonly delegate* unmanaged[Cdecl]<nint, void*, void*, void*, void*, int> RunAttention;
+    internal readonly delegate* unmanaged[Cdecl]<nint, void> DestroyAttention;
+    internal readonly delegate* unmanaged[Cdecl]<int, PeerSpGemmProblem*, nint*, int> CreateSpGemm;
+    internal readonly delegate* unmanaged[Cdecl]<nint, long*, int> RunSpGemm;
+    internal readonly delegate* unmanaged[Cdecl]<nint, long*, int*, void*, int> CopySpGemm;
+    internal readonly delegate* unmanaged[Cdecl]<nint, void> DestroySpGemm;
     private readonly delegate* unmanaged[Cdecl]<int, byte*> _name;
     private readonly delegate* unmanaged[Cdecl]<byte*> _lastError;
 
@@ -94,6 +109,13 @@ internal sealed unsafe class PeerExports
         Create = (delegate* unmanaged[Cdecl]<int, PeerProblem*, void*, float*, nint*, int>)module.Export("kn_peer_create");
         Run = (delegate* unmanaged[Cdecl]<nint, int, void*, void*, int>)module.Export("kn_peer_run");
         Destroy = (delegate* unmanaged[Cdecl]<nint, void>)module.Export("kn_peer_destroy");
+        CreateAttention = (delegate* unmanaged[Cdecl]<int, PeerAttentionProblem*, nint*, int>)module.Export("kn_peer_attention_create");
+        RunAttention = (delegate* unmanaged[Cdecl]<nint, void*, void*, void*, void*, int>)module.Export("kn_peer_attention_run");
+        DestroyAttention = (delegate* unmanaged[Cdecl]<nint, void>)module.Export("kn_peer_attention_destroy");
+        CreateSpGemm = (delegate* unmanaged[Cdecl]<int, PeerSpGemmProblem*, nint*, int>)module.Export("kn_peer_spgemm_create");
+        RunSpGemm = (delegate* unmanaged[Cdecl]<nint, long*, int>)module.Export("kn_peer_spgemm_run");
+        CopySpGemm = (delegate* unmanaged[Cdecl]<nint, long*, int*, void*, int>)module.Export("kn_peer_spgemm_copy");
+        DestroySpGemm = (delegate* unmanaged[Cdecl]<nint, void>)module.Export("kn_peer_spgemm_destroy");
         _name = (delegate* unmanaged[Cdecl]<int, byte*>)module.Export("kn_peer_name");
         _lastError = (delegate* unmanaged[Cdecl]<byte*>)module.Export("kn_peer_last_error");
     }

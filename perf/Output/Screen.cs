@@ -46,7 +46,7 @@ internal sealed class Screen
     /// <summary>Says so when other processes are at work: what is timed then is them too.</summary>
     public static void WarnOfLoad()
     {
-        if (FlatGemmTuner.Load() is var load && load > 0.25 * Environment.ProcessorCount)
+        if (Kernels.Tuning.TuningNotes.Load() is var load && load > 0.25 * Environment.ProcessorCount)
             Note(FormattableString.Invariant($"Others are using this machine (load {load:0.0} on {Environment.ProcessorCount} cores): do not trust these timings."));
     }
 

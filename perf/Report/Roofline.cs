@@ -2,18 +2,18 @@ using Kernels.Tuning;
 
 namespace Kernels.Perf;
 
-/// <summary>Achieved operations a second over operations for each byte of weights, under the measured roofs.</summary>
+/// <summary>Achieved operations a second over operations for each byte read, under the measured roofs.</summary>
 internal static class Roofline
 {
-    private sealed record Achieved(string Dtypes, int Threads, CacheState Cache, string Case, int M, Work Work, double Seconds, double Low, double High);
+    private sealed record Achieved(string Dtypes, int Threads, CacheState Cache, string Case, string Axis, int At, Work Work, double Seconds, double Low, double High);
 
     public static void Add(Page page, IEnumerable<TuningRecord> records, IEnumerable<Cell> cells, bool noLimits)
     {
-        List<Achieved> all = [.. records.SelectMany(Of), .. cells.GroupBy(c => (c.Case, c.Dtypes, c.Threads, c.Cache, c.M)).Select(g => Of(g.MinBy(c => c.MedianUs)!))];
+        List<Achieved> all = [.. records.SelectMany(Of), .. cells.GroupBy(c => (c.Case, c.Dtypes, c.Threads, c.Cache, c.Axis, c.At)).Select(g => Of(g.MinBy(c => c.MedianUs)!))];
         string reason = "left out by --no-limits";
         MachineLimits? limits = noLimits ? null : MachineLimits.TryOpen(out reason);
         page.Heading("Roofline", limits is null ? $"Without roofs: {reason}." : "Roofs: cold read bandwidth and arithmetic peak, measured as this page was drawn on the machine that drew it.");
-        var table = new Table("", "operands", ">threads", "case", ">m", ">us", ">GB/s", ">GFLOP/s", ">of limit");
+        var table = new Table("", "operands", ">threads", "case", "at", ">us", ">GB/s", ">GFLOP/s", ">of limit");
         var cards = new List<(string, string, string)>();
         foreach (var group in all.GroupBy(a => (a.Dtypes, a.Threads, a.Cache)))
         {
@@ -21,11 +21,11 @@ internal static class Roofline
             bool possible = limits is not null && group.Key.Threads <= Device.Cpu.Threads;
             List<Series> series = possible ? [Roof(limits!, group.First(), [.. group])] : [];
             foreach (var layer in group.GroupBy(a => a.Case))
-                series.Add(new Series(layer.Key, [.. layer.Select(a => new ChartPoint(a.Work.Flops(a.M) / a.Work.WeightBytes, Gflops(a, a.Seconds), Gflops(a, a.High), Gflops(a, a.Low)))], Line: false));
-            cards.Add(($"{group.Key.Dtypes}, {group.Key.Threads} threads, {Format.Cache(group.Key.Cache)}", "", new Chart("FLOP for each byte of weights", "GFLOP/s").Draw(series, [])));
+                series.Add(new Series(layer.Key, [.. layer.Select(a => new ChartPoint(a.Work.Flops / a.Work.Bytes, Gflops(a, a.Seconds), Gflops(a, a.High), Gflops(a, a.Low)))], Line: false));
+            cards.Add(($"{group.Key.Dtypes}, {group.Key.Threads} threads, {Format.Cache(group.Key.Cache)}", "", new Chart("FLOP for each byte read", "GFLOP/s").Draw(series, [])));
             foreach (Achieved a in group)
-                table.Add(a.Dtypes, Format.Int(a.Threads), a.Case, Format.Int(a.M), Format.Micros(a.Seconds), Format.Number(a.Work.WeightBytes / a.Seconds / 1e9), Format.Number(Gflops(a, a.Seconds)),
-                    possible ? Format.Percent(limits!.Seconds(a.Work, a.M, a.Threads, a.Cache) / a.Seconds) : "-");
+                table.Add(a.Dtypes, Format.Int(a.Threads), a.Case, $"{a.Axis} {Format.Int(a.At)}", Format.Micros(a.Seconds), Format.Number(a.Work.Bytes / a.Seconds / 1e9), Format.Number(Gflops(a, a.Seconds)),
+                    possible ? Format.Percent(limits!.Seconds(a.Work, a.Threads, a.Cache) / a.Seconds) : "-");
         }
         page.Cards(cards);
         if (limits is not null) page.Add(limits.Table());
@@ -33,12 +33,12 @@ internal static class Roofline
         page.Add(table);
     }
 
-    private static double Gflops(Achieved a, double seconds) => a.Work.Flops(a.M) / seconds / 1e9;
+    private static double Gflops(Achieved a, double seconds) => a.Work.Flops / seconds / 1e9;
 
     private static Series Roof(MachineLimits limits, Achieved first, IReadOnlyList<Achieved> all)
     {
-        (double gbps, double? gflops) = limits.Roofs(all.MaxBy(a => a.Work.WeightBytes)!.Work, first.Threads, first.Cache);
-        double[] xs = [.. all.Select(a => a.Work.Flops(a.M) / a.Work.WeightBytes)];
+        (double gbps, double? gflops) = limits.Roofs(all.MaxBy(a => a.Work.Bytes)!.Work, first.Threads, first.Cache);
+        double[] xs = [.. all.Select(a => a.Work.Flops / a.Work.Bytes)];
         double peak = gflops ?? double.PositiveInfinity, knee = peak / gbps, from = xs.Min() / 1.3, to = xs.Max() * 1.3;
         double At(double x) => Math.Min(gbps * x, peak);
         List<double> at = [from, .. knee > from && knee < to ? [knee] : Array.Empty<double>(), to];
@@ -53,7 +53,7 @@ internal static class Roofline
             if (operation.LayerOf(record.Key) is not { } layer) continue;
             foreach (Evidence e in record.Evidence)
                 if (MIntervals.Find(record.Intervals, e.M) is { } interval && e.Point(new SelectionRule(record.Threshold)).Estimates.TryGetValue(interval.Dataflow, out Estimate t))
-                    yield return new Achieved(layer.Dtypes, record.Key.Device.Threads, record.Key.Policy.Cache, layer.Case, e.M, operation.WorkOf(layer), t.Median, t.Lower, t.Upper);
+                    yield return new Achieved(layer.Dtypes, record.Key.Device.Threads, record.Key.Policy.Cache, layer.Case, operation.Axis.Name, e.M, operation.WorkOf(layer, e.M), t.Median, t.Lower, t.Upper);
         }
     }
 
@@ -63,6 +63,6 @@ internal static class Roofline
         double seconds = c.MedianUs / 1e6, bytes = c.Gbps * 1e9 * seconds, flops = c.Gflops * 1e9 * seconds;
         string weights = c.Dtypes.Split(" x ") is [_, var w, ..] ? w : c.Dtypes;
         string[] kinds = weights.StartsWith("f32", StringComparison.Ordinal) ? ["f32"] : c.Dtypes.StartsWith("qb", StringComparison.Ordinal) || c.Dtypes.StartsWith("s8", StringComparison.Ordinal) ? ["s8", "u8s8"] : ["bf16", "f32"];
-        return new Achieved(c.Dtypes, c.Threads, c.Cache == "warm" ? CacheState.Warm : CacheState.Cold, c.Case, c.M, new Work((long)Math.Round(bytes), flops / c.M, kinds), seconds, c.CiLowUs / 1e6, c.CiHighUs / 1e6);
+        return new Achieved(c.Dtypes, c.Threads, c.Cache == "warm" ? CacheState.Warm : CacheState.Cold, c.Case, c.Axis, c.At, new Work((long)Math.Round(bytes), flops, kinds), seconds, c.CiLowUs / 1e6, c.CiHighUs / 1e6);
     }
 }

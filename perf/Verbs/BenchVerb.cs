@@ -6,20 +6,21 @@ namespace Kernels.Perf;
 /// <summary>perf bench: the chosen dataflow, as a fraction of the limit that binds it.</summary>
 internal static class BenchVerb
 {
-    private sealed record Request(Operation Operation, int[] M, int[] Threads, CacheState Cache, double Seconds, bool Every, TuningStore Store);
+    private sealed record Request(Operation Operation, int[] Points, int[] Threads, CacheState Cache, double Seconds, bool Every, TuningStore Store);
 
     public static Command Create()
     {
         Argument<string> op = Verb.OperationArgument();
-        Option<int[]> m = Arguments.M(1, "1,4,16,64,256"), threads = Arguments.Threads();
+        Option<int[]> threads = Arguments.Threads();
         Option<CacheState> cache = Arguments.Cache();
-        Option<double> seconds = Arguments.Seconds("--seconds", 1, "Wall time for one shape and m");
+        Option<double> seconds = Arguments.Seconds("--seconds", 1, "Wall time for one shape and point of its axis");
         var every = new Option<bool>("--rows") { Description = "Every row that takes the problem, not only the chosen one" };
         Option<string?> db = Verb.DatabaseOption();
-        return Verb.Make("bench", "Times the chosen dataflow per shape and m, and prints it as a fraction of this machine's measured limits.",
-            [op, m, threads, cache, seconds, every, db, .. Operation.All.SelectMany(o => o.ShapeOptions)], (parsed, screen, cancellation) =>
+        return Verb.Make("bench", "Times the chosen dataflow per shape and point of its axis, and prints it as a fraction of this machine's measured limits.",
+            [op, threads, cache, seconds, every, db, .. Operation.AllOptions], (parsed, screen, cancellation) =>
             {
-                var request = new Request(Operation.Find(parsed.GetRequiredValue(op)), parsed.GetValue(m)!, parsed.GetValue(threads)!, parsed.GetValue(cache),
+                Operation operation = Operation.Find(parsed.GetRequiredValue(op));
+                var request = new Request(operation, operation.Axis.Bench(parsed), parsed.GetValue(threads)!, parsed.GetValue(cache),
                     parsed.GetValue(seconds), parsed.GetValue(every), Verb.Store(parsed.GetValue(db)));
                 return Run(parsed, request, screen, cancellation);
             });
@@ -36,9 +37,8 @@ internal static class BenchVerb
             {
                 if (cancellation.IsCancellationRequested) break;
                 Screen.Note($"{layer.Case}, {layer.Dtypes}, {(bound == 0 ? "all" : Format.Int(bound))} threads");
-                using Workbench bench = request.Operation.Open(layer, request.M, request.Cache, request.Store);
-                limits?.Prepare(bench.Work, Threads(bound), request.Cache);
-                foreach (int m in request.M) cells.AddRange(Time(request, bench, m, bound, limits, cancellation));
+                using Workbench bench = request.Operation.Open(layer, request.Points, request.Cache, request.Store);
+                foreach (int at in request.Points) cells.AddRange(Time(request, bench, at, bound, limits, cancellation));
             }
         if (limits is not null) screen.Show(limits.Table());
         foreach (var group in cells.GroupBy(c => (c.Case, c.Dtypes, c.Threads))) screen.Show(Table(group));
@@ -48,21 +48,22 @@ internal static class BenchVerb
 
     internal static int Threads(int bound) => bound == 0 ? Device.Cpu.Threads : Math.Min(bound, Device.Cpu.Threads);
 
-    private static IEnumerable<Cell> Time(Request request, Workbench bench, int m, int bound, MachineLimits? limits, CancellationToken cancellation)
+    private static IEnumerable<Cell> Time(Request request, Workbench bench, int at, int bound, MachineLimits? limits, CancellationToken cancellation)
     {
-        IReadOnlyList<TimedCall> calls = bench.Calls(m, bound, request.Every);
+        limits?.Prepare(bench.WorkAt(at), Threads(bound), request.Cache);
+        IReadOnlyList<TimedCall> calls = bench.Calls(at, bound, request.Every);
         IReadOnlyList<Estimate> times = new Measure(bench.Timer).Run(calls, request.Seconds, TimeSpan.Zero, cancellation);
         for (int i = 0; i < calls.Count; i++)
-            if (times[i].Count > 0) yield return Cell.Of(request.Operation.Name, bench, calls[i].Name, m, Threads(bound), request.Cache, times[i], limits);
+            if (times[i].Count > 0) yield return Cell.Of(request.Operation, bench, calls[i].Name, at, Threads(bound), request.Cache, times[i], limits);
     }
 
     private static Table Table(IGrouping<(string Case, string Dtypes, int Threads), Cell> group)
     {
         Cell first = group.First();
-        var table = new Table($"{first.Op} {first.Case}: n {first.N}, k {first.K}, {first.Dtypes}, {first.Threads} threads, {first.Cache}",
-            ">m", "dataflow", ">us", ">95 % interval", ">GB/s", ">GFLOP/s", ">of limit");
+        var table = new Table($"{first.Op} {first.Case}: {first.Extents}, {first.Dtypes}, {first.Threads} threads, {first.Cache}",
+            $">{first.Axis}", "dataflow", ">us", ">95 % interval", ">GB/s", ">GFLOP/s", ">of limit");
         foreach (Cell c in group)
-            table.Add(Format.Int(c.M), Format.Short(c.Row), Format.Number(c.MedianUs), $"{Format.Number(c.CiLowUs)}..{Format.Number(c.CiHighUs)}", Format.Number(c.Gbps),
+            table.Add(Format.Int(c.At), Format.Short(c.Row), Format.Number(c.MedianUs), $"{Format.Number(c.CiLowUs)}..{Format.Number(c.CiHighUs)}", Format.Number(c.Gbps),
                 Format.Number(c.Gflops), Format.Percent(c.LimitFraction));
         return table;
     }

@@ -14,6 +14,10 @@ internal sealed record PeerSet(IReadOnlyList<Peer> Native)
             missing.Add("oneDNN is missing: apt-get install libdnnl-dev, or cmake -DKN_PEER_DNNL_PREFIX=DIR for another one, and build again");
         if (!peers.Any(p => p.Name.StartsWith("OpenBLAS", StringComparison.Ordinal)))
             missing.Add("OpenBLAS is missing: apt-get install libopenblas-dev, and build again");
+        if (!peers.Any(p => p.Name.StartsWith("GraphBLAS", StringComparison.Ordinal)))
+            missing.Add("GraphBLAS is missing: apt-get install libgraphblas-dev, and build again");
+        if (!peers.Any(p => p.Name.StartsWith("Eigen", StringComparison.Ordinal)))
+            missing.Add("Eigen is missing: apt-get install libeigen3-dev, and build again");
         return new PeerSet(peers);
     }
 }
@@ -21,24 +25,25 @@ internal sealed record PeerSet(IReadOnlyList<Peer> Native)
 /// <summary>perf compare: ours and other libraries' in one process, in turns.</summary>
 internal static class CompareVerb
 {
-    private sealed record Request(Operation Operation, int[] M, int[] Threads, CacheState Cache, double Seconds, TuningStore Store, PeerSet Peers);
+    private sealed record Request(Operation Operation, int[] Points, int[] Threads, CacheState Cache, double Seconds, TuningStore Store, PeerSet Peers);
 
     public static Command Create()
     {
         Argument<string> op = Verb.OperationArgument();
-        Option<int[]> m = Arguments.M(1, "1,2,4,8,16,32,64,256"), threads = Arguments.Threads("1,all");
+        Option<int[]> threads = Arguments.Threads("1,all");
         Option<CacheState> cache = Arguments.Cache();
-        Option<double> seconds = Arguments.Seconds("--seconds", 2, "Wall time for one shape and m");
+        Option<double> seconds = Arguments.Seconds("--seconds", 2, "Wall time for one shape and point of its axis");
         var directory = new Option<string?>("--peer-dir") { Description = "Directory of kn_peers and kn_peers_prefix (default: beside this program)", HelpName = "DIR" };
         Option<string?> db = Verb.DatabaseOption();
-        return Verb.Make("compare", "Times the chosen dataflow against oneDNN, OpenBLAS and managed libraries: same shapes, same process, in turns.",
-            [op, m, threads, cache, seconds, directory, db, .. Operation.All.SelectMany(o => o.ShapeOptions)], (parsed, screen, cancellation) =>
+        return Verb.Make("compare", "Times the chosen dataflow against oneDNN, OpenBLAS, GraphBLAS, Eigen and managed libraries: same shapes, same process, in turns.",
+            [op, threads, cache, seconds, directory, db, .. Operation.AllOptions], (parsed, screen, cancellation) =>
             {
                 string from = parsed.GetValue(directory) ?? AppContext.BaseDirectory;
                 if (!Directory.Exists(from)) throw new UsageException($"--peer-dir {from}: no such directory");
                 PeerSet peers = PeerSet.Load(from, out List<string> missing);
                 foreach (string reason in missing) Screen.Note(reason);
-                return Run(parsed, new Request(Operation.Find(parsed.GetRequiredValue(op)), parsed.GetValue(m)!, parsed.GetValue(threads)!, parsed.GetValue(cache),
+                Operation operation = Operation.Find(parsed.GetRequiredValue(op));
+                return Run(parsed, new Request(operation, operation.Axis.Compare(parsed), parsed.GetValue(threads)!, parsed.GetValue(cache),
                     parsed.GetValue(seconds), Verb.Store(parsed.GetValue(db)), peers), screen, cancellation);
             });
     }
@@ -55,10 +60,9 @@ internal static class CompareVerb
             {
                 if (cancellation.IsCancellationRequested) break;
                 Screen.Note($"{layer.Case}, {layer.Dtypes}, {(bound == 0 ? "all" : Format.Int(bound))} threads");
-                using Workbench bench = request.Operation.Open(layer, request.M, request.Cache, request.Store);
-                limits?.Prepare(bench.Work, BenchVerb.Threads(bound), request.Cache);
-                foreach (int m in request.M)
-                    if (!cancellation.IsCancellationRequested) cells.AddRange(Time(request, bench, m, bound, limits, reasons, cancellation));
+                using Workbench bench = request.Operation.Open(layer, request.Points, request.Cache, request.Store);
+                foreach (int at in request.Points)
+                    if (!cancellation.IsCancellationRequested) cells.AddRange(Time(request, bench, at, bound, limits, reasons, cancellation));
             }
         if (limits is not null) screen.Show(limits.Table());
         foreach (var group in cells.GroupBy(c => (c.Case, c.Dtypes, c.Threads))) screen.Show(Table(group));
@@ -69,17 +73,18 @@ internal static class CompareVerb
         return cells.Any(c => c.Peer is not null) ? Exit.Ok : Exit.Missing;
     }
 
-    private static List<Cell> Time(Request request, Workbench bench, int m, int bound, MachineLimits? limits, List<string> reasons, CancellationToken cancellation)
+    private static List<Cell> Time(Request request, Workbench bench, int at, int bound, MachineLimits? limits, List<string> reasons, CancellationToken cancellation)
     {
-        IReadOnlyList<TimedCall> ours = bench.Calls(m, bound, every: false);
-        IReadOnlyList<PeerCall> peers = bench.Peers(m, bound, request.Peers, reasons);
+        limits?.Prepare(bench.WorkAt(at), BenchVerb.Threads(bound), request.Cache);
+        IReadOnlyList<TimedCall> ours = bench.Calls(at, bound, every: false);
+        IReadOnlyList<PeerCall> peers = bench.Peers(at, bound, request.Peers, reasons);
         try
         {
             IReadOnlyList<Estimate> times = new Measure(bench.Timer).Run([.. ours, .. peers.Select(p => p.Call)], request.Seconds,
                 Peers.BusyWait, cancellation);
             if (times.Any(t => t.Count == 0)) return [];
             Cell One(string? peer, Estimate? theirs) =>
-                Cell.Of(request.Operation.Name, bench, ours[0].Name, m, BenchVerb.Threads(bound), request.Cache, times[0], limits, peer, theirs);
+                Cell.Of(request.Operation, bench, ours[0].Name, at, BenchVerb.Threads(bound), request.Cache, times[0], limits, peer, theirs);
             return peers.Count == 0 ? [One(null, null)] : [.. peers.Select((p, i) => One(p.Peer, times[ours.Count + i]))];
         }
         finally
@@ -92,12 +97,12 @@ internal static class CompareVerb
     {
         Cell first = group.First();
         string[] peers = [.. group.Select(c => c.Peer).OfType<string>().Distinct()];
-        var table = new Table($"{first.Op} {first.Case}: n {first.N}, k {first.K}, {first.Dtypes}, {first.Threads} threads, {first.Cache}; ratio = peer's time / ours",
-            [">m", "dataflow", ">us", ">GB/s", ">GFLOP/s", ">of limit", .. peers.SelectMany(p => new[] { $">{p} us", ">ratio" })]);
-        foreach (var cell in group.GroupBy(c => c.M))
+        var table = new Table($"{first.Op} {first.Case}: {first.Extents}, {first.Dtypes}, {first.Threads} threads, {first.Cache}; ratio = peer's time / ours",
+            [$">{first.Axis}", "dataflow", ">us", ">GB/s", ">GFLOP/s", ">of limit", .. peers.SelectMany(p => new[] { $">{p} us", ">ratio" })]);
+        foreach (var cell in group.GroupBy(c => c.At))
         {
             Cell c = cell.First();
-            table.Add([Format.Int(c.M), Format.Short(c.Row), Format.Number(c.MedianUs), Format.Number(c.Gbps), Format.Number(c.Gflops), Format.Percent(c.LimitFraction),
+            table.Add([Format.Int(c.At), Format.Short(c.Row), Format.Number(c.MedianUs), Format.Number(c.Gbps), Format.Number(c.Gflops), Format.Percent(c.LimitFraction),
                 .. peers.SelectMany(p => cell.FirstOrDefault(x => x.Peer == p) is { PeerMedianUs: { } us, Ratio: { } ratio } ? new[] { Format.Number(us), Format.Number(ratio) } : ["-", "-"])]);
         }
         return table;
@@ -110,11 +115,11 @@ internal static class CompareVerb
         foreach (var group in cells.Where(c => c.Ratio is not null).GroupBy(c => (c.Peer, c.Dtypes, c.Threads)))
             foreach ((string name, int from, int to) in (ReadOnlySpan<(string, int, int)>)[("1..16", 1, 16), ("17..64", 17, 64), ("1..64", 1, 64), ("65..", 65, int.MaxValue)])
             {
-                Cell[] part = [.. group.Where(c => c.M >= from && c.M <= to)];
+                Cell[] part = [.. group.Where(c => c.At >= from && c.At <= to)];
                 if (part.Length == 0) continue;
                 Cell worst = part.MinBy(c => c.Ratio)!;
                 table.Add(group.Key.Peer, group.Key.Dtypes, Format.Int(group.Key.Threads), name, Format.Int(part.Length),
-                    Format.Number(Math.Exp(part.Average(c => Math.Log(c.Ratio!.Value)))), Format.Number(worst.Ratio!.Value), $"{worst.Case}, m {worst.M}");
+                    Format.Number(Math.Exp(part.Average(c => Math.Log(c.Ratio!.Value)))), Format.Number(worst.Ratio!.Value), $"{worst.Case}, {worst.Axis} {worst.At}");
             }
         return table;
     }

@@ -7,7 +7,7 @@ namespace Kernels.Perf;
 /// <summary>perf db: what is stored, taken in and out, re-timed, replayed and fixed by hand.</summary>
 internal static class DbVerb
 {
-    private static readonly Argument<string?> s_name = new("name") { Description = "Entries whose name, key or n x k contains this (default all)", DefaultValueFactory = _ => null };
+    private static readonly Argument<string?> s_name = new("name") { Description = "Entries whose name, key or problem contains this (default all)", DefaultValueFactory = _ => null };
 
     public static Command Create()
     {
@@ -23,7 +23,7 @@ internal static class DbVerb
     {
         TuningStore store = Verb.Store(parsed.GetValue(db));
         TuningEntry[] entries = [.. store.List().Where(e => Matches(e, parsed.GetValue(s_name)))];
-        var table = new Table(store.Directory.Length == 0 ? "no database" : store.Directory, "name", "source", "problem", "date", "here", "intervals of m");
+        var table = new Table(store.Directory.Length == 0 ? "no database" : store.Directory, "name", "source", "problem", "date", "here", "intervals");
         foreach (TuningEntry e in entries)
             table.Add(Nickname(e.Name), e.Source.ToString().ToLowerInvariant(), e.Record is { } r ? Problem(r.Key) : "", e.Record is { } d ? Day(d.Date) : "",
                 e.Record is { } h ? Here(h.Key) : "unusable", e.Record is null ? $"{e.Kind}: {e.Reason}" : Format.Intervals(e.Record.Intervals));
@@ -53,7 +53,7 @@ internal static class DbVerb
         Timing t = at.Result.Timings[i];
         bool timed = !t.Samples.IsEmpty;
         string outcome = t.Failure is { } f ? $"{f.Kind}: {f.Detail}" : at.Result.Winner == i ? i == 0 ? "incumbent, kept" : "won" : "";
-        string model = record.Notes.TryGetValue(FlatGemmTuner.PredictedNote(at.M, at.Candidates[i]), out string? note)
+        string model = record.Notes.TryGetValue(TuningNotes.Predicted(at.M, at.Candidates[i]), out string? note)
             && double.TryParse(note, CultureInfo.InvariantCulture, out double seconds) ? Format.Micros(seconds) : "-";
         table.Add(Format.Int(at.M), Format.Short(at.Candidates[i]), timed ? Format.Micros(t.Estimate.Median) : "-",
             timed ? $"{Format.Micros(t.Estimate.Lower)}..{Format.Micros(t.Estimate.Upper)}" : "-", Format.Int(t.Samples.Length), model, outcome);
@@ -143,7 +143,7 @@ internal static class DbVerb
         Option<CacheState> cache = Arguments.Cache();
         var dataflow = new Option<string>("--dataflow") { Description = "Row and parameters, such as flat_gemm/avx512_flat[4,512]", Required = true };
         return Verb.Make("pin", "Fixes the dataflow of a layer on this machine, for every m that its row takes and every build.",
-            [op, dataflow, threads, cache, db, .. Operation.All.SelectMany(o => o.ShapeOptions)], (parsed, screen, _) =>
+            [op, dataflow, threads, cache, db, .. Operation.AllOptions], (parsed, screen, _) =>
             {
                 Operation operation = Operation.Find(parsed.GetRequiredValue(op));
                 string text = parsed.GetRequiredValue(dataflow);
@@ -161,7 +161,7 @@ internal static class DbVerb
         Argument<string> op = Verb.OperationArgument();
         Option<int[]> threads = Arguments.Threads();
         Option<CacheState> cache = Arguments.Cache();
-        return Verb.Make("unpin", "Takes a pin away.", [op, threads, cache, db, .. Operation.All.SelectMany(o => o.ShapeOptions)], (parsed, screen, _) =>
+        return Verb.Make("unpin", "Takes a pin away.", [op, threads, cache, db, .. Operation.AllOptions], (parsed, screen, _) =>
             Each(parsed, Operation.Find(parsed.GetRequiredValue(op)), threads, cache, db, screen, (TuningStore store, TuningKey key, out string reason) => store.TryUnpin(key, out reason), "unpinned"));
     }
 
@@ -189,8 +189,10 @@ internal static class DbVerb
         {
             if (Arguments.Given(r) is { } given && given is not (>= 0 and < 1)) r.AddError("--threshold: from 0 to less than 1");
         });
-        return Verb.Make("replay", "Chooses again from the stored samples, with no measurement.", [s_name, threshold, db], (parsed, screen, _) =>
+        var write = new Option<bool>("--store") { Description = "Keep what is chosen now in place of what was" };
+        return Verb.Make("replay", "Chooses again from the stored samples, with no measurement.", [s_name, threshold, write, db], (parsed, screen, _) =>
         {
+            TuningStore store = Verb.Store(parsed.GetValue(db));
             TuningEntry[] entries = [.. Found(parsed, db).Where(e => !e.Record!.Evidence.IsEmpty)];
             double? limit = parsed.GetValue(threshold);
             var replays = entries.Select(e => (Entry: e, Replay: Tuning.Replay.Of(e.Record!, limit))).ToList();
@@ -199,8 +201,11 @@ internal static class DbVerb
                 table.Add(Problem(entry.Record!.Key), Format.Intervals(entry.Record.Intervals), replay.IsSame ? "the same" : Format.Intervals(replay.Intervals),
                     string.Join(", ", replay.Differences.Select(d => d.Unconfirmed is { } u ? $"m {d.M}: {Format.Short(u)} without a rematch" : $"m {d.M}")));
             screen.Show(table);
+            foreach (var (entry, replay) in replays.Where(r => parsed.GetValue(write) && r.Entry.Source == TuningSource.User && !r.Replay.IsSame))
+                if (!store.TryWrite(entry.Record! with { Intervals = replay.Intervals, Threshold = limit ?? entry.Record.Threshold }, out string reason))
+                    throw new MissingException($"{entry.Name}: not stored: {reason}");
             screen.Json(replays.Select(r => new { key = r.Entry.Record!.Key.Text, same = r.Replay.IsSame, intervals = r.Replay.Intervals.Select(Interval) }));
-            return limit is null && replays.Any(r => !r.Replay.IsSame) ? Exit.Bad : Exit.Ok;
+            return limit is null && !parsed.GetValue(write) && replays.Any(r => !r.Replay.IsSame) ? Exit.Bad : Exit.Ok;
         });
     }
 
@@ -221,7 +226,7 @@ internal static class DbVerb
 
     internal static string Problem(TuningKey key)
     {
-        string dtypes = Operation.All.Select(o => o.LayerOf(key)).FirstOrDefault(l => l is not null) is { } layer ? $"{layer.N} x {layer.K}, {layer.Dtypes}" : string.Join(',', key.Problem.Select(p => $"{p.Key}={p.Value}"));
+        string dtypes = Operation.All.Select(o => o.LayerOf(key)).FirstOrDefault(l => l is not null) is { } layer ? $"{layer.Extents}, {layer.Dtypes}" : string.Join(',', key.Problem.Select(p => $"{p.Key}={p.Value}"));
         return $"{key.Operation} {dtypes}, {Format.Int(key.Device.Threads)} threads, {Format.Cache(key.Policy.Cache)}";
     }
 

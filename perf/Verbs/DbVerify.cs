@@ -35,7 +35,7 @@ internal static class DbVerify
             Screen.Note(DbVerb.Problem(record.Key));
             if (!store.TryWrite(record, out string reason)) throw new MissingException($"{scratch.Directory}: {reason}");
             var settings = new TuneSettings([.. record.Evidence.Select(e => e.M)], record.Key.Policy.Cache, (budget - Stopwatch.GetElapsedTime(start)) / (records.Length - i), cancellation, null, Candidates: 3);
-            FlatGemmTuningResult result = operation.Tune(operation.LayerOf(record.Key)!, settings, store);
+            TuningResult result = operation.Tune(operation.LayerOf(record.Key)!, settings, store);
             if (!result.Stored || result.Record is not { } now)
             {
                 results.Add(new Verified(DbVerb.Problem(record.Key), true, Format.Intervals(record.Intervals), $"not timed: {result.Problem}", ""));

@@ -16,7 +16,7 @@ internal static class ListVerb
             available = table.Runs(r, out string? lacks),
             lacks,
             bits = r.Bits,
-            layouts = LayoutsOf(r),
+            layouts = Operation.All.FirstOrDefault(o => o.Op == r.Op)?.LayoutsOf(r) ?? [],
             parameters = r.Parameters.Select(p => new { p.Name, p.Values }),
         }).ToList();
         var shown = new Table("rows", "row", "needs", "available", "layout", "bits", "parameters (default first)");
@@ -28,16 +28,4 @@ internal static class ListVerb
         screen.Json(rows);
         return Exit.Ok;
     });
-
-    /// <summary>The layouts that a row reads, over the dtypes it takes.</summary>
-    private static unsafe List<string> LayoutsOf(Row row)
-    {
-        var layouts = new List<string>();
-        foreach (FlatGemmCases.Kind kind in FlatGemmCases.MainKinds)
-        {
-            var problem = FlatGemmCases.Problem(kind, 1, 64, 128);
-            if (row.Accepts(&problem, row.DefaultLaunch(0), out _) && row.Layout(&problem) is { } layout) layouts.Add(layout);
-        }
-        return [.. layouts.Distinct()];
-    }
 }

@@ -34,7 +34,7 @@ internal static class ReportVerb
         var page = new Page($"Kernels on {machine}, {dates}", $"Drawn {Day(DateTimeOffset.Now)}; library build {Device.Cpu.Build}, {Device.Cpu.Cores} cores, {Device.Cpu.InstructionSets}. Bands are 95 % intervals of the median.");
         if (records.Length > 0)
         {
-            page.Heading("Time against m", "Dashed: where the choice changes. Shaded: where that place may lie, as far as the measurement tells.");
+            page.Heading("Time against m and kv_len", "Dashed: where the choice changes. Shaded: where that place may lie, as far as the measurement tells.");
             page.Cards(records.Select(TimeChart));
         }
         if (cells.Length > 0)
@@ -54,7 +54,7 @@ internal static class ReportVerb
         try
         {
             Cell[] cells = JsonSerializer.Deserialize<Cell[]>(File.ReadAllText(file), s_json) ?? [];
-            return cells.All(c => c is { Case: not null, Row: not null, Dtypes: not null }) ? cells : throw new JsonException("an element lacks its case, row or dtypes");
+            return cells.All(c => c is { Case: not null, Row: not null, Dtypes: not null, Axis: not null, At: > 0 }) ? cells : throw new JsonException("an element lacks its case, row or dtypes");
         }
         catch (JsonException e)
         {
@@ -75,16 +75,17 @@ internal static class ReportVerb
         for (int i = 1; i < record.Intervals.Length; i++)
             marks.Add(new ChartMark(record.Intervals[i].From, record.Intervals[i].SureBefore ?? record.Intervals[i - 1].From, Format.Int(record.Intervals[i].From)));
         string note = $"{Day(record.Date)}, {record.Key.Device.Model}, build {record.Key.Build}: {Format.Intervals(record.Intervals)}";
-        return (DbVerb.Problem(record.Key), note, new Chart("m", "us a call").Draw(series, marks));
+        string axis = Operation.All.FirstOrDefault(o => o.Name == record.Key.Operation)?.Axis.Name ?? "m";
+        return (DbVerb.Problem(record.Key), note, new Chart(axis, "us a call").Draw(series, marks));
     }
 
     private static (string, string, string) CompareChart(IGrouping<(string Case, string Dtypes, int Threads, string Cache), Cell> group)
     {
-        var series = new List<Series> { new("Kernels", [.. group.GroupBy(c => c.M).Select(g => g.MinBy(c => c.MedianUs)!).Select(c => new ChartPoint(c.M, c.MedianUs, c.CiLowUs, c.CiHighUs))]) };
+        var series = new List<Series> { new("Kernels", [.. group.GroupBy(c => c.At).Select(g => g.MinBy(c => c.MedianUs)!).Select(c => new ChartPoint(c.At, c.MedianUs, c.CiLowUs, c.CiHighUs))]) };
         foreach (var peer in group.Where(c => c.Peer is not null && c.PeerMedianUs > 0).GroupBy(c => c.Peer!))
-            series.Add(new Series(peer.Key, [.. peer.Select(c => new ChartPoint(c.M, c.PeerMedianUs!.Value, c.PeerMedianUs.Value, c.PeerMedianUs.Value))]));
+            series.Add(new Series(peer.Key, [.. peer.Select(c => new ChartPoint(c.At, c.PeerMedianUs!.Value, c.PeerMedianUs.Value, c.PeerMedianUs.Value))]));
         Cell first = group.First();
-        return ($"{first.Op} {first.Case}: n {first.N}, k {first.K}", $"{first.Dtypes}, {first.Threads} threads, {first.Cache}", new Chart("m", "us a call").Draw(series, []));
+        return ($"{first.Op} {first.Case}: {first.Extents}", $"{first.Dtypes}, {first.Threads} threads, {first.Cache}", new Chart(first.Axis, "us a call").Draw(series, []));
     }
 
     private static string Day(DateTimeOffset date) => date.ToString("yyyy-MM-dd", CultureInfo.InvariantCulture);

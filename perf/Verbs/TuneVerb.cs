@@ -10,23 +10,23 @@ internal static class TuneVerb
 {
     private sealed record Request(Operation Operation, IReadOnlyList<Layer> Layers, int[] Grid, CacheState Cache, TimeSpan Budget, TuningStore Store, CancellationToken Cancellation);
 
-    private sealed record Outcome(Layer Layer, FlatGemmTuningResult Result);
+    private sealed record Outcome(Layer Layer, TuningResult Result);
 
     public static Command Create()
     {
         Argument<string> op = Verb.OperationArgument();
-        Option<int[]> m = Arguments.M(1, string.Join(',', FlatGemmSelection.Grid.Where(g => g <= 512))), threads = Arguments.Threads();
+        Option<int[]> threads = Arguments.Threads();
         Option<CacheState> cache = Arguments.Cache();
         Option<double> budget = Arguments.Seconds("--budget", 300, "Wall time for everything, in seconds");
         Option<string?> db = Verb.DatabaseOption();
-        return Verb.Make("tune", "Measures the dataflows of every layer over m, and stores the choices with all samples. Ctrl-C keeps what was measured.",
-            [op, m, threads, cache, budget, db, .. Operation.All.SelectMany(o => o.ShapeOptions)], (parsed, screen, cancellation) =>
+        return Verb.Make("tune", "Measures the dataflows of every layer over m (kv_len), and stores the choices with all samples. Ctrl-C keeps what was measured.",
+            [op, threads, cache, budget, db, .. Operation.AllOptions], (parsed, screen, cancellation) =>
             {
                 Operation operation = Operation.Find(parsed.GetRequiredValue(op));
                 List<Layer> layers = [.. parsed.GetValue(threads)!.SelectMany(t => operation.Layers(parsed, t)).Where(l => l.Tune)];
                 TuningStore store = Verb.Store(parsed.GetValue(db));
                 Writable(store);
-                return Run(new Request(operation, layers, parsed.GetValue(m)!, parsed.GetValue(cache), TimeSpan.FromSeconds(parsed.GetValue(budget)), store, cancellation), screen);
+                return Run(new Request(operation, layers, operation.Axis.Tune(parsed), parsed.GetValue(cache), TimeSpan.FromSeconds(parsed.GetValue(budget)), store, cancellation), screen);
             });
     }
 
@@ -43,9 +43,9 @@ internal static class TuneVerb
     {
         Screen.WarnOfLoad();
         List<Outcome> outcomes = Screen.IsTerminal && !screen.OnlyJson ? WithBar(request) : Measure(request, (text, _) => { if (text.Length > 0) Screen.Note(text); });
-        var table = new Table($"{request.Operation.Name}, {Format.Cache(request.Cache)} cache, {Device.Cpu.Model}", "layer", "operands", ">threads", "intervals of m", "changes at", ">model off by");
-        foreach ((Layer layer, FlatGemmTuningResult result) in outcomes)
-            table.Add($"{layer.Case} [{layer.N}, {layer.K}]", layer.Dtypes, result.Record is null ? "" : Format.Int(result.Record.Key.Device.Threads),
+        var table = new Table($"{request.Operation.Name}, {Format.Cache(request.Cache)} cache, {Device.Cpu.Model}", "layer", "operands", ">threads", $"intervals of {request.Operation.Axis.Name}", "changes at", ">model off by");
+        foreach ((Layer layer, TuningResult result) in outcomes)
+            table.Add($"{layer.Case}: {layer.Extents}", layer.Dtypes, result.Record is null ? "" : Format.Int(result.Record.Key.Device.Threads),
                 result.Record is null ? result.Problem : Format.Intervals(result.Record.Intervals), result.Record is null ? "" : Format.Inflections(result.Record.Intervals), ModelError(result.Record));
         screen.Show(table);
         Outcome[] lost = [.. outcomes.Where(o => !o.Result.Stored)];
@@ -55,8 +55,7 @@ internal static class TuneVerb
         {
             op = request.Operation.Name,
             o.Layer.Case,
-            o.Layer.N,
-            o.Layer.K,
+            shape = o.Layer.Shape.ToDictionary(s => s.Name, s => s.Value),
             o.Layer.Dtypes,
             threads = o.Result.Record?.Key.Device.Threads,
             cache = Format.Cache(request.Cache),
@@ -108,7 +107,7 @@ internal static class TuneVerb
         var logs = new List<double>();
         foreach (Evidence e in record.Evidence)
             for (int i = 0; i < e.Candidates.Length; i++)
-                if (!e.Result.Timings[i].Samples.IsEmpty && record.Notes.TryGetValue(FlatGemmTuner.PredictedNote(e.M, e.Candidates[i]), out string? note)
+                if (!e.Result.Timings[i].Samples.IsEmpty && record.Notes.TryGetValue(TuningNotes.Predicted(e.M, e.Candidates[i]), out string? note)
                     && double.TryParse(note, System.Globalization.CultureInfo.InvariantCulture, out double predicted) && predicted > 0)
                     logs.Add(Math.Abs(Math.Log(e.Result.Timings[i].Estimate.Median / predicted)));
         return logs.Count == 0 ? "-" : $"{Format.Number(Math.Exp(logs.Average()))} x";

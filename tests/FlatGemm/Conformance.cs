@@ -129,7 +129,7 @@ public sealed class Conformance
     {
         foreach ((_, Row row, string name) in Tables.Runnable())
             Assert.That(Cases.Any(p => Accepts(row, p)), $"{name} accepts no case at all: it is not tested");
-        Assert.That(Cases.All(p => Accepts(KernelTable.Default.Rows[^1], p)), "the last row accepts everything");
+        Assert.That(Cases.All(p => Accepts(KernelTable.Default.Of(KnOp.FlatGemm).Last(), p)), "the last row accepts everything");
     }
 
     private static unsafe bool Accepts(Row row, KnFlatGemmProblem problem) => row.Accepts(&problem, row.DefaultLaunch(0), out _);

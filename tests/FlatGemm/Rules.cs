@@ -58,7 +58,7 @@ public sealed unsafe class Rules
     [Test]
     public void CheckSeesOverlaps()
     {
-        var arena = stackalloc byte[4096];
+        var arena = stackalloc byte[4096 + 64];
         byte* at = (byte*)(((nuint)arena + 63) & ~(nuint)63);
         KnFlatGemmProblem p = FlatGemmCases.Problem(FlatGemmCases.MainKinds[1], 2, 4, 8);
         var a = new KnFlatGemmArgs { Size = (uint)sizeof(KnFlatGemmArgs), M = 2, X = at, Ldx = 8, W = at + 1024, Ldw = 8, Y = at + 64, Ldy = 4, Workspace = at + 2048, WorkspaceBytes = 64 };
@@ -73,6 +73,21 @@ public sealed unsafe class Rules
         Assert.That(FlatGemmRules.Check(p, a, -1, 64, out _, out rule), Is.False);
         Assert.That(rule, Is.EqualTo("y.Apart(scratch)"));
         a.Y = at + 512;
+        p.Flags = (int)KnGemmFlags.Bias;
+        a.Bias = (float*)(at + 512 - 12);
+        Assert.That(FlatGemmRules.Check(p, a, -1, 64, out _, out rule), Is.False);
+        Assert.That(rule, Is.EqualTo("y.Apart(bias)"));
+        foreach ((_, Row row, string name) in Tables.Runnable())
+        {
+            KnLaunch launch = row.DefaultLaunch(1);
+            if (!row.Accepts(&p, launch, out _) || row.Layout(&p) is not null) continue;
+            using var scratch = new GuardedMemory(row.Workspace(&p, launch));
+            a.Workspace = scratch.At;
+            a.WorkspaceBytes = scratch.Bytes;
+            Assert.That(row.Run(&p, launch, &a), Is.EqualTo(KnStatus.Invalid), name);
+            Assert.That(row.LastError, Does.StartWith("y:"), name);
+        }
+        p.Flags = 0;
         a.Ldw = FlatGemmRules.Longest;
         p.N = FlatGemmRules.Longest;
         a.Ldy = p.N;

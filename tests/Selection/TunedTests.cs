@@ -24,7 +24,7 @@ public sealed unsafe class TunedTests
         return FlatGemmSelection.LayoutRow(Device.Cpu, options).Layout(&problem);
     }
 
-    private static ImmutableArray<Segment> Choose(FlatGemmOptions options, TuningStore store) =>
+    private static ImmutableArray<Segment<KnFlatGemmProblem>> Choose(FlatGemmOptions options, TuningStore store) =>
         FlatGemmSelection.Choose(Device.Cpu, options, LayoutOf(options), store);
 
     /// <summary>The last row that shares the layout, with the last of its launches: not what the model takes.</summary>
@@ -48,12 +48,12 @@ public sealed unsafe class TunedTests
     {
         Dataflow dataflow = Unusual(s_layer);
         Store(dataflow, 5, 20);
-        ImmutableArray<Segment> segments = Choose(s_layer, _store);
-        Assert.That(segments[0].MFrom, Is.Zero);
-        Assert.That(segments[^1].MTo, Is.EqualTo(s_layer.MaxM));
-        for (int i = 1; i < segments.Length; i++) Assert.That(segments[i].MFrom, Is.EqualTo(segments[i - 1].MTo + 1));
-        Segment tuned = segments.Single(s => s.Source == ChoiceSource.Tuned);
-        Assert.That((tuned.MFrom, tuned.MTo, tuned.Row.Dataflow(tuned.Launch)), Is.EqualTo((5, 20, dataflow)));
+        ImmutableArray<Segment<KnFlatGemmProblem>> segments = Choose(s_layer, _store);
+        Assert.That(segments[0].From, Is.Zero);
+        Assert.That(segments[^1].To, Is.EqualTo(s_layer.MaxM));
+        for (int i = 1; i < segments.Length; i++) Assert.That(segments[i].From, Is.EqualTo(segments[i - 1].To + 1));
+        Segment<KnFlatGemmProblem> tuned = segments.Single(s => s.Source == ChoiceSource.Tuned);
+        Assert.That((tuned.From, tuned.To, tuned.Row.Dataflow(tuned.Launch)), Is.EqualTo((5, 20, dataflow)));
         Assert.That(tuned.Reason, Does.StartWith("tuned "));
     }
 
@@ -98,28 +98,28 @@ public sealed unsafe class TunedTests
         Row first = FlatGemmSelection.Sharing(Device.Cpu, s_layer, LayoutOf(s_layer))[0];
         Dataflow pinned = first.Dataflow(first.DefaultLaunch(0));
         Assert.That(_store.TryPin(FlatGemmTuned.Key(Device.Cpu, s_layer, LayoutOf(s_layer), CacheState.Cold), pinned, DateTimeOffset.UtcNow, out string reason), reason);
-        ImmutableArray<Segment> segments = Choose(s_layer, _store);
+        ImmutableArray<Segment<KnFlatGemmProblem>> segments = Choose(s_layer, _store);
         Assert.That(segments[0].Row.Dataflow(segments[0].Launch), Is.EqualTo(pinned));
         Assert.That(segments[0].Reason, Does.StartWith("pinned "));
-        foreach (Segment s in segments) Assert.That(FlatGemmSelection.Accepts(s.Row, s_layer, s.MTo, s.Launch));
+        foreach (Segment<KnFlatGemmProblem> s in segments) Assert.That(FlatGemmSelection.Accepts(s.Row, s_layer, s.To, s.Launch));
     }
 
     [Test]
     public void Tuning_stores_what_a_plan_then_takes_and_tuning_again_keeps_it()
     {
         var what = new FlatGemmTuning { Layer = s_layer, Grid = [1, 4, 16], Cache = CacheState.Warm, Budget = TimeSpan.FromSeconds(3), Candidates = 3 };
-        FlatGemmTuningResult result = FlatGemmTuner.Tune(Device.Cpu, _store, what);
+        TuningResult result = FlatGemmTuner.Tune(Device.Cpu, _store, what);
         Assert.That(result.Stored, result.Problem);
         Assert.That(result.Record!.Evidence.Select(e => e.M), Is.EqualTo(what.Grid));
         Assert.That(result.Record.Evidence.SelectMany(e => e.Result.Timings).Any(t => t.Failure is { Kind: FailureKind.WrongResult or FailureKind.Error }), Is.False);
         Assert.That(result.Record.Notes.Keys, Has.Some.StartsWith("predicted m=4 "));
         Assert.That(Replay.Of(result.Record).IsSame);
-        ImmutableArray<Segment> segments = FlatGemmSelection.Choose(Device.Cpu, s_layer, LayoutOf(s_layer), _store, CacheState.Warm);
+        ImmutableArray<Segment<KnFlatGemmProblem>> segments = FlatGemmSelection.Choose(Device.Cpu, s_layer, LayoutOf(s_layer), _store, CacheState.Warm);
         Assert.That(segments[0].Source, Is.EqualTo(ChoiceSource.Tuned));
         Assert.That(Choose(s_layer, _store).All(s => s.Source == ChoiceSource.Modelled), "policies are not mixed");
         using var cancelled = new CancellationTokenSource();
         cancelled.Cancel();
-        FlatGemmTuningResult nothing = FlatGemmTuner.Tune(Device.Cpu, _store, what with { Cancellation = cancelled.Token });
+        TuningResult nothing = FlatGemmTuner.Tune(Device.Cpu, _store, what with { Cancellation = cancelled.Token });
         Assert.That(nothing.Stored, Is.False);
         Assert.That(_store.Read(result.Record.Key).Record, Is.Not.Null, "what was measured before is kept");
     }

@@ -32,7 +32,7 @@ internal sealed unsafe class KernelTable
     }
 
     /// <summary>The managed rows, last within their operation.</summary>
-    private static ImmutableArray<Row> Managed => [new FlatGemmManaged(), new SpGemmManaged()];
+    private static ImmutableArray<Row> Managed => [new FlatGemmManaged(), new DecodeAttentionManaged(), new SpGemmManaged()];
 
     public static KernelTable Default => s_default.Value;
 
@@ -56,6 +56,15 @@ internal sealed unsafe class KernelTable
 
     /// <summary>Rows of an operation, best first.</summary>
     public IEnumerable<Row> Of(KnOp op) => Rows.Where(r => r.Op == op);
+
+    /// <summary>The row of this name, if this machine runs it.</summary>
+    /// <exception cref="KernelsException">No such row, which <paramref name="argument"/> is blamed for, or the machine lacks what it needs.</exception>
+    public Row Named(KnOp op, string name, string argument)
+    {
+        Row row = Of(op).FirstOrDefault(r => r.Name == name)
+            ?? throw new KernelsException(Status.Unsupported, argument, $"one of {string.Join(", ", Of(op))}, not {name}{(Problem is null ? "" : $" ({Problem})")}");
+        return Runs(row, out string? lacks) ? row : throw new KernelsException(Status.Unsupported, row.Name, lacks!);
+    }
 
     /// <summary>Whether this machine has what the row needs, or what it lacks.</summary>
     public bool Runs(Row row, out string? lacks)

@@ -14,7 +14,7 @@ namespace Kernels;
 /// </summary>
 public sealed unsafe class FlatGemm : IDisposable
 {
-    private readonly ImmutableArray<Segment> _segments;
+    private readonly ImmutableArray<Segment<KnFlatGemmProblem>> _segments;
     private readonly FlatGemmWeights _weights;
     private readonly bool _ownsWeights;
     private readonly Buffer<float>? _bias;
@@ -22,7 +22,7 @@ public sealed unsafe class FlatGemm : IDisposable
     private Buffer<byte>? _idle;
     private bool _disposed;
 
-    private FlatGemm(FlatGemmOptions options, FlatGemmWeights weights, bool ownsWeights, Buffer<float>? bias, ImmutableArray<Segment> segments)
+    private FlatGemm(FlatGemmOptions options, FlatGemmWeights weights, bool ownsWeights, Buffer<float>? bias, ImmutableArray<Segment<KnFlatGemmProblem>> segments)
     {
         (Options, _weights, _ownsWeights, _bias, _segments) = (options, weights, ownsWeights, bias, segments);
         _workspaceBytes = segments.Max(s => s.Workspace);
@@ -39,7 +39,7 @@ public sealed unsafe class FlatGemm : IDisposable
     public long WorkspaceBytes => _workspaceBytes;
 
     /// <summary>What runs for every m, in order of m.</summary>
-    public ImmutableArray<Choice> Choices => [.. _segments.Select(s => new Choice(s.MFrom, s.MTo, s.Row.Dataflow(s.Launch).WithThreads(Options.Threads), s.Source, s.Reason, s.Workspace))];
+    public ImmutableArray<Choice> Choices => [.. _segments.Select(s => new Choice(s.From, s.To, s.Row.Dataflow(s.Launch).WithThreads(Options.Threads), s.Source, s.Reason, s.Workspace))];
 
     /// <summary>What runs for calls of <paramref name="m"/> rows.</summary>
     public Choice Choice(int m) => Choices.First(c => m <= c.MTo);
@@ -72,8 +72,8 @@ public sealed unsafe class FlatGemm : IDisposable
             KernelsException.Require(weights.Fits(options), nameof(weights), "weights packed for this dtype, shape and group");
             int columns = options.Bias ? options.Columns : 0;
             KernelsException.Require(bias.Length == columns, nameof(bias), $"{columns} values, not {bias.Length}");
-            ImmutableArray<Segment> segments = FlatGemmSelection.Choose(device, options, weights.Layout, TuningStore.Default);
-            segments = [.. segments.Select(s => Sized(s, device))];
+            ImmutableArray<Segment<KnFlatGemmProblem>> segments = FlatGemmSelection.Choose(device, options, weights.Layout, TuningStore.Default);
+            segments = [.. segments.Select(s => s.Sized(device))];
             return new FlatGemm(options, weights, owns, columns > 0 ? Buffer<float>.Of(bias) : null, segments);
         }
         catch when (owns)
@@ -81,15 +81,6 @@ public sealed unsafe class FlatGemm : IDisposable
             weights.Dispose();
             throw;
         }
-    }
-
-    /// <summary>Fixes what "all threads" means, so that a later resize of the pool cannot outgrow the workspace.</summary>
-    private static Segment Sized(Segment s, Device device)
-    {
-        KnLaunch launch = s.Launch;
-        KnFlatGemmProblem problem = s.Problem;
-        if (launch.Threads == 0) launch.Threads = device.Threads;
-        return s with { Launch = launch, Workspace = s.Row.Workspace(&problem, launch) };
     }
 
     /// <summary>Computes y from x, both in host memory. m is the height of <paramref name="x"/>, at most MaxM.</summary>
@@ -187,8 +178,8 @@ public sealed unsafe class FlatGemm : IDisposable
     {
         if (m == 0 || Options.N == 0) return;
         int i = 0;
-        while (_segments[i].MTo < m) i++;
-        ref readonly Segment segment = ref _segments.ItemRef(i);
+        while (_segments[i].To < m) i++;
+        ref readonly Segment<KnFlatGemmProblem> segment = ref _segments.ItemRef(i);
         Buffer<byte> workspace = Interlocked.Exchange(ref _idle, null) ?? Buffer<byte>.Allocate(_workspaceBytes);
         bool held = false, heldBias = false;
         try

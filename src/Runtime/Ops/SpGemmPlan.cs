@@ -19,6 +19,8 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
     private readonly KnLaunch _launch;
     private readonly KnSpgemmProblem _problem;
 
+    internal KnSpgemmProblem Problem => _problem;
+
     private SpGemmPlan(CsrMatrix<T> a, CsrMatrix<T> b, SpGemmOptions options, CsrStructure? mask, CsrMatrix<T>? addend, Device device, Row? user)
     {
         (_a, _b, _options, _mask, _addend, _device) = (a, b, options, mask, addend, device);

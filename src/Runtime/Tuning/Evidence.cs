@@ -64,19 +64,19 @@ internal sealed record TournamentResult(
 /// <summary>The tournament at one m.</summary>
 internal sealed record Evidence(int M, ImmutableArray<Dataflow> Candidates, TournamentResult Result)
 {
-    /// <summary>The estimates of what ran and the winner under <paramref name="rule"/>, from the samples alone.</summary>
+    /// <summary>The samples of what ran and the winner under <paramref name="rule"/>, from the samples alone.</summary>
     public MPoint Point(SelectionRule rule)
     {
-        var estimates = ImmutableDictionary.CreateBuilder<Dataflow, Estimate>();
+        var samples = ImmutableDictionary.CreateBuilder<Dataflow, ImmutableArray<double>>();
         for (int i = 0; i < Candidates.Length; i++)
         {
             Timing timing = Result.Timings[i];
             if (timing.Failure is null or { Kind: FailureKind.Slower } && !timing.Samples.IsEmpty)
-                estimates[Candidates[i]] = timing.Estimate;
+                samples[Candidates[i]] = timing.Samples;
         }
         int winner = rule.Decide(Result.Timings, Result.Rematches).Winner;
         bool ran = winner >= 0 && !Result.Timings[winner].Samples.IsEmpty;
-        return new MPoint(M, estimates.ToImmutable(), ran ? Candidates[winner] : null);
+        return new MPoint(M, samples.ToImmutable(), ran ? Candidates[winner] : null);
     }
 
     /// <summary>What is wrong with evidence that was read from outside; null if nothing.</summary>

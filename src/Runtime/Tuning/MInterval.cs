@@ -15,19 +15,25 @@ internal sealed record MInterval(int From, int To, Dataflow Dataflow, int? SureB
     public bool Covers(int m) => From <= m && m <= To;
 }
 
-/// <summary>What is known at one measured m: the estimates of all that ran, and the winner of its tournament, null where nothing ran.</summary>
-internal sealed record MPoint(int M, ImmutableDictionary<Dataflow, Estimate> Estimates, Dataflow? Winner)
+/// <summary>What is known at one measured m: the samples of all that ran, round by round, and the winner of its tournament, null where nothing ran.</summary>
+internal sealed record MPoint(int M, ImmutableDictionary<Dataflow, ImmutableArray<double>> Samples, Dataflow? Winner)
 {
+    /// <summary>The estimates of all that ran.</summary>
+    public ImmutableDictionary<Dataflow, Estimate> Estimates => Samples.ToImmutableDictionary(s => s.Key, s => Estimate.Of(s.Value.AsSpan()));
+
+    /// <summary>Whether <paramref name="a"/>, which ran, beats <paramref name="b"/>, which ran too.</summary>
+    public bool Beats(Dataflow a, Dataflow b, SelectionRule rule) => rule.Beats(Samples[a].AsSpan(), Samples[b].AsSpan());
+
     /// <summary>Whether <paramref name="a"/> is surely better here than <paramref name="b"/>: it beats it, or runs where the other does not.</summary>
     public bool Prefers(Dataflow a, Dataflow b, SelectionRule rule) =>
-        Estimates.TryGetValue(a, out Estimate mine) && (!Estimates.TryGetValue(b, out Estimate other) || rule.Beats(mine, other));
+        Samples.ContainsKey(a) && (!Samples.ContainsKey(b) || Beats(a, b, rule));
 
     /// <summary>
     /// The choice here when <paramref name="current"/> holds the smaller m. The winner has won its rematch against this m's incumbent; it must
     /// also beat what holds. One that was cut off before it had an interval holds nothing.
     /// </summary>
     public Dataflow? Choose(Dataflow? current, SelectionRule rule) =>
-        Winner is null || current is null || !Estimates.TryGetValue(current, out Estimate held) || !held.IsSound || rule.Beats(Estimates[Winner], held)
+        Winner is null || current is null || !Samples.TryGetValue(current, out var held) || held.Length < Estimate.MinSamples || Beats(Winner, current, rule)
             ? Winner
             : current;
 }
@@ -71,7 +77,7 @@ internal static class MIntervals
 
     // A dataflow that stops running may stop anywhere after its last m, so the next begins there; one that is beaten stays until it is.
     private static (MInterval, MInterval) Meet(MInterval before, MInterval next, MPoint point) =>
-        point.Estimates.ContainsKey(before.Dataflow)
+        point.Samples.ContainsKey(before.Dataflow)
             ? (before with { To = point.M - 1 }, next)
             : (before, next with { From = before.To + 1 });
 

@@ -17,12 +17,21 @@ internal sealed record SelectionRule(double Threshold)
     public static SelectionRule Default { get; } = new(0.02);
 
     /// <summary>
-    /// Whether <paramref name="challenger"/> is surely faster: by more than the threshold and the larger half-width, and with disjoint intervals.
+    /// Whether <paramref name="challenger"/> is surely faster by more than the threshold: the whole 95 % interval of the ratios of its samples
+    /// to those of <paramref name="holder"/> from the same rounds says so. What a machine does to all candidates alike, from round to round,
+    /// widens both their own intervals until they overlap, and leaves the ratios alone.
     /// </summary>
-    public bool Beats(Estimate challenger, Estimate holder) =>
-        challenger.IsSound && holder.IsSound
-        && holder.Median - challenger.Median > Math.Max(Threshold * holder.Median, Math.Max(challenger.HalfWidth, holder.HalfWidth))
-        && challenger.Upper < holder.Lower;
+    /// <param name="challenger">Seconds, round by round.</param>
+    /// <param name="holder">Seconds of the same rounds; one that was dropped early has fewer.</param>
+    public bool Beats(ReadOnlySpan<double> challenger, ReadOnlySpan<double> holder)
+    {
+        int rounds = Math.Min(challenger.Length, holder.Length);
+        if (rounds < Estimate.MinSamples) return false;
+        Span<double> ratios = rounds <= 256 ? stackalloc double[rounds] : new double[rounds];
+        // A holder that took no time by the clock cannot be beaten.
+        for (int i = 0; i < rounds; i++) ratios[i] = holder[i] > 0 ? challenger[i] / holder[i] : 1;
+        return Estimate.Of(ratios).Upper < 1 - Threshold;
+    }
 
     /// <summary>
     /// The choice. The incumbent is the first candidate without a failure. It is replaced by the first, in the fixed order, of those that
@@ -30,11 +39,11 @@ internal sealed record SelectionRule(double Threshold)
     /// </summary>
     public Decision Decide(ImmutableArray<Timing> timings, ImmutableArray<Rematch> rematches)
     {
-        var running = new SortedDictionary<int, Estimate>();
+        var running = new SortedDictionary<int, Timing>();
         for (int i = 0; i < timings.Length; i++)
         {
             if (timings[i].Failure is null)
-                running.Add(i, timings[i].Estimate);
+                running.Add(i, timings[i]);
         }
         if (running.Count == 0)
             return new Decision(-1, null);
@@ -47,18 +56,20 @@ internal sealed record SelectionRule(double Threshold)
             Rematch? rematch = rematches.LastOrDefault(r => r.Candidate == best && r.Incumbent == incumbent);
             if (rematch is null)
                 return new Decision(incumbent, best);
-            if (Beats(Estimate.Of(rematch.CandidateSamples.AsSpan()), Estimate.Of(rematch.IncumbentSamples.AsSpan())))
+            if (Beats(rematch.CandidateSamples.AsSpan(), rematch.IncumbentSamples.AsSpan()))
                 return new Decision(best, null);
             running.Remove(best);
         }
     }
 
-    private int Select(SortedDictionary<int, Estimate> running, int incumbent)
+    private int Select(SortedDictionary<int, Timing> running, int incumbent)
     {
-        int[] faster = [.. running.Keys.Where(i => Beats(running[i], running[incumbent]))];
+        int[] faster = [.. running.Keys.Where(i => Beats(i, incumbent))];
         if (faster.Length == 0)
             return incumbent;
-        int fastest = faster.MinBy(i => running[i].Median);
-        return faster.First(i => !Beats(running[fastest], running[i]));
+        int fastest = faster.MinBy(i => running[i].Estimate.Median);
+        return faster.First(i => !Beats(fastest, i));
+
+        bool Beats(int a, int b) => this.Beats(running[a].Samples.AsSpan(), running[b].Samples.AsSpan());
     }
 }

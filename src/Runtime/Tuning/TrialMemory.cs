@@ -70,6 +70,7 @@ internal struct TrialRandom(ulong seed)
             DType.Float32 => (0x81ffffff81ffffffUL, 0x0000000100000001UL, 127, 254, 23),
             DType.BFloat16 => (0x81ff81ff81ff81ffUL, 0x0001000100010001UL, 127, 254, 7),
             DType.Float16 => (0x8fff8fff8fff8fffUL, 0x0001000100010001UL, 15, 30, 10),
+            DType.Float8E4M3 => (0x9f9f9f9f9f9f9f9fUL, 0x0101010101010101UL, 7, 14, 3),  // 15 holds NaN
             _ => (~0UL, 0UL, 0, 3, 0),
         };
         ulong field = (ulong)Math.Clamp(bias + exponent - 4, 0, most - 3);

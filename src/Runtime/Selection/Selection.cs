@@ -1,0 +1,139 @@
+using System.Collections.Immutable;
+using Kernels.Interop.Native;
+using Kernels.Tuning;
+
+namespace Kernels;
+
+/// <summary>Where a choice comes from.</summary>
+public enum ChoiceSource
+{
+    /// <summary>The caller named the row.</summary>
+    Forced,
+    /// <summary>A measurement on this machine and build, or one that ships for it.</summary>
+    Tuned,
+    /// <summary>The cost model.</summary>
+    Modelled,
+}
+
+/// <summary>A stretch of the axis with one dataflow, ready to run.</summary>
+internal readonly unsafe record struct Segment<TProblem>(int From, int To, Row Row, TProblem Problem, KnLaunch Launch, long Workspace,
+    ChoiceSource Source, string Reason) where TProblem : unmanaged
+{
+    /// <summary>Fixes what "all threads" means, so that a later resize of the pool cannot outgrow the workspace.</summary>
+    public Segment<TProblem> Sized(Device device)
+    {
+        KnLaunch launch = Launch;
+        TProblem problem = Problem;
+        if (launch.Threads == 0) launch.Threads = device.Threads;
+        return this with { Launch = launch, Workspace = Row.Workspace(&problem, launch) };
+    }
+}
+
+/// <summary>
+/// What a plan is chosen from: its problem at every point of one axis (m of a GEMM, kv_len of attention), the rows in question,
+/// the model, and the keys under which choices are stored.
+/// </summary>
+internal abstract unsafe class Selection<TProblem>(Device device, int most, int threads) where TProblem : unmanaged
+{
+    public Device Device { get; } = device;
+
+    /// <summary>The end of the axis.</summary>
+    public int Most { get; } = most;
+
+    /// <summary>Upper bound on threads; 0 is the whole pool.</summary>
+    public int Threads { get; } = threads;
+
+    /// <summary>The rows among which to choose, best first.</summary>
+    public abstract IReadOnlyList<Row> Rows { get; }
+
+    /// <summary>Points of the axis at which the model is asked; between two that agree nothing else is expected.</summary>
+    public abstract ImmutableArray<int> Grid { get; }
+
+    public abstract TProblem Problem(int at);
+
+    /// <summary>Seconds of a call by the model.</summary>
+    public abstract double Seconds(Row row, in KnLaunch launch, int at);
+
+    /// <summary>The key under which this problem is stored.</summary>
+    public abstract TuningKey Key(CacheState cache);
+
+    /// <summary>The keys whose choices hold here, its own first; none where choices must not come from the store.</summary>
+    public abstract IEnumerable<TuningKey> Keys(CacheState cache);
+
+    /// <summary>What to throw where no row takes the problem.</summary>
+    protected abstract KernelsException NoRow(int at);
+
+    public virtual bool Accepts(Row row, int at, in KnLaunch launch)
+    {
+        TProblem problem = Problem(at);
+        return row.Accepts(&problem, launch, out _);
+    }
+
+    /// <summary>The choice for every point of the axis, in order and without gaps.</summary>
+    public ImmutableArray<Segment<TProblem>> Choose(TuningStore? store, CacheState cache = CacheState.Cold)
+    {
+        ImmutableArray<StoredChoice> stored = StoredChoices.Over(this, store, cache);
+        var segments = ImmutableArray.CreateBuilder<Segment<TProblem>>();
+        for (int from = 0; from <= Most;)
+        {
+            Segment<TProblem> next = Tuned(stored, from) ?? Modelled(from, Until(stored, from));
+            if (segments.Count > 0 && SameDataflow(segments[^1], next))
+            {
+                Segment<TProblem> before = segments[^1];
+                next = Make(before.Row, before.Launch, before.From, next.To, before.Source, before.Reason);
+                segments.RemoveAt(segments.Count - 1);
+            }
+            segments.Add(next);
+            from = next.To + 1;
+        }
+        return segments.ToImmutable();
+    }
+
+    public Segment<TProblem> Make(Row row, in KnLaunch launch, int from, int to, ChoiceSource source, string reason)
+    {
+        TProblem problem = Problem(to);
+        return new Segment<TProblem>(from, to, row, problem, launch, row.Workspace(&problem, launch), source, reason);
+    }
+
+    private static bool SameDataflow(in Segment<TProblem> a, in Segment<TProblem> b) =>
+        a.Source == b.Source && a.Row.Dataflow(a.Launch) == b.Row.Dataflow(b.Launch);
+
+    private Segment<TProblem>? Tuned(ImmutableArray<StoredChoice> stored, int from)
+    {
+        foreach (StoredChoice s in stored)
+            if (s.From <= from && from <= s.To) return Make(s.Row, s.Launch, from, s.To, ChoiceSource.Tuned, s.Reason);
+        return null;
+    }
+
+    /// <summary>The last point before the next stored choice.</summary>
+    private int Until(ImmutableArray<StoredChoice> stored, int from) =>
+        stored.Where(s => s.From > from).Select(s => s.From - 1).DefaultIfEmpty(Most).Min();
+
+    /// <summary>The model's choice for the grid cell that holds <paramref name="at"/>.</summary>
+    private Segment<TProblem> Modelled(int at, int until)
+    {
+        int cell = 0;
+        while (cell < Grid.Length - 1 && Grid[cell] < at) cell++;
+        int to = Math.Min(until, Math.Max(at, cell == Grid.Length - 1 ? Most : Grid[cell]));
+        (Row row, KnLaunch launch, double seconds) = Best(to);
+        return Make(row, launch, at, to, ChoiceSource.Modelled, FormattableString.Invariant($"{seconds * 1e6:0.0} us by the model at {Axis} = {to}"));
+    }
+
+    /// <summary>The axis in the vocabulary: m, kv_len.</summary>
+    public abstract string Axis { get; }
+
+    /// <summary>The best launch of all rows by the model.</summary>
+    public (Row Row, KnLaunch Launch, double Seconds) Best(int at)
+    {
+        (Row? best, KnLaunch launch, double least) = (null, default, double.PositiveInfinity);
+        // Defaults come first in both enumerations, and only what is better replaces them.
+        foreach (Row row in Rows)
+            foreach (KnLaunch candidate in row.Launches(Threads))
+            {
+                if (!Accepts(row, at, candidate)) continue;
+                double seconds = Seconds(row, candidate, at);
+                if (seconds < 0.99 * least) (best, launch, least) = (row, candidate, seconds);
+            }
+        return best is null ? throw NoRow(at) : (best, launch, least);
+    }
+}
