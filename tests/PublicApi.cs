@@ -17,6 +17,9 @@ public sealed class PublicApi
             "Kernels.FlatGemmOptions", "Kernels.FlatGemmWeights", "Kernels.Float8E4M3", "Kernels.Graph", "Kernels.KernelsException", "Kernels.KvCache`1", "Kernels.KvLayout",
             "Kernels.LogSumExp", "Kernels.PhiProposal", "Kernels.QuantizationError", "Kernels.Quantize", "Kernels.SoftmaxCalibration", "Kernels.SoftmaxDataflow",
             "Kernels.Status", "Kernels.Stream", "Kernels.TensorView`1", "Kernels.Tuning.Dataflow",
+            "Kernels.CsrMatrix", "Kernels.CsrMatrix`1", "Kernels.CsrStructure", "Kernels.ISemiring`1", "Kernels.MatrixMarket", "Kernels.MaxPlus`1",
+            "Kernels.MinPlus`1", "Kernels.OrAnd`1", "Kernels.PlusPair`1", "Kernels.PlusTimes`1", "Kernels.Semiring", "Kernels.SpGemm", "Kernels.SpGemmChoice",
+            "Kernels.SpGemmOptions", "Kernels.SpGemmPlan`1",
         ];
         IEnumerable<string?> actual = typeof(Device).Assembly.GetExportedTypes().Where(t => !t.IsNested).Select(t => t.FullName);
         Assert.That(actual, Is.EquivalentTo(expected));

@@ -3,6 +3,7 @@
 #include <flat_gemm/flat_gemm.h>
 #include <kn.h>
 #include <require.h>
+#include <spgemm/spgemm.h>
 
 #include <cstring>
 
@@ -102,6 +103,22 @@ const kn_struct structs[] = {
       KN_AT(kn_decode_attention_args, workspace),
       KN_AT(kn_decode_attention_args, workspace_bytes),
       -1}},
+    {"kn_spgemm_problem",
+     sizeof(kn_spgemm_problem),
+     {KN_AT(kn_spgemm_problem, size), KN_AT(kn_spgemm_problem, type), KN_AT(kn_spgemm_problem, index_bytes),
+      KN_AT(kn_spgemm_problem, semiring), KN_AT(kn_spgemm_problem, flags), KN_AT(kn_spgemm_problem, reserved),
+      KN_AT(kn_spgemm_problem, m), KN_AT(kn_spgemm_problem, k), KN_AT(kn_spgemm_problem, n),
+      KN_AT(kn_spgemm_problem, a_nnz), KN_AT(kn_spgemm_problem, b_nnz), KN_AT(kn_spgemm_problem, products),
+      KN_AT(kn_spgemm_problem, most), -1}},
+    {"kn_csr", sizeof(kn_csr), {KN_AT(kn_csr, offsets), KN_AT(kn_csr, columns), KN_AT(kn_csr, values), -1}},
+    {"kn_spgemm_args",
+     sizeof(kn_spgemm_args),
+     {KN_AT(kn_spgemm_args, size), KN_AT(kn_spgemm_args, phase), KN_AT(kn_spgemm_args, row_from),
+      KN_AT(kn_spgemm_args, row_to), KN_AT(kn_spgemm_args, a), KN_AT(kn_spgemm_args, b), KN_AT(kn_spgemm_args, mask),
+      KN_AT(kn_spgemm_args, d), KN_AT(kn_spgemm_args, products), KN_AT(kn_spgemm_args, most),
+      KN_AT(kn_spgemm_args, c_offsets), KN_AT(kn_spgemm_args, c_columns), KN_AT(kn_spgemm_args, c_values),
+      KN_AT(kn_spgemm_args, c_capacity), KN_AT(kn_spgemm_args, rows_done), KN_AT(kn_spgemm_args, workspace),
+      KN_AT(kn_spgemm_args, workspace_bytes), -1}},
 };
 
 thread_local const char* failure = "";

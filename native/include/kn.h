@@ -34,9 +34,11 @@ typedef enum kn_dtype {
   KN_S8 = 3,    // two's complement
   KN_U4 = 4,    // two per byte along the fastest dimension, low nibble first; value = (q - zero) * scale
   KN_E4M3 = 5,  // OCP FP8 E4M3: bias 7, largest 448, no infinities, NaN is 0x7f and 0xff
+  KN_F64 = 6,
+  KN_NONE = 7,  // no values: a sparse structure alone
 } kn_dtype;
 
-typedef enum kn_op { KN_OP_FLAT_GEMM = 1, KN_OP_DECODE_ATTENTION = 2 } kn_op;
+typedef enum kn_op { KN_OP_FLAT_GEMM = 1, KN_OP_DECODE_ATTENTION = 2, KN_OP_SPGEMM = 3 } kn_op;
 
 // What a row needs and what a machine has, as bits.
 enum {

@@ -1,6 +1,7 @@
-// kn_peers: other libraries' flat GEMM and attention behind one small ABI, for perf compare. Never linked by the
-// runtime. One handle is one problem with its weights packed once into the layout that the peer itself prefers. Handles
-// are made and run from one thread, because an OpenMP runtime keeps a team for every thread that calls it.
+// kn_peers: other libraries' flat GEMM, attention and sparse products behind one small ABI, for perf compare. Never
+// linked by the runtime. One handle is one problem with its weights packed once into the layout that the peer itself
+// prefers. Handles are made and run from one thread, because an OpenMP runtime keeps a team for every thread that calls
+// it.
 #pragma once
 #include <kn.h>
 
@@ -46,6 +47,28 @@ KN_EXPORT int32_t kn_peer_attention_create(int32_t peer, const kn_peer_attention
 // q [batch, kv_heads, R, head_dim] and out [batch, kv_heads, R, v_head_dim], contiguous.
 KN_EXPORT int32_t kn_peer_attention_run(void* handle, const void* q, const void* k, const void* v, void* out);
 KN_EXPORT void kn_peer_attention_destroy(void* handle);
+
+// C = A . B in CSR over plus-times, columns of C sorted. Operands are copied into the peer's own form by create.
+typedef struct kn_peer_spgemm_problem {
+  uint32_t size;
+  int32_t type;  // KN_F32 or KN_F64
+  int32_t threads;
+  int32_t reserved;
+  int64_t m, k, n;
+  const int64_t* a_offsets;
+  const int32_t* a_columns;
+  const void* a_values;
+  const int64_t* b_offsets;
+  const int32_t* b_columns;
+  const void* b_values;
+} kn_peer_spgemm_problem;
+
+KN_EXPORT int32_t kn_peer_spgemm_create(int32_t peer, const kn_peer_spgemm_problem* problem, void** handle);
+// Makes C, which lives until the next run, in memory as the peer takes it; *nnz is the number of its entries.
+KN_EXPORT int32_t kn_peer_spgemm_run(void* handle, int64_t* nnz);
+// Copies the last C out: offsets [m + 1], columns and values [nnz].
+KN_EXPORT int32_t kn_peer_spgemm_copy(void* handle, int64_t* offsets, int32_t* columns, void* values);
+KN_EXPORT void kn_peer_spgemm_destroy(void* handle);
 
 // The sentence for the last failure on this thread, valid until its next call.
 KN_EXPORT const char* kn_peer_last_error(void);

@@ -17,12 +17,19 @@ struct kn_peer_attention {
   virtual void run(const void* q, const void* k, const void* v, void* out) = 0;
 };
 
+struct kn_peer_spgemm {
+  virtual ~kn_peer_spgemm() = default;
+  virtual int64_t run() = 0;
+  virtual void copy(int64_t* offsets, int32_t* columns, void* values) = 0;
+};
+
 struct kn_peer {
   const char* (*name)();
   std::unique_ptr<kn_peer_gemm> (*create)(const kn_peer_problem& problem, const void* weights, const float* scales);
   std::unique_ptr<kn_peer_attention> (*attention)(const kn_peer_attention_problem& problem) = nullptr;
+  std::unique_ptr<kn_peer_spgemm> (*spgemm)(const kn_peer_spgemm_problem& problem) = nullptr;
 };
-extern const kn_peer kn_peer_onednn, kn_peer_openblas;
+extern const kn_peer kn_peer_onednn, kn_peer_openblas, kn_peer_graphblas, kn_peer_eigen;
 
 struct kn_unsupported : std::runtime_error {
   using runtime_error::runtime_error;

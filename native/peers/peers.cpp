@@ -24,6 +24,12 @@ const kn_peer* const kPeers[] = {
 #if defined(KN_PEER_OPENBLAS)
     &kn_peer_openblas,
 #endif
+#if defined(KN_PEER_GRAPHBLAS)
+    &kn_peer_graphblas,
+#endif
+#if defined(KN_PEER_EIGEN)
+    &kn_peer_eigen,
+#endif
 };
 constexpr int32_t kPeerCount = sizeof kPeers / sizeof *kPeers;
 
@@ -89,6 +95,7 @@ int32_t kn_peer_create(int32_t peer, const kn_peer_problem* p, const void* weigh
     return invalid("weights: requires weights, and scales exactly for s8");
   }
   return guarded([&] {
+    if (!kPeers[peer]->create) throw kn_unsupported("has no dense product here");
     auto gemm = kPeers[peer]->create(*p, weights, scales);
     gemm->copies = p->copies;
     *handle = gemm.release();
@@ -125,5 +132,31 @@ int32_t kn_peer_attention_run(void* handle, const void* q, const void* k, const 
 }
 
 void kn_peer_attention_destroy(void* handle) { delete static_cast<kn_peer_attention*>(handle); }
+
+int32_t kn_peer_spgemm_create(int32_t peer, const kn_peer_spgemm_problem* p, void** handle) {
+  if (!handle) return invalid("handle: requires a place to write to");
+  *handle = nullptr;
+  if (peer < 0 || peer >= kPeerCount) return invalid("peer: requires a number below kn_peer_count");
+  if (!p || p->size != sizeof *p) return invalid("problem: requires size == sizeof(kn_peer_spgemm_problem)");
+  if (p->m < 0 || p->k < 0 || p->n < 0 || p->threads < 1)
+    return invalid("problem: requires m, k, n >= 0, threads >= 1");
+  if (!p->a_offsets || !p->b_offsets) return invalid("problem: requires offsets");
+  return guarded([&] {
+    if (!kPeers[peer]->spgemm) throw kn_unsupported("has no sparse product");
+    *handle = kPeers[peer]->spgemm(*p).release();
+  });
+}
+
+int32_t kn_peer_spgemm_run(void* handle, int64_t* nnz) {
+  if (!handle || !nnz) return invalid("run: requires handle and nnz");
+  return guarded([&] { *nnz = static_cast<kn_peer_spgemm*>(handle)->run(); });
+}
+
+int32_t kn_peer_spgemm_copy(void* handle, int64_t* offsets, int32_t* columns, void* values) {
+  if (!handle || !offsets || !columns || !values) return invalid("copy: requires handle, offsets, columns and values");
+  return guarded([&] { static_cast<kn_peer_spgemm*>(handle)->copy(offsets, columns, values); });
+}
+
+void kn_peer_spgemm_destroy(void* handle) { delete static_cast<kn_peer_spgemm*>(handle); }
 
 const char* kn_peer_last_error(void) { return failure.c_str(); }

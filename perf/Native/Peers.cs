@@ -1,4 +1,4 @@
-// kn_peers.h in C#: flat GEMM by oneDNN and OpenBLAS.
+// kn_peers.h in C#: the peers, and their flat GEMM.
 using System.Runtime.InteropServices;
 
 namespace Kernels.Perf;
@@ -51,6 +51,10 @@ internal sealed unsafe class Peer
     /// <summary>False, and why, when the peer does not do this.</summary>
     internal bool TryCreate(in PeerAttentionProblem problem, out PeerAttention? attention, out string reason) =>
         PeerAttention.TryCreate(_exports, _index, Name, problem, out attention, out reason);
+
+    /// <summary>False, and why, when the peer does not do this.</summary>
+    internal bool TryCreate(in PeerSpGemmProblem problem, out PeerSpGemm? product, out string reason) =>
+        PeerSpGemm.TryCreate(_exports, _index, Name, problem, out product, out reason);
 }
 
 /// <summary>A problem with its weights packed, ready to run.</summary>
@@ -93,6 +97,10 @@ internal sealed unsafe class PeerExports
     internal readonly delegate* unmanaged[Cdecl]<int, PeerAttentionProblem*, nint*, int> CreateAttention;
     internal readonly delegate* unmanaged[Cdecl]<nint, void*, void*, void*, void*, int> RunAttention;
     internal readonly delegate* unmanaged[Cdecl]<nint, void> DestroyAttention;
+    internal readonly delegate* unmanaged[Cdecl]<int, PeerSpGemmProblem*, nint*, int> CreateSpGemm;
+    internal readonly delegate* unmanaged[Cdecl]<nint, long*, int> RunSpGemm;
+    internal readonly delegate* unmanaged[Cdecl]<nint, long*, int*, void*, int> CopySpGemm;
+    internal readonly delegate* unmanaged[Cdecl]<nint, void> DestroySpGemm;
     private readonly delegate* unmanaged[Cdecl]<int, byte*> _name;
     private readonly delegate* unmanaged[Cdecl]<byte*> _lastError;
 
@@ -104,6 +112,10 @@ internal sealed unsafe class PeerExports
         CreateAttention = (delegate* unmanaged[Cdecl]<int, PeerAttentionProblem*, nint*, int>)module.Export("kn_peer_attention_create");
         RunAttention = (delegate* unmanaged[Cdecl]<nint, void*, void*, void*, void*, int>)module.Export("kn_peer_attention_run");
         DestroyAttention = (delegate* unmanaged[Cdecl]<nint, void>)module.Export("kn_peer_attention_destroy");
+        CreateSpGemm = (delegate* unmanaged[Cdecl]<int, PeerSpGemmProblem*, nint*, int>)module.Export("kn_peer_spgemm_create");
+        RunSpGemm = (delegate* unmanaged[Cdecl]<nint, long*, int>)module.Export("kn_peer_spgemm_run");
+        CopySpGemm = (delegate* unmanaged[Cdecl]<nint, long*, int*, void*, int>)module.Export("kn_peer_spgemm_copy");
+        DestroySpGemm = (delegate* unmanaged[Cdecl]<nint, void>)module.Export("kn_peer_spgemm_destroy");
         _name = (delegate* unmanaged[Cdecl]<int, byte*>)module.Export("kn_peer_name");
         _lastError = (delegate* unmanaged[Cdecl]<byte*>)module.Export("kn_peer_last_error");
     }

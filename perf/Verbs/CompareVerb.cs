@@ -14,6 +14,10 @@ internal sealed record PeerSet(IReadOnlyList<Peer> Native)
             missing.Add("oneDNN is missing: apt-get install libdnnl-dev, or cmake -DKN_PEER_DNNL_PREFIX=DIR for another one, and build again");
         if (!peers.Any(p => p.Name.StartsWith("OpenBLAS", StringComparison.Ordinal)))
             missing.Add("OpenBLAS is missing: apt-get install libopenblas-dev, and build again");
+        if (!peers.Any(p => p.Name.StartsWith("GraphBLAS", StringComparison.Ordinal)))
+            missing.Add("GraphBLAS is missing: apt-get install libgraphblas-dev, and build again");
+        if (!peers.Any(p => p.Name.StartsWith("Eigen", StringComparison.Ordinal)))
+            missing.Add("Eigen is missing: apt-get install libeigen3-dev, and build again");
         return new PeerSet(peers);
     }
 }
@@ -31,7 +35,7 @@ internal static class CompareVerb
         Option<double> seconds = Arguments.Seconds("--seconds", 2, "Wall time for one shape and point of its axis");
         var directory = new Option<string?>("--peer-dir") { Description = "Directory of kn_peers and kn_peers_prefix (default: beside this program)", HelpName = "DIR" };
         Option<string?> db = Verb.DatabaseOption();
-        return Verb.Make("compare", "Times the chosen dataflow against oneDNN, OpenBLAS and managed libraries: same shapes, same process, in turns.",
+        return Verb.Make("compare", "Times the chosen dataflow against oneDNN, OpenBLAS, GraphBLAS, Eigen and managed libraries: same shapes, same process, in turns.",
             [op, threads, cache, seconds, directory, db, .. Operation.AllOptions], (parsed, screen, cancellation) =>
             {
                 string from = parsed.GetValue(directory) ?? AppContext.BaseDirectory;

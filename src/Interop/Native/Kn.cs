@@ -8,7 +8,7 @@ namespace Kernels.Interop.Native;
 
 internal enum KnStatus { Ok = 0, Invalid = 1, Unsupported = 2, NoMemory = 3, Device = 4, AbiMismatch = 5, Internal = 6 }
 
-internal enum KnOp : uint { FlatGemm = 1, DecodeAttention = 2 }
+internal enum KnOp : uint { FlatGemm = 1, DecodeAttention = 2, SpGemm = 3 }
 
 [Flags]
 internal enum KnCpu : uint { None = 0, Avx512 = 1, Avx512Bf16 = 2, Avx512Fp16 = 4, Amx = 8 }

@@ -15,6 +15,10 @@ public enum DType
     UInt4 = 4,
     /// <summary>OCP FP8 E4M3: bias 7, largest 448, no infinities.</summary>
     Float8E4M3 = 5,
+    /// <summary>IEEE binary64.</summary>
+    Float64 = 6,
+    /// <summary>No values: a sparse structure alone.</summary>
+    None = 7,
 }
 
 /// <summary>Facts about <see cref="DType"/>.</summary>
@@ -23,13 +27,15 @@ public static class DTypes
     /// <summary>Bits of one element.</summary>
     public static int Bits(this DType type) => type switch
     {
+        DType.Float64 => 64,
         DType.Float32 => 32,
         DType.BFloat16 or DType.Float16 => 16,
         DType.Int8 or DType.Float8E4M3 => 8,
+        DType.None => 0,
         _ => 4,
     };
 
-    /// <summary>The name in the vocabulary of rows, logs and the CLI: f32 bf16 f16 s8 u4 e4m3.</summary>
+    /// <summary>The name in the vocabulary of rows, logs and the CLI: f32 bf16 f16 s8 u4 e4m3 f64 none.</summary>
     public static string Name(this DType type) => type switch
     {
         DType.Float32 => "f32",
@@ -37,6 +43,8 @@ public static class DTypes
         DType.Float16 => "f16",
         DType.Int8 => "s8",
         DType.Float8E4M3 => "e4m3",
+        DType.Float64 => "f64",
+        DType.None => "none",
         _ => "u4",
     };
 
@@ -51,6 +59,8 @@ public static class DTypes
             "s8" or "int8" => DType.Int8,
             "u4" or "int4" => DType.UInt4,
             "e4m3" or "fp8" => DType.Float8E4M3,
+            "f64" or "float64" => DType.Float64,
+            "none" => DType.None,
             _ => null,
         };
         type = found ?? default;

@@ -1,0 +1,68 @@
+// C[m,n] = D (+) A[m,k] . B[k,n] in CSR over a semiring; a structural mask may restrict the product.
+// Every entry of C is zero (+) d (+) its products in the order of A's row, each product rounded before it is added: the
+// bits of C depend on nothing else. The structure of C does not depend on values: explicit zeros stay.
+#pragma once
+#include <kn.h>
+
+typedef enum kn_semiring {
+  KN_PLUS_TIMES = 0,  // zero 0
+  KN_MIN_PLUS = 1,    // zero +inf; a product that is NaN is never the smaller one
+  KN_MAX_PLUS = 2,    // zero -inf
+  KN_OR_AND = 3,      // zero 0; what is not 0 is true, and true is 1
+  KN_PLUS_PAIR = 4,   // every product is 1; values of A and B are not read
+} kn_semiring;
+
+enum {
+  KN_SPGEMM_MASK = 1 << 0,        // products outside the mask's entries are left out; entries of D are not
+  KN_SPGEMM_COMPLEMENT = 1 << 1,  // with MASK: products at the mask's entries are left out
+  KN_SPGEMM_ACCUMULATE = 1 << 2,  // D is there
+  KN_SPGEMM_UNSORTED = 1 << 3,    // rows of C in any order of columns; the same order for every number of threads
+  KN_SPGEMM_B_SORTED = 1 << 4,    // rows of B ascend, so that columns are found by bisection
+};
+
+typedef enum kn_spgemm_phase {
+  KN_SPGEMM_ANALYSE = 0,   // checks offsets and columns of all operands; products and most
+  KN_SPGEMM_SYMBOLIC = 1,  // c_offsets
+  KN_SPGEMM_PRODUCT = 2,   // c_offsets, c_columns, c_values in one pass, as far as c_capacity goes
+  KN_SPGEMM_NUMERIC = 3,   // c_values of a C whose offsets and columns an earlier phase wrote
+} kn_spgemm_phase;
+
+// What the choice depends on.
+typedef struct kn_spgemm_problem {
+  uint32_t size;
+  int32_t type;         // of all values: KN_F32, KN_F64, or KN_NONE for the structure alone
+  int32_t index_bytes;  // of a column: 4 or 8
+  int32_t semiring;     // kn_semiring
+  int32_t flags;        // KN_SPGEMM_*
+  int32_t reserved;     // 0
+  int64_t m, k, n;      // 0 to 2^31 - 1 with columns of 4 bytes, else 2^40
+  int64_t a_nnz, b_nnz;
+  int64_t products;  // products[m]; 0 for ANALYSE
+  int64_t most;      // the most products of a row; 0 for ANALYSE
+} kn_spgemm_problem;
+
+// Offsets ascend from 0; columns of a row are distinct.
+typedef struct kn_csr {
+  const int64_t* offsets;  // [rows + 1]
+  const void* columns;     // [nnz] int32 or int64
+  const void* values;      // [nnz] type
+} kn_csr;
+
+// What changes per call. Phases after ANALYSE trust what it has checked.
+typedef struct kn_spgemm_args {
+  uint32_t size;
+  int32_t phase;             // kn_spgemm_phase
+  int64_t row_from, row_to;  // rows of this call, 0 <= row_from <= row_to <= m; ANALYSE takes all
+  kn_csr a, b;               // [m,k], [k,n]
+  kn_csr mask;               // [m,n] with MASK; values are not read
+  kn_csr d;                  // [m,n] with ACCUMULATE
+  int64_t* products;         // [m + 1] products (entries of D count) of the rows above; written by ANALYSE
+  int64_t* most;             // [1] written by ANALYSE
+  int64_t* c_offsets;        // [row_to - row_from + 1]; the first one is given: where row_from begins
+  void* c_columns;           // [c_capacity]
+  void* c_values;            // [c_capacity]
+  int64_t c_capacity;        // entries
+  int64_t* rows_done;        // [1] PRODUCT: the first row that found no room, row_to when all did
+  void* workspace;           // 64-byte aligned
+  int64_t workspace_bytes;
+} kn_spgemm_args;

@@ -1,0 +1,55 @@
+using System.Globalization;
+
+namespace Kernels.Perf;
+
+/// <summary>A matrix by name: "rmat:14:16" is generated, "file:PATH" is read. Made once and kept.</summary>
+internal static class SpGemmMatrixSpec
+{
+    private const ulong Seed = 1;
+    private static readonly Dictionary<string, SparseStructure> s_made = [];
+
+    public const string Help = "rmat:SCALE:EDGES, laplace2d:SIDE, laplace3d:SIDE, uniform:ROWS:PER_ROW, banded:NODES:UNKNOWNS:NEAR, powerlaw:ROWS:DEGREE, file:PATH";
+
+    /// <summary>What is measured when nothing is named.</summary>
+    public const string Suite = "rmat:14:16,laplace2d:500,laplace3d:60,uniform:100000:8,banded:10000:3:5,powerlaw:50000:8";
+
+    public static SparseStructure Structure(string spec)
+    {
+        if (s_made.TryGetValue(spec, out SparseStructure? made)) return made;
+        return s_made[spec] = spec.StartsWith("file:", StringComparison.Ordinal) ? Load(spec[5..]) : Generate(spec);
+    }
+
+    private static SparseStructure Load(string path)
+    {
+        if (!File.Exists(path)) throw new UsageException($"--matrix file:{path}: no such file");
+        using CsrMatrix<double> x = MatrixMarket.Read<double>(path);
+        return new SparseStructure(x.Rows, x.Columns, x.RowOffsets.ToArray(), x.ColumnIndices.ToArray());
+    }
+
+    private static SparseStructure Generate(string spec)
+    {
+        string[] parts = spec.Split(':');
+        int Number(int i, int most) => i < parts.Length && int.TryParse(parts[i], NumberStyles.None, CultureInfo.InvariantCulture, out int value) && value >= 1 && value <= most
+            ? value : throw new UsageException($"--matrix {spec}: {Help}; number {i} is from 1 to {most}");
+        SparseStructure made = parts[0] switch
+        {
+            "rmat" => SpGemmMatrices.Rmat(Number(1, 24), Number(2, 64), Seed),
+            "laplace2d" => SpGemmMatrices.Laplace2D(Number(1, 10_000)),
+            "laplace3d" => SpGemmMatrices.Laplace3D(Number(1, 500)),
+            "uniform" => SpGemmMatrices.Uniform(Number(1, 1 << 27), Number(1, 1 << 27), Number(2, 1024), Seed),
+            "banded" => SpGemmMatrices.Banded(Number(1, 1 << 24), Number(2, 16), Number(3, 256), Seed),
+            "powerlaw" => SpGemmMatrices.PowerLaw(Number(1, 1 << 24), Number(2, 64), Seed),
+            _ => throw new UsageException($"--matrix {spec}: {Help}"),
+        };
+        int numbers = parts[0] switch { "laplace2d" or "laplace3d" => 1, "banded" => 3, _ => 2 };
+        return parts.Length == numbers + 1 ? made : throw new UsageException($"--matrix {spec}: {Help}");
+    }
+
+    /// <summary>Values of size one to two in a fixed order: sums of them do not cancel, and their rounding shows.</summary>
+    public static CsrMatrix<T> Matrix<T>(SparseStructure s) where T : unmanaged, System.Numerics.INumber<T>
+    {
+        var values = new T[s.NonZeros];
+        for (long j = 0; j < values.Length; j++) values[j] = T.CreateChecked(1 + j % 89 / 89.0);
+        return CsrMatrix.Create<T>(s.Rows, s.Columns, s.Offsets, s.Indices, values);
+    }
+}

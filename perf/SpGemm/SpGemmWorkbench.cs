@@ -1,0 +1,155 @@
+using System.Numerics;
+using Kernels.Tuning;
+using MathNet.Numerics.LinearAlgebra.Double;
+
+namespace Kernels.Perf;
+
+/// <summary>Operands of one sparse product, and every way to compute it.</summary>
+internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged, INumber<T>
+{
+    // What a product of MathNet's takes minutes for is left out.
+    private const long MostForMathNet = 1_000_000;
+
+    private readonly SpGemmLayer _layer;
+    private readonly CsrMatrix<T> _a, _b, _c;
+    private readonly long _products;
+
+    public SpGemmWorkbench(SpGemmLayer layer)
+    {
+        _layer = layer;
+        _a = SpGemmMatrixSpec.Matrix<T>(SpGemmMatrixSpec.Structure(layer.Matrix));
+        _b = layer.Transposed ? _a.Transpose() : _a;
+        using SpGemmPlan<T> plan = SpGemmPlan<T>.Create(_a, _b, layer.Options with { Row = "spgemm/managed" });
+        _products = plan.Products;
+        _c = plan.Product();
+        Screen.Note($"{_products} products, {_c.NonZeros} entries of C, ratio {_products / Math.Max(1.0, _c.NonZeros):0.##}");
+    }
+
+    public override Layer Layer => _layer;
+
+    /// <summary>Operands and C once through memory; the pages of C that are fresh come on top.</summary>
+    public override Work WorkAt(int at)
+    {
+        long operands = Bytes(_a) + (ReferenceEquals(_a, _b) ? 0 : Bytes(_b));
+        return new Work(operands + Bytes(_c), 2.0 * _products, []);
+    }
+
+    private static long Bytes(CsrMatrix<T> x) => (x.Rows + 1) * sizeof(long) + x.NonZeros * (sizeof(int) + sizeof(T));
+
+    // Nothing rotates: what a product writes is larger than what would stay from the call before.
+    public override CallTimer Timer { get; } = new(1, CacheState.Cold);
+
+    public override IReadOnlyList<TimedCall> Calls(int at, int threads, bool every)
+    {
+        SpGemmOptions options = _layer.Options with { Threads = threads };
+        var calls = new List<TimedCall>();
+        using (SpGemmPlan<T> plan = SpGemmPlan<T>.Create(_a, _b, options)) calls.Add(Call(options, plan.Choice.Dataflow.ToString(), at));
+        string chosen = calls[0].Name[..calls[0].Name.IndexOfAny(['[', ' ', ','])];
+        if (every)
+            foreach (Row row in Device.Cpu.Table.Of(Interop.Native.KnOp.SpGemm).Where(r => r.Name != chosen && Device.Cpu.Table.Runs(r, out _)))
+                calls.Add(Call(options with { Row = row.Name }, row.Name, at));
+        return calls;
+    }
+
+    /// <summary>A call that has been run once and found right: a wrong result has no speed.</summary>
+    private TimedCall Call(SpGemmOptions options, string name, int at)
+    {
+        using (CsrMatrix<T> c = SpGemm.Multiply(_a, _b, options))
+            if (!Same(c.OffsetsAt, (int*)c.ColumnsAt, c.ValuesAt, exactly: true)) throw new KernelsException(Status.Internal, name, $"{_layer.Case}: another C than the managed row's");
+        if (at == SpGemmOperation.StructureOfC)
+        {
+            SpGemmPlan<T> plan = SpGemmPlan<T>.Create(_a, _b, options);
+            return new TimedCall(name, _ => plan.Numeric(_c));
+        }
+        return new TimedCall(name, _ =>
+        {
+            if (at == SpGemmOperation.Nothing) SpGemm.TrimPool();
+            SpGemm.Multiply(_a, _b, options).Dispose();
+        });
+    }
+
+    private bool Same(long* offsets, int* columns, T* values, bool exactly)
+    {
+        for (long i = 0; i <= _c.Rows; i++)
+            if (offsets[i] != _c.OffsetsAt[i]) return false;
+        for (long j = 0; j < _c.NonZeros; j++)
+        {
+            if (columns[j] != ((int*)_c.ColumnsAt)[j]) return false;
+            T x = values[j], y = _c.ValuesAt[j];
+            // Values are positive: a sum in another order is off by its terms' roundings at most.
+            if (x != y && (exactly || T.Abs(x - y) > y * T.CreateChecked(_products * (sizeof(T) == 8 ? 1.2e-16 : 6e-8)))) return false;
+        }
+        return true;
+    }
+
+    public override IReadOnlyList<PeerCall> Peers(int at, int threads, PeerSet peers, List<string> reasons)
+    {
+        var calls = new List<PeerCall>();
+        if (at == SpGemmOperation.StructureOfC)
+        {
+            reasons.Add("no peer has a numeric phase of its own");
+            return calls;
+        }
+        int count = threads == 0 ? Device.Cpu.Threads : threads;
+        var problem = new PeerSpGemmProblem
+        {
+            Type = (int)_layer.Type,
+            Threads = count,
+            M = _a.Rows,
+            K = _a.Columns,
+            N = _b.Columns,
+            AOffsets = _a.OffsetsAt,
+            AColumns = (int*)_a.ColumnsAt,
+            AValues = _a.ValuesAt,
+            BOffsets = _b.OffsetsAt,
+            BColumns = (int*)_b.ColumnsAt,
+            BValues = _b.ValuesAt,
+        };
+        foreach (Peer peer in peers.Native)
+        {
+            if (!peer.TryCreate(problem, out PeerSpGemm? product, out string reason))
+            {
+                reasons.Add(reason);
+                continue;
+            }
+            if (Wrong(product!) is { } wrong) reasons.Add($"{peer.Name}, {_layer.Case}: {wrong}");
+            calls.Add(new PeerCall(peer.Name, new TimedCall(peer.Name, _ => product!.Run()), product));
+        }
+        if (_a is CsrMatrix<double> a && _b is CsrMatrix<double> b && _products <= MostForMathNet) calls.Add(MathNet(a, b));
+        return calls;
+    }
+
+    /// <summary>A peer is held to our result; what differs is said, not hidden.</summary>
+    private string? Wrong(PeerSpGemm product)
+    {
+        long nonZeros = product.Run();
+        if (nonZeros != _c.NonZeros) return $"{nonZeros} entries, not {_c.NonZeros}";
+        using Buffer<long> offsets = Buffer<long>.Allocate(_c.Rows + 1);
+        using Buffer<int> columns = Buffer<int>.Allocate(nonZeros);
+        using Buffer<T> values = Buffer<T>.Allocate(nonZeros);
+        product.Copy(offsets.Pointer, columns.Pointer, values.Pointer);
+        return Same(offsets.Pointer, columns.Pointer, values.Pointer, exactly: false) ? null : "another C";
+    }
+
+    private static PeerCall MathNet(CsrMatrix<double> a, CsrMatrix<double> b)
+    {
+        static SparseMatrix Of(CsrMatrix<double> x) => SparseMatrix.OfIndexed((int)x.Rows, (int)x.Columns, Entries(x));
+        SparseMatrix left = Of(a), right = Of(b);
+        return new PeerCall("MathNet", new TimedCall("MathNet", _ => _ = left * right), null);
+    }
+
+    private static List<(int, int, double)> Entries(CsrMatrix<double> x)
+    {
+        var entries = new List<(int, int, double)>((int)x.NonZeros);
+        for (int i = 0; i < x.Rows; i++)
+            for (int j = (int)x.RowOffsets[i]; j < x.RowOffsets[i + 1]; j++) entries.Add((i, x.ColumnIndices[j], x.Values[j]));
+        return entries;
+    }
+
+    public override void Dispose()
+    {
+        _a.Dispose();
+        _b.Dispose();
+        _c.Dispose();
+    }
+}

@@ -1,0 +1,52 @@
+// kernels/spgemm/spgemm.h in C#.
+using System.Runtime.InteropServices;
+
+namespace Kernels.Interop.Native;
+
+[Flags]
+internal enum KnSpgemmFlags { None = 0, Mask = 1, Complement = 2, Accumulate = 4, Unsorted = 8, BSorted = 16 }
+
+internal enum KnSpgemmPhase { Analyse = 0, Symbolic = 1, Product = 2, Numeric = 3 }
+
+[StructLayout(LayoutKind.Sequential)]
+internal struct KnSpgemmProblem
+{
+    public uint Size;
+    public int Type;
+    public int IndexBytes;
+    public int Semiring;
+    public int Flags;
+    public int Reserved;
+    public long M, K, N;
+    public long ANnz, BNnz;
+    public long Products;
+    public long Most;
+}
+
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct KnCsr
+{
+    public long* Offsets;
+    public void* Columns;
+    public void* Values;
+}
+
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct KnSpgemmArgs
+{
+    public uint Size;
+    public int Phase;
+    public long RowFrom, RowTo;
+    public KnCsr A, B;
+    public KnCsr Mask;
+    public KnCsr D;
+    public long* Products;
+    public long* Most;
+    public long* COffsets;
+    public void* CColumns;
+    public void* CValues;
+    public long CCapacity;
+    public long* RowsDone;
+    public void* Workspace;
+    public long WorkspaceBytes;
+}

@@ -1,0 +1,46 @@
+using System.Collections.Immutable;
+using Kernels.Tuning;
+
+namespace Kernels;
+
+/// <summary>What a sparse product is asked for.</summary>
+public sealed record SpGemmOptions
+{
+    /// <summary>What is added and multiplied with; a semiring of the user's own is a type argument instead.</summary>
+    public Semiring Semiring { get; init; }
+
+    /// <summary>C gets its structure and no values; those of the operands are not read.</summary>
+    public bool StructureOnly { get; init; }
+
+    /// <summary>Rows of C in the order of their columns. Without, in an order that is the same for any number of threads.</summary>
+    public bool Sorted { get; init; } = true;
+
+    /// <summary>The mask's entries are those that are left out.</summary>
+    public bool Complement { get; init; }
+
+    /// <summary>
+    /// Bytes that scratch and C may have together; 0 is no limit. <see cref="SpGemmPlan{T}.Pieces"/> keeps to it by pieces of C,
+    /// <see cref="SpGemmPlan{T}.Product"/> is refused where C does not fit.
+    /// </summary>
+    public long MemoryBudget { get; init; }
+
+    /// <summary>Upper bound on threads; 0 is the whole pool.</summary>
+    public int Threads { get; init; }
+
+    /// <summary>Forces this row, for example "spgemm/avx512". Refusal is an error, never a fallback.</summary>
+    public string? Row { get; init; }
+
+    internal void Check()
+    {
+        KernelsException.Require(Enum.IsDefined(Semiring), nameof(Semiring), $"a value of the enumeration, not {(int)Semiring}");
+        KernelsException.Require(MemoryBudget >= 0, nameof(MemoryBudget), $"0 <= MemoryBudget, not {MemoryBudget}");
+        KernelsException.Require(Threads is >= 0 and <= 1024, nameof(Threads), $"0 <= Threads <= 1024, not {Threads}");
+    }
+}
+
+/// <summary>What a sparse product runs, and why.</summary>
+/// <param name="Dataflow">Row and launch parameters.</param>
+/// <param name="Source">Where the choice comes from.</param>
+/// <param name="Reason">The same in words.</param>
+/// <param name="WorkspaceBytes">Scratch of one call.</param>
+public sealed record SpGemmChoice(Dataflow Dataflow, ChoiceSource Source, string Reason, long WorkspaceBytes);

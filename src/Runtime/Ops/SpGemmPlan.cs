@@ -1,0 +1,262 @@
+using Kernels.Interop.Native;
+
+namespace Kernels;
+
+/// <summary>
+/// One sparse product, analysed: how many products it has, which row runs it, in how much scratch. Product computes C in one pass;
+/// Symbolic makes the structure of C once and Numeric its values any number of times while the operands' values change. The
+/// operands must outlive the plan, and their structure must not change.
+/// </summary>
+public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
+{
+    private readonly CsrMatrix<T> _a, _b;
+    private readonly CsrMatrix<T>? _addend;
+    private readonly CsrStructure? _mask;
+    private readonly SpGemmOptions _options;
+    private readonly PooledMemory _products;
+    private readonly Device _device;
+    private readonly Row _row;
+    private readonly KnLaunch _launch;
+    private readonly KnSpgemmProblem _problem;
+
+    internal KnSpgemmProblem Problem => _problem;
+
+    private SpGemmPlan(CsrMatrix<T> a, CsrMatrix<T> b, SpGemmOptions options, CsrStructure? mask, CsrMatrix<T>? addend, Device device, Row? user)
+    {
+        (_a, _b, _options, _mask, _addend, _device) = (a, b, options, mask, addend, device);
+        _products = PooledMemory.Rent((a.Rows + 1) * sizeof(long), "plan");
+        _products.Touch((a.Rows + 1) * sizeof(long));
+        try
+        {
+            KnSpgemmProblem problem = Describe(user is not null);
+            long most = 0;
+            KnSpgemmArgs args = Args(KnSpgemmPhase.Analyse, 0, a.Rows);
+            args.Most = &most;
+            Row first = user ?? SpGemmSelection.Choose(device, options with { Row = null, MemoryBudget = 0 }, problem).Row;
+            Call(first, problem, first.DefaultLaunch(options.Threads), args);
+            (problem.Products, problem.Most) = (args.Products[a.Rows], most);
+            _problem = problem;
+            (_row, _launch, Choice) = user is null ? SpGemmSelection.Choose(device, options, problem)
+                : SpGemmSelection.Make(user, device, options, problem, ChoiceSource.Forced, "a user's semiring runs here");
+        }
+        catch
+        {
+            _products.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>What runs, and why.</summary>
+    public SpGemmChoice Choice { get; }
+
+    /// <summary>Multiplications; entries of the addend count as one.</summary>
+    public long Products => _problem.Products;
+
+    /// <summary>The most products, or entries of the mask, in a row.</summary>
+    public long MostProducts => _problem.Most;
+
+    /// <summary>Entries that C cannot exceed.</summary>
+    public long MostNonZeros => (long)Int128.Min(Products, (Int128)_problem.M * _problem.N);
+
+    /// <summary>Analyses the product of <paramref name="a"/> [m,k] and <paramref name="b"/> [k,n], and chooses its row.</summary>
+    /// <param name="a">[m,k].</param>
+    /// <param name="b">[k,n], columns of as many bits as those of a.</param>
+    /// <param name="options">The usual product when null.</param>
+    /// <param name="mask">[m,n]: products outside its entries (at them, with Complement) are left out.</param>
+    /// <param name="addend">[m,n]: D. Its entries are in C whatever the mask says.</param>
+    /// <param name="device">The CPU when null.</param>
+    /// <exception cref="KernelsException">A shape, type or option that breaks a rule, or a forced row that cannot run.</exception>
+    public static SpGemmPlan<T> Create(CsrMatrix<T> a, CsrMatrix<T> b, SpGemmOptions? options = null, CsrStructure? mask = null,
+        CsrMatrix<T>? addend = null, Device? device = null)
+    {
+        options ??= new SpGemmOptions();
+        Check(a, b, options, mask, addend);
+        KernelsException.Require(options.StructureOnly || typeof(T) == typeof(float) || typeof(T) == typeof(double), "T",
+            $"float or double, or a semiring as a type argument, not {typeof(T).Name}");
+        bool reads = !options.StructureOnly && options.Semiring != Semiring.PlusPair;
+        KernelsException.Require(!reads || a.HasValues, nameof(a), $"values, which {options.Semiring} reads (StructureOnly and PlusPair do not)");
+        KernelsException.Require(!reads || b.HasValues, nameof(b), $"values, which {options.Semiring} reads (StructureOnly and PlusPair do not)");
+        return new SpGemmPlan<T>(a, b, options, mask, addend, device ?? Device.Cpu, null);
+    }
+
+    /// <summary>The same over a semiring of the user's own, by the managed row.</summary>
+    /// <exception cref="KernelsException">A shape, type or option that breaks a rule.</exception>
+    public static SpGemmPlan<T> Create<TSemiring>(CsrMatrix<T> a, CsrMatrix<T> b, SpGemmOptions? options = null, CsrStructure? mask = null,
+        CsrMatrix<T>? addend = null) where TSemiring : struct, ISemiring<T>
+    {
+        options ??= new SpGemmOptions();
+        Check(a, b, options, mask, addend);
+        KernelsException.Require(options.Semiring == Semiring.PlusTimes, nameof(options.Semiring), "none beside the type argument");
+        KernelsException.Require(options.Row is null, nameof(options.Row), "none: a user's semiring runs on the managed row");
+        KernelsException.Require(options.StructureOnly || (a.HasValues && b.HasValues), nameof(a), "values of a and b, which the semiring reads");
+        return new SpGemmPlan<T>(a, b, options, mask, addend, Device.Cpu, new SpGemmUser<T, TSemiring>());
+    }
+
+    private static void Check(CsrMatrix<T> a, CsrMatrix<T> b, SpGemmOptions options, CsrStructure? mask, CsrMatrix<T>? addend)
+    {
+        ArgumentNullException.ThrowIfNull(a);
+        ArgumentNullException.ThrowIfNull(b);
+        options.Check();
+        KernelsException.Require(a.Columns == b.Rows, nameof(b), $"{a.Columns} rows, as a has columns, not {b.Rows}");
+        KernelsException.Require(a.IndexBits == b.IndexBits, nameof(b), $"columns of {a.IndexBits} bits, as a, not {b.IndexBits}");
+        KernelsException.Require(mask is not null || !options.Complement, nameof(options.Complement), "a mask");
+        foreach ((string name, CsrStructure? x) in new[] { (nameof(mask), mask), (nameof(addend), addend) })
+        {
+            KernelsException.Require(x is null || (x.Rows == a.Rows && x.Columns == b.Columns), name, $"[{a.Rows}, {b.Columns}], not [{x?.Rows}, {x?.Columns}]");
+            KernelsException.Require(x is null || x.IndexBits == a.IndexBits, name, $"columns of {a.IndexBits} bits, as a, not {x?.IndexBits}");
+        }
+        KernelsException.Require(addend is null || options.StructureOnly || addend.HasValues, nameof(addend), "values");
+    }
+
+    private KnSpgemmProblem Describe(bool user) => new()
+    {
+        Size = (uint)sizeof(KnSpgemmProblem),
+        // To the managed row a user's type is any type with values.
+        Type = (int)(_options.StructureOnly ? DType.None : user || typeof(T) == typeof(double) ? DType.Float64 : DType.Float32),
+        IndexBytes = _a.IndexBytes,
+        Semiring = (int)_options.Semiring,
+        Flags = (int)((_mask is null ? 0 : KnSpgemmFlags.Mask) | (_options.Complement ? KnSpgemmFlags.Complement : 0)
+            | (_addend is null ? 0 : KnSpgemmFlags.Accumulate) | (_options.Sorted ? 0 : KnSpgemmFlags.Unsorted) | (_b.Sorted ? KnSpgemmFlags.BSorted : 0)),
+        M = _a.Rows,
+        K = _a.Columns,
+        N = _b.Columns,
+        ANnz = _a.NonZeros,
+        BNnz = _b.NonZeros,
+    };
+
+    private KnSpgemmArgs Args(KnSpgemmPhase phase, long from, long to) => new()
+    {
+        Size = (uint)sizeof(KnSpgemmArgs),
+        Phase = (int)phase,
+        RowFrom = from,
+        RowTo = to,
+        A = _a.Native,
+        B = _b.Native,
+        Mask = _mask?.Native ?? default,
+        D = _addend?.Native ?? default,
+        Products = (long*)_products.At,
+    };
+
+    private void Call(Row row, KnSpgemmProblem problem, in KnLaunch launch, KnSpgemmArgs args)
+    {
+        args.WorkspaceBytes = row.Workspace(&problem, launch);
+        using PooledMemory scratch = PooledMemory.Rent(args.WorkspaceBytes, "workspace");
+        scratch.Touch(args.WorkspaceBytes);
+        args.Workspace = scratch.At;
+        KnStatus status = row.Run(&problem, launch, &args);
+        // Nothing that was passed may be freed meanwhile.
+        foreach (IDisposable? held in (IDisposable?[])[_a, _b, _mask, _addend, _products]) GC.KeepAlive(held);
+        if (status != KnStatus.Ok) throw KernelsException.FromSentence((Status)status, row.Name, row.LastError);
+    }
+
+    private int ValueBytes => _options.StructureOnly ? 0 : sizeof(T);
+
+    private int EntryBytes => _a.IndexBytes + ValueBytes;
+
+    /// <summary>C. Where memory is only reserved until it is written, in one pass; else, and under a budget, sizes first.</summary>
+    /// <exception cref="KernelsException">C does not fit the budget, or memory is not to be had.</exception>
+    public CsrMatrix<T> Product()
+    {
+        long reserve = MostNonZeros <= long.MaxValue / 16 ? MostNonZeros * EntryBytes : long.MaxValue;
+        if (!OperatingSystem.IsLinux() || _options.MemoryBudget > 0 || reserve > GC.GetGCMemoryInfo().TotalAvailableMemoryBytes / 2)
+        {
+            using PooledMemory sizes = Sizes();
+            return Compute(0, _a.Rows, ((long*)sizes.At)[_a.Rows], out _);
+        }
+        return Compute(0, _a.Rows, MostNonZeros, out _);
+    }
+
+    /// <summary>Exact sizes of the rows of C, within the budget.</summary>
+    private PooledMemory Sizes()
+    {
+        PooledMemory offsets = Offsets(_a.Rows);
+        KnSpgemmArgs args = Args(KnSpgemmPhase.Symbolic, 0, _a.Rows);
+        args.COffsets = (long*)offsets.At;
+        Call(_row, _problem, _launch, args);
+        long need = Choice.WorkspaceBytes + args.COffsets[_a.Rows] * EntryBytes + (_a.Rows + 1) * sizeof(long);
+        if (_options.MemoryBudget == 0 || need <= _options.MemoryBudget) return offsets;
+        offsets.Dispose();
+        throw new KernelsException(Status.NoMemory, nameof(SpGemmOptions.MemoryBudget), $"at least {need} bytes for all of C ({Choice.WorkspaceBytes} of them scratch), not {_options.MemoryBudget}; Pieces needs less");
+    }
+
+    private static PooledMemory Offsets(long rows)
+    {
+        PooledMemory offsets = PooledMemory.Rent((rows + 1) * sizeof(long), "c");
+        *(long*)offsets.At = 0;
+        return offsets;
+    }
+
+    private CsrMatrix<T> Compute(long from, long to, long capacity, out long done)
+    {
+        PooledMemory offsets = Offsets(to - from), columns = PooledMemory.Rent(capacity * _a.IndexBytes, "c");
+        PooledMemory? values = ValueBytes == 0 ? null : PooledMemory.Rent(capacity * sizeof(T), "c");
+        long reached = 0;
+        KnSpgemmArgs args = Args(KnSpgemmPhase.Product, from, to);
+        args.COffsets = (long*)offsets.At;
+        args.CColumns = columns.At;
+        args.CValues = values is null ? null : values.At;
+        args.CCapacity = capacity;
+        args.RowsDone = &reached;
+        Call(_row, _problem, _launch, args);
+        done = reached;
+        return new CsrMatrix<T>(reached - from, _b.Columns, args.COffsets[reached - from], _a.IndexBits, _options.Sorted, offsets, columns, values);
+    }
+
+    /// <summary>C by pieces of rows, from the first to the last, of which each with the scratch keeps to the budget once the one before is disposed.</summary>
+    /// <exception cref="KernelsException">No budget, or one that is too small for a row.</exception>
+    public IEnumerable<CsrMatrix<T>> Pieces()
+    {
+        KernelsException.Require(_options.MemoryBudget > 0, nameof(SpGemmOptions.MemoryBudget), "a budget");
+        long at = 0;
+        while (at < _a.Rows)
+        {
+            CsrMatrix<T> piece = Piece(at, out long done);
+            at = done;
+            yield return piece;
+        }
+    }
+
+    private CsrMatrix<T> Piece(long from, out long done)
+    {
+        // A row of the offsets is 8 bytes; half of what scratch leaves is for them at most.
+        long left = _options.MemoryBudget - Choice.WorkspaceBytes, rows = Math.Min(_a.Rows - from, Math.Max(left / 16, 1));
+        long capacity = (left - (rows + 1) * sizeof(long)) / EntryBytes;
+        CsrMatrix<T>? piece = capacity > 0 ? Compute(from, from + rows, Math.Min(capacity, ((long*)_products.At)[from + rows] - ((long*)_products.At)[from]), out done) : null;
+        if (piece is { Rows: > 0 })
+        {
+            done = from + piece.Rows;
+            return piece;
+        }
+        piece?.Dispose();
+        throw new KernelsException(Status.NoMemory, nameof(SpGemmOptions.MemoryBudget), $"enough for row {from} of C and {Choice.WorkspaceBytes} bytes of scratch, not {_options.MemoryBudget}");
+    }
+
+    /// <summary>The structure of C with values that are not yet computed.</summary>
+    /// <exception cref="KernelsException">C does not fit the budget, or memory is not to be had.</exception>
+    public CsrMatrix<T> Symbolic()
+    {
+        using SpGemmPlan<T> structure = new(_a, _b, _options with { StructureOnly = true, Row = _row.Name }, _mask, _addend, _device, null);
+        CsrMatrix<T> pattern = structure.Product();
+        return _options.StructureOnly ? pattern : pattern.WithValues();
+    }
+
+    /// <summary>The values of <paramref name="c"/>, which Symbolic or Product of this plan made, from the operands' values as they are now.</summary>
+    /// <exception cref="KernelsException">A matrix of another shape, or without values.</exception>
+    public void Numeric(CsrMatrix<T> c)
+    {
+        ArgumentNullException.ThrowIfNull(c);
+        KernelsException.Require(c.Rows == _a.Rows && c.Columns == _b.Columns, nameof(c), $"[{_a.Rows}, {_b.Columns}], not [{c.Rows}, {c.Columns}]");
+        KernelsException.Require(c.IndexBits == _a.IndexBits && c.Sorted == _options.Sorted, nameof(c), "the matrix that this plan made");
+        KernelsException.Require(ValueBytes > 0 && c.HasValues, nameof(c), "values");
+        KnSpgemmArgs args = Args(KnSpgemmPhase.Numeric, 0, _a.Rows);
+        args.COffsets = c.OffsetsAt;
+        args.CColumns = c.ColumnsAt;
+        args.CValues = c.ValuesAt;
+        args.CCapacity = c.NonZeros;
+        Call(_row, _problem, _launch, args);
+        GC.KeepAlive(c);
+    }
+
+    /// <summary>Frees the analysis. Operands and results stay.</summary>
+    public void Dispose() => _products.Dispose();
+}

@@ -1,0 +1,96 @@
+using Kernels.Interop.Native;
+
+namespace Kernels;
+
+/// <summary>
+/// Where the entries of a sparse matrix are, in compressed sparse rows: offsets [rows + 1] of 64 bits that ascend from 0, and a
+/// column of 32 or 64 bits per entry. Columns of a row are distinct, and ascend where <see cref="Sorted"/>.
+/// </summary>
+public abstract unsafe class CsrStructure : IDisposable
+{
+    private protected readonly PooledMemory? OffsetMemory, ColumnMemory;
+    private readonly Buffer<long>? _wrappedOffsets;
+    private readonly System.Runtime.InteropServices.SafeHandle? _wrappedColumns;
+
+    private protected CsrStructure(long rows, long columns, long nonZeros, int indexBits, bool sorted, PooledMemory offsets, PooledMemory columnMemory)
+    {
+        (Rows, Columns, NonZeros, IndexBits, Sorted) = (rows, columns, nonZeros, indexBits, sorted);
+        (OffsetMemory, ColumnMemory) = (offsets, columnMemory);
+        OffsetMemory.Touch((rows + 1) * sizeof(long));
+        ColumnMemory.Touch(nonZeros * IndexBytes);
+    }
+
+    private protected CsrStructure(long rows, long columns, int indexBits, bool sorted, Buffer<long> offsets, System.Runtime.InteropServices.SafeHandle columnMemory)
+    {
+        (Rows, Columns, IndexBits, Sorted) = (rows, columns, indexBits, sorted);
+        (_wrappedOffsets, _wrappedColumns) = (offsets, columnMemory);
+        NonZeros = OffsetsAt[rows];
+    }
+
+    /// <summary>Rows.</summary>
+    public long Rows { get; }
+
+    /// <summary>Columns.</summary>
+    public long Columns { get; }
+
+    /// <summary>Entries, explicit zeros included.</summary>
+    public long NonZeros { get; }
+
+    /// <summary>Bits of a column index: 32 or 64.</summary>
+    public int IndexBits { get; }
+
+    /// <summary>Whether the columns of every row ascend.</summary>
+    public bool Sorted { get; private protected set; }
+
+    internal int IndexBytes => IndexBits / 8;
+
+    internal long* OffsetsAt => OffsetMemory is null ? _wrappedOffsets!.Pointer : (long*)OffsetMemory.At;
+
+    internal void* ColumnsAt => ColumnMemory is not null ? ColumnMemory.At : IndexBits == 32 ? ((Buffer<int>)_wrappedColumns!).Pointer : ((Buffer<long>)_wrappedColumns!).Pointer;
+
+    internal long ColumnAt(long entry) => IndexBits == 32 ? ((int*)ColumnsAt)[entry] : ((long*)ColumnsAt)[entry];
+
+    internal abstract KnCsr Native { get; }
+
+    /// <summary>Where every row begins, and where the last one ends: [rows + 1].</summary>
+    public ReadOnlySpan<long> RowOffsets => new(OffsetsAt, Length(Rows + 1));
+
+    /// <summary>Columns of 32 bits.</summary>
+    /// <exception cref="KernelsException">They have 64 bits, or are more than 2^31 - 1: see <see cref="ColumnPointer"/>.</exception>
+    public ReadOnlySpan<int> ColumnIndices
+    {
+        get
+        {
+            KernelsException.Require(IndexBits == 32, nameof(ColumnIndices), "columns of 32 bits");
+            return new ReadOnlySpan<int>(ColumnsAt, Length(NonZeros));
+        }
+    }
+
+    /// <summary>Columns of 64 bits.</summary>
+    /// <exception cref="KernelsException">They have 32 bits, or are more than 2^31 - 1: see <see cref="ColumnPointer"/>.</exception>
+    public ReadOnlySpan<long> ColumnIndices64
+    {
+        get
+        {
+            KernelsException.Require(IndexBits == 64, nameof(ColumnIndices64), "columns of 64 bits");
+            return new ReadOnlySpan<long>(ColumnsAt, Length(NonZeros));
+        }
+    }
+
+    /// <summary>Address of the columns, for matrices that no span can hold. Valid until Dispose.</summary>
+    public nint ColumnPointer => (nint)ColumnsAt;
+
+    private protected static int Length(long elements)
+    {
+        KernelsException.Require(elements <= int.MaxValue, "matrix", $"at most 2^31 - 1 elements in a span, not {elements}");
+        return (int)elements;
+    }
+
+    /// <summary>Gives memory that the matrix owns back to the pool; wrapped memory stays the caller's.</summary>
+    public virtual void Dispose()
+    {
+        OffsetMemory?.Dispose();
+        ColumnMemory?.Dispose();
+        GC.SuppressFinalize(this);
+    }
+}

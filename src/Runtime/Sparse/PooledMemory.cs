@@ -1,0 +1,112 @@
+using System.Runtime.InteropServices;
+using Kernels.Interop.Native;
+
+namespace Kernels;
+
+/// <summary>
+/// Native memory that goes back to a pool: a page that is touched for the first time costs as much as thousands of products.
+/// Not zeroed. Large blocks are asked to be in huge pages. Blocks are found again by size, the smallest that fits; what the pool
+/// keeps beyond its limit is freed.
+/// </summary>
+internal sealed unsafe class PooledMemory : SafeHandle
+{
+    private const long PooledFrom = 64 << 10, HugeFrom = 4 << 20, HugePage = 2 << 20;
+    private static readonly Lock s_gate = new();
+    private static readonly List<(nint At, long Bytes, long Used)> s_idle = [];
+    private static long s_kept;
+
+    private PooledMemory(nint at, long bytes, long used) : base(0, true)
+    {
+        SetHandle(at);
+        Bytes = bytes;
+        Used = used;
+    }
+
+    public long Bytes { get; }
+
+    /// <summary>Bytes that were written at some time: what is beyond was only reserved and costs nothing.</summary>
+    public long Used { get; private set; }
+
+    public override bool IsInvalid => handle == 0;
+
+    /// <summary>Bytes that the pool keeps at most; a quarter of the memory that this process may use by default.</summary>
+    public static long Limit { get; set; } = GC.GetGCMemoryInfo().TotalAvailableMemoryBytes / 4;
+
+    /// <summary>Bytes that the pool keeps now.</summary>
+    public static long Kept
+    {
+        get { lock (s_gate) return s_kept; }
+    }
+
+    public byte* At => IsClosed ? throw new KernelsException(Status.Invalid, "matrix", "not disposed before its last use") : (byte*)handle;
+
+    public static PooledMemory Rent(long bytes, string what)
+    {
+        bytes = Math.Max(bytes, 64);
+        if (bytes >= PooledFrom)
+        {
+            // Steps of an eighth: a block serves the next product of about its size, too.
+            long step = (long)System.Numerics.BitOperations.RoundUpToPowerOf2((ulong)bytes) / 16;
+            bytes = (bytes + step - 1) / step * step;
+        }
+        if (Find(bytes) is { } found) return found;
+        bool huge = bytes >= HugeFrom;
+        void* at;
+        try
+        {
+            at = NativeMemory.AlignedAlloc((nuint)bytes, huge ? (nuint)HugePage : 64);
+        }
+        catch (OutOfMemoryException)
+        {
+            throw new KernelsException(Status.NoMemory, what, $"{bytes} bytes are not to be had");
+        }
+        // A hint: where it is refused the pages are small and everything works.
+        if (huge && OperatingSystem.IsLinux()) _ = Memory.Madvise(at, (nuint)bytes, Memory.MadvHugepage);
+        return new PooledMemory((nint)at, bytes, 0);
+    }
+
+    private static PooledMemory? Find(long bytes)
+    {
+        if (bytes < PooledFrom) return null;
+        lock (s_gate)
+        {
+            int best = -1;
+            for (int i = 0; i < s_idle.Count; i++)
+                if (s_idle[i].Bytes >= bytes && s_idle[i].Bytes <= 4 * bytes && (best < 0 || s_idle[i].Bytes < s_idle[best].Bytes)) best = i;
+            if (best < 0) return null;
+            (nint at, long size, long used) = s_idle[best];
+            s_idle.RemoveAt(best);
+            s_kept -= used;
+            return new PooledMemory(at, size, used);
+        }
+    }
+
+    /// <summary>Tells how far the block was written.</summary>
+    public void Touch(long bytes) => Used = Math.Max(Used, Math.Min(bytes, Bytes));
+
+    /// <summary>Frees what the pool keeps.</summary>
+    public static void Trim()
+    {
+        lock (s_gate)
+        {
+            foreach ((nint at, _, _) in s_idle) NativeMemory.AlignedFree((void*)at);
+            s_idle.Clear();
+            s_kept = 0;
+        }
+    }
+
+    protected override bool ReleaseHandle()
+    {
+        lock (s_gate)
+        {
+            if (Bytes >= PooledFrom && s_kept + Used <= Limit && s_idle.Count < 64)
+            {
+                s_idle.Add((handle, Bytes, Used));
+                s_kept += Used;
+                return true;
+            }
+        }
+        NativeMemory.AlignedFree((void*)handle);
+        return true;
+    }
+}

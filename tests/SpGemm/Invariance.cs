@@ -1,0 +1,97 @@
+using Kernels.Interop.Native;
+
+namespace Kernels.Tests.SpGemm;
+
+/// <summary>Rows with the same tag of bits give the same bits, whatever threads, windows, accumulators and rows.</summary>
+[TestFixture]
+public sealed class Invariance
+{
+    private static readonly (string Name, SparseStructure A)[] s_matrices =
+    [
+        ("rmat", SpGemmMatrices.Rmat(9, 12, 31)), ("power law", SpGemmMatrices.PowerLaw(1500, 5, 32)), ("banded", SpGemmMatrices.Banded(150, 3, 4, 33)),
+        ("uniform", SpGemmMatrices.Uniform(3000, 3000, 7, 34)),
+    ];
+
+    private static IEnumerable<TestCaseData> RowsByMatrix()
+    {
+        foreach ((_, _, string name) in Tables.Runnable(KnOp.SpGemm))
+            foreach ((string matrix, _) in s_matrices)
+                foreach (Semiring semiring in (Semiring[])[Semiring.PlusTimes, Semiring.MinPlus])
+                    yield return new TestCaseData(name, matrix, semiring);
+    }
+
+    [TestCaseSource(nameof(RowsByMatrix))]
+    public void BitsDependOnTheOperandsAlone(string name, string matrix, Semiring semiring)
+    {
+        Row row = Tables.Find(name, KnOp.SpGemm), managed = KernelTable.Default.Of(KnOp.SpGemm).Last();
+        SparseStructure a = s_matrices.First(m => m.Name == matrix).A;
+        foreach (DType type in (DType[])[DType.Float64, DType.Float32])
+        {
+            using var trial = new SpGemmTrial(new SpGemmCase(matrix, a, a, type, 4, semiring, KnSpgemmFlags.None), 77);
+            Assert.That(trial.Analyse(managed, managed.DefaultLaunch(1)), Is.Null);
+            Assert.That(trial.Check(managed, managed.DefaultLaunch(1)), Is.Null);
+            byte[] bits = trial.Values.ToArray();
+            Assert.That(row.Bits, Is.EqualTo(managed.Bits));
+            try
+            {
+                KnLaunch[] all = [.. row.Launches(0)];
+                foreach (int threads in (int[])[1, 2, 7])
+                {
+                    Device.Cpu.SetThreads(threads);
+                    // Every fifth launch beside the default: all values of every parameter are among them.
+                    for (int i = 0; i < all.Length; i += 5)
+                    {
+                        KnLaunch launch = all[i];
+                        launch.Threads = threads;
+                        Assert.That(trial.Check(row, launch), Is.Null, $"{row.Dataflow(launch)}");
+                        Assert.That(trial.Values.SequenceEqual(bits), $"{row.Dataflow(launch)}, {trial.Case}: other bits than managed");
+                    }
+                }
+            }
+            finally
+            {
+                Device.Cpu.SetThreads(0);
+            }
+        }
+    }
+
+    /// <summary>Counts that hold for a matrix whatever computes its product (reference, section 7).</summary>
+    [Test]
+    public void CountsOfTheLaplacians()
+    {
+        foreach ((SparseStructure s, long entries, long products, long nonZeros, int longest) in new[]
+            { (SpGemmMatrices.Laplace3D(20), 53_600L, 361_280L, 183_440L, 25), (SpGemmMatrices.Laplace2D(100), 49_600L, 246_408L, 128_004L, 13) })
+        {
+            using CsrMatrix<double> a = SpGemmTests.Of(s, _ => 1.0);
+            using SpGemmPlan<double> plan = SpGemmPlan<double>.Create(a, a);
+            using CsrMatrix<double> c = plan.Product();
+            Assert.That((a.NonZeros, plan.Products, c.NonZeros), Is.EqualTo((entries, products, nonZeros)));
+            long[] offsets = c.RowOffsets.ToArray();
+            Assert.That(Enumerable.Range(0, (int)c.Rows).Max(i => offsets[i + 1] - offsets[i]), Is.EqualTo(longest));
+            Assert.That(c.Values.ToArray().Sum(), Is.EqualTo((double)products));
+        }
+    }
+
+    [Test]
+    public void NotANumberAndInfinityReachTheirRows()
+    {
+        using CsrMatrix<double> a = SpGemmTests.Of(SpGemmMatrices.Rmat(8, 8, 5), i => i == 40 ? double.NaN : i == 80 ? double.PositiveInfinity : 1.0);
+        using CsrMatrix<double> managed = Kernels.SpGemm.Multiply(a, a, new SpGemmOptions { Row = "spgemm/managed" }), c = Kernels.SpGemm.Multiply(a, a);
+        Assert.That(c.Values.ToArray().Any(double.IsNaN) && c.Values.ToArray().Any(double.IsPositiveInfinity));
+        Assert.That(c.Values.ToArray(), Is.EqualTo(managed.Values.ToArray()));
+    }
+
+    /// <summary>A row of C that is longer than any dense accumulator, and columns of 64 bits beyond 2^32.</summary>
+    [Test]
+    public void ColumnsBeyond32Bits()
+    {
+        const long Far = 1L << 39;
+        long[] offsets = [.. Enumerable.Range(0, 101).Select(i => i * 100L)], columns = [.. Enumerable.Range(0, 10_000).Select(i => i % 100 * (Far / 128) + i / 100)];
+        using CsrMatrix<double> b = CsrMatrix.Create<double>(100, Far, offsets, columns, [.. Enumerable.Range(0, 10_000).Select(i => (double)(i % 13))]);
+        using CsrMatrix<double> a = CsrMatrix.Create<double>(2, 100, [0, 100, 101], (long[])[.. Enumerable.Range(0, 100).Select(i => (long)i), 5], [.. Enumerable.Range(0, 101).Select(i => (double)i)]);
+        using CsrMatrix<double> c = Kernels.SpGemm.Multiply(a, b), managed = Kernels.SpGemm.Multiply(a, b, new SpGemmOptions { Row = "spgemm/managed" });
+        Assert.That(c.RowOffsets.ToArray(), Is.EqualTo(new long[] { 0, 10_000, 10_100 }));
+        Assert.That(c.ColumnIndices64.ToArray(), Is.EqualTo(managed.ColumnIndices64.ToArray()));
+        Assert.That(c.Values.ToArray(), Is.EqualTo(managed.Values.ToArray()));
+    }
+}

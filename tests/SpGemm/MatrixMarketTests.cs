@@ -1,0 +1,122 @@
+using System.Text;
+
+namespace Kernels.Tests.SpGemm;
+
+/// <summary>The reader and writer of Matrix Market files: all of the format, and what is none.</summary>
+[TestFixture]
+public sealed class MatrixMarketTests
+{
+    private static CsrMatrix<double> Read(string text) => MatrixMarket.Read<double>(new MemoryStream(Encoding.Latin1.GetBytes(text)));
+
+    private static string Shown(CsrMatrix<double> x) => string.Join(' ', Enumerable.Range(0, (int)x.Rows).SelectMany(i =>
+        Enumerable.Range((int)x.RowOffsets[i], (int)(x.RowOffsets[i + 1] - x.RowOffsets[i])).Select(j => $"{i},{x.ColumnIndices[j]}={(x.HasValues ? x.Values[j] : "")}")));
+
+    private const string Coordinate = "%%MatrixMarket matrix coordinate ";
+
+    [TestCase(Coordinate + "real general\n% a comment\n\n2 3 3\n1 1 1.5\n2 3 -2e3\r\n%another\n2 1 0\n", "0,0=1.5 1,0=0 1,2=-2000")]
+    [TestCase(Coordinate + "real symmetric\n2 2 2\n1 1 1\n2 1 5", "0,0=1 0,1=5 1,0=5")]
+    [TestCase(Coordinate + "integer skew-symmetric\n2 2 1\n2 1 7\n", "0,1=-7 1,0=7")]
+    [TestCase("%%matrixmarket MATRIX Coordinate Pattern symmetric\n3 3 2\n2 2\n3 1\n", "0,2= 1,1= 2,0=")]
+    [TestCase("%%MatrixMarket matrix array real general\n2 2\n1\n0\n3\n4\n", "0,0=1 0,1=3 1,1=4")]
+    [TestCase("%%MatrixMarket matrix array real symmetric\n2 2\n1\n2\n3\n", "0,0=1 0,1=2 1,0=2 1,1=3")]
+    [TestCase("%%MatrixMarket matrix array real skew-symmetric\n2 2\n2\n", "0,1=-2 1,0=2")]
+    [TestCase(Coordinate + "real general\n1 1 2\n1 1 2\n1 1 1.0D+01\n", "0,0=12")]
+    [TestCase(Coordinate + "real general\n1 2 2\n1 1 inf\n1 2 NaN\n", "0,0=Infinity 0,1=NaN")]
+    [TestCase(Coordinate + "real general\n0 5 0\n", "")]
+    public void Reads(string text, string expected)
+    {
+        using CsrMatrix<double> x = Read(text);
+        Assert.That(Shown(x), Is.EqualTo(expected));
+    }
+
+    [TestCase("", "line 1: %%MatrixMarket")]
+    [TestCase("%%MatrixMarket vector coordinate real general\n", "line 1: %%MatrixMarket")]
+    [TestCase(Coordinate + "complex general\n", "line 1: real, integer or pattern: complex")]
+    [TestCase(Coordinate + "real hermitian\n", "hermitian")]
+    [TestCase(Coordinate + "quaternion general\n", "not quaternion")]
+    [TestCase("%%MatrixMarket matrix array pattern general\n", "not an array")]
+    [TestCase(Coordinate + "real general\n", "a size line")]
+    [TestCase(Coordinate + "real general\n2 2\n", "line 2: a whole number as number of entries, not the end")]
+    [TestCase(Coordinate + "real general\n2 2 1 9\n", "line 2: the end of the line, not 9")]
+    [TestCase(Coordinate + "real general\n-2 2 1\n", "line 2: 0 <= rows < 2^31, not -2")]
+    [TestCase(Coordinate + "real general\n3000000000 2 1\n", "line 2: 0 <= rows")]
+    [TestCase(Coordinate + "real general\n2 2 -1\n", "line 2: 0 <= number of entries")]
+    [TestCase(Coordinate + "real general\n2 2 1\n3 1 1\n", "line 3: 1 <= row <= 2, not 3")]
+    [TestCase(Coordinate + "real general\n2 2 1\n\n1 0 1\n", "line 4: 1 <= column <= 2, not 0")]
+    [TestCase(Coordinate + "real general\n2 2 1\n1 1 x\n", "line 3: a value of Double, not x")]
+    [TestCase(Coordinate + "real general\n2 2 1\n1 1\n", "line 3: a value of Double, not the end of the line")]
+    [TestCase(Coordinate + "pattern general\n2 2 1\n1 1 5\n", "line 3: the end of the line, not 5")]
+    [TestCase(Coordinate + "real general\n2 2 900000000000\n1 1 1\n", "900000000000 entries, as the size line says, not 1")]
+    [TestCase(Coordinate + "real general\n2 2 1\n1 1 1\n2 2 2\n", "line 4: the end after the last entry")]
+    [TestCase(Coordinate + "real symmetric\n2 3 1\n1 1 1\n", "line 2: as many rows as columns")]
+    [TestCase(Coordinate + "real skew-symmetric\n2 2 1\n1 1 1\n", "line 3: nothing on the diagonal")]
+    [TestCase("%%MatrixMarket matrix array real general\n2 2\n1\n2\n3\n", "row 2 of column 2")]
+    [TestCase(Coordinate + "real general\n2000000000 2 1\n1 1 1\n", "an entry for 1024 rows")]
+    [TestCase("%%MatrixMarket matrix array real general\n2 2\n1 2\n", "line 3: the end of the line, not 2")]
+    public void RefusesWithTheLine(string text, string message) =>
+        Assert.That(Assert.Throws<KernelsException>(() => Read(text))!.Message, Does.Contain(message));
+
+    [Test]
+    public void AnEndlessLineIsRefused() =>
+        Assert.That(() => Read(Coordinate + "real general\n" + new string('1', 1 << 18)), Throws.TypeOf<KernelsException>().With.Message.Contains("line 2"));
+
+    [Test]
+    public void WhatIsWrittenIsReadBackAsTheSameBits([Values] bool values)
+    {
+        SparseStructure s = SpGemmMatrices.Rmat(7, 5, 9);
+        var random = new Random(4);
+        using CsrMatrix<double> x = values ? SpGemmTests.Of(s, _ => random.NextDouble() * Math.Pow(10, random.Next(-300, 300))) : CsrMatrix.Create<double>(s.Rows, s.Columns, s.Offsets, s.Indices);
+        var file = new MemoryStream();
+        MatrixMarket.Write(file, x, "two\nlines");
+        file.Position = 0;
+        using CsrMatrix<double> back = MatrixMarket.Read<double>(file);
+        Assert.That(back.RowOffsets.ToArray(), Is.EqualTo(x.RowOffsets.ToArray()));
+        Assert.That(back.ColumnIndices.ToArray(), Is.EqualTo(x.ColumnIndices.ToArray()));
+        Assert.That(back.Values.ToArray(), Is.EqualTo(x.Values.ToArray()));
+    }
+
+    /// <summary>Thousands of damaged files: read, or refused with a line; never anything else.</summary>
+    [Test]
+    public void DamagedFilesAreReadOrRefused()
+    {
+        byte[][] good = [.. new[]
+        {
+            Coordinate + "real general\n% c\n4 5 4\n1 1 1.5\n2 3 -2e3\n4 5 7\n1 2 3\n",
+            Coordinate + "pattern symmetric\n4 4 3\n1 1\n3 2\n4 1\n",
+            "%%MatrixMarket matrix array real general\n2 3\n1\n2\n3\n4\n5\n6\n",
+        }.Select(Encoding.Latin1.GetBytes)];
+        int seed = (int)Tables.Seed, read = 0, refused = 0;
+        var random = new Random(seed);
+        for (int i = 0; i < 10_000; i++)
+        {
+            byte[] bytes = [.. good[i % good.Length]];
+            for (int faults = random.Next(1, 4); faults > 0; faults--)
+            {
+                int at = random.Next(bytes.Length);
+                switch (random.Next(4))
+                {
+                    case 0: bytes[at] = (byte)random.Next(256); break;
+                    case 1: bytes = bytes[..at]; break;
+                    case 2: bytes = [.. bytes[..at], .. Encoding.Latin1.GetBytes(random.Next(-9, 1 << 20).ToString()), .. bytes[at..]]; break;
+                    default: bytes = [.. bytes[..at], .. bytes[random.Next(bytes.Length)..]]; break;
+                }
+                if (bytes.Length == 0) break;
+            }
+            try
+            {
+                using CsrMatrix<double> x = MatrixMarket.Read<double>(new MemoryStream(bytes));
+                read++;
+            }
+            catch (KernelsException e) when (e.Argument.StartsWith("line ", StringComparison.Ordinal))
+            {
+                refused++;
+            }
+            catch (Exception e)
+            {
+                Assert.Fail($"seed {seed}, {i}: {e.GetType().Name} {e.Message}: {Encoding.Latin1.GetString(bytes)}");
+            }
+        }
+        Assert.That(refused, Is.GreaterThan(3000));
+        Assert.That(read, Is.GreaterThan(500));
+    }
+}
