@@ -12,6 +12,7 @@
 //   q_row(problem): bytes of a row of q as it reads it
 //   pack_q(problem, q, out): one row
 //   scores<R>(m): s = q . k of R rows over 16 / R slots
+//   out_row(problem): floats of a row of sums; order(sums, out_row): to the order of the output, at the end
 //   put(weights, i, p): 16 weights of a row from slot i on as it multiplies them; returns them so, as f32
 //   add_values<R>(m): sums += weights . v of R rows over kValueSlots / R slots
 #pragma once
@@ -49,7 +50,8 @@ struct multiplication {
   const char* const* at;  // k or v of the first slot, and of those that follow
   const char* q;          // [rows, q_row] from the first row on, as are the others
   int64_t q_row;          // bytes
-  float* scores;          // [rows, kChunk] from the first slot on; for add_values the weights of the same slots
+  float* scores;          // [rows, kChunk]; for add_values the weights in their place
+  int64_t slot;           // the first one
   float* sums;            // [rows, out_row]
   int64_t out_row;
 };
@@ -206,8 +208,7 @@ void attend_chunk(const call& c, const attending& t, const work& w) {
   const auto at = [&](int64_t head, int64_t row, int64_t slot) {
     const int64_t i = head * t.rows->count + t.first + row;
     return multiplication{
-        c.problem, nullptr, w.q + i * c.q_row, c.q_row, w.scores + i * kChunk + slot, w.sums + i * c.out_row,
-        c.out_row};
+        c.problem, nullptr, w.q + i * c.q_row, c.q_row, w.scores + i * kChunk, slot, w.sums + i * c.out_row, c.out_row};
   };
   walk<16>(t.heads, t.count, c.args->k_head < c.args->k_token, [&]<int R>(int64_t head, int64_t row, int64_t slot) {
     multiplication m = at(head, row, slot);

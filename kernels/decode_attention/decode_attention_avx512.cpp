@@ -6,29 +6,25 @@
 namespace kn::decode_attention {
 namespace {
 
-// 16 elements of the cache as f32, or those of the mask and 0.
+// The elements of the cache that the mask has, as f32.
 struct from_f32 {
   static constexpr int64_t kBytes = 4;
-  static __m512 at(const char* p) { return _mm512_loadu_ps(p); }
   static __m512 at(const char* p, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, p); }
 };
 
 struct from_bf16 {
   static constexpr int64_t kBytes = 2;
-  static __m512 at(const char* p) { return widen_bf16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
   static __m512 at(const char* p, __mmask16 mask) { return widen_bf16(_mm256_maskz_loadu_epi16(mask, p)); }
 };
 
 struct from_f16 {
   static constexpr int64_t kBytes = 2;
-  static __m512 at(const char* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
   static __m512 at(const char* p, __mmask16 mask) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, p)); }
 };
 
 struct from_s8 {
   static constexpr int64_t kBytes = 1;
   static __m512 widen(__m128i v) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(v)); }
-  static __m512 at(const char* p) { return widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
   static __m512 at(const char* p, __mmask16 mask) { return widen(_mm_maskz_loadu_epi8(mask, p)); }
 };
 
@@ -44,72 +40,61 @@ struct from_e4m3 {
     return _mm512_mul_ps(_mm512_cvtph_ps(_mm256_mask_mov_epi16(half, nan, _mm256_set1_epi16(0x7e00))),
                          _mm512_set1_ps(256.0f));
   }
-  static __m512 at(const char* p) { return widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
   static __m512 at(const char* p, __mmask16 mask) { return widen(_mm_maskz_loadu_epi8(mask, p)); }
 };
 
 template <class From, int R>
-inline void score_rows(const multiplication& m) {
+void score_rows(const multiplication& m) {
   constexpr int T = 16 / R;
-  const int64_t dim = m.problem->head_dim, whole = dim / 16 * 16, q_row = m.q_row;
+  const int64_t dim = m.problem->head_dim, q_row = m.q_row;
+  const char* const q = m.q;
+  const char* at[T];
   __m512 sum[16];
-#pragma GCC unroll 16
-  for (int j = 0; j < 16; j++) sum[j] = _mm512_setzero_ps();
-  for (int64_t d = 0; d < whole; d += 16) {
+  each<T>([&](auto t) KN_INLINE { at[t] = m.at[t]; });
+  each<16>([&](auto i) KN_INLINE { sum[i] = _mm512_setzero_ps(); });
+  // q is padded with zeros; what follows the last element of a key is another one's.
+  for (int64_t d = 0; d < dim; d += 16) {
+    const __mmask16 mask = dim - d >= 16 ? 0xffff : 0xff;
     __m512 a[R];
-#pragma GCC unroll 4
-    for (int r = 0; r < R; r++) a[r] = _mm512_load_ps(m.q + r * q_row + d * 4);
-#pragma GCC unroll 16
-    for (int t = 0; t < T; t++) {
-      const __m512 k = From::at(m.at[t] + d * From::kBytes);
-#pragma GCC unroll 4
-      for (int r = 0; r < R; r++) sum[r * T + t] = _mm512_fmadd_ps(a[r], k, sum[r * T + t]);
-    }
+    each<R>([&](auto r) KN_INLINE { a[r] = _mm512_load_ps(q + r * q_row + d * 4); });
+    each<T>([&](auto t) KN_INLINE {
+      const __m512 k = From::at(at[t] + d * From::kBytes, mask);
+      each<R>([&](auto r) KN_INLINE { sum[r * T + t] = _mm512_fmadd_ps(a[r], k, sum[r * T + t]); });
+    });
   }
-  if (whole < dim) {
-#pragma GCC unroll 16
-    for (int t = 0; t < T; t++) {
-      const __m512 k = From::at(m.at[t] + whole * From::kBytes, 0xff);
-#pragma GCC unroll 4
-      for (int r = 0; r < R; r++)
-        sum[r * T + t] = _mm512_fmadd_ps(_mm512_load_ps(m.q + r * q_row + whole * 4), k, sum[r * T + t]);
-    }
-  }
-  store_scores<R>(sum_each(sum), m.scores);
+  store_scores<R>(sum_each(sum), m.scores + m.slot);
 }
 
 // 16 / R slots of R rows.
 template <class From, int R>
-inline void add_rows(const multiplication& m) {
+void add_rows(const multiplication& m) {
   constexpr int T = 16 / R;
   const int64_t dim = m.problem->v_head_dim, out_row = m.out_row;
-  __m512 p[R][T];
-#pragma GCC unroll 4
-  for (int r = 0; r < R; r++)
-#pragma GCC unroll 16
-    for (int t = 0; t < T; t++) p[r][t] = _mm512_set1_ps(m.scores[r * kChunk + t]);
-  const auto add = [&](int64_t d, auto value) __attribute__((always_inline)) {
+  float* const sums = m.sums;
+  const char* at[T];
+  __m512 p[16];
+  each<T>([&](auto t) KN_INLINE {
+    at[t] = m.at[t];
+    each<R>([&](auto r) KN_INLINE { p[r * T + t] = _mm512_set1_ps(m.scores[r * kChunk + m.slot + t]); });
+  });
+  for (int64_t d = 0; d < dim; d += 16) {
+    const __mmask16 mask = dim - d >= 16 ? 0xffff : 0xff;
     __m512 sum[R];
-#pragma GCC unroll 4
-    for (int r = 0; r < R; r++) sum[r] = _mm512_load_ps(m.sums + r * out_row + d);
-#pragma GCC unroll 16
-    for (int t = 0; t < T; t++) {
-      const __m512 v = value(m.at[t] + d * From::kBytes);
-#pragma GCC unroll 4
-      for (int r = 0; r < R; r++) sum[r] = _mm512_fmadd_ps(p[r][t], v, sum[r]);
-    }
-#pragma GCC unroll 4
-    for (int r = 0; r < R; r++) _mm512_store_ps(m.sums + r * out_row + d, sum[r]);
-  };
-  int64_t d = 0;
-  for (; d + 16 <= dim; d += 16) add(d, [](const char* at) { return From::at(at); });
-  if (d < dim) add(d, [](const char* at) { return From::at(at, 0xff); });
+    each<R>([&](auto r) KN_INLINE { sum[r] = _mm512_load_ps(sums + r * out_row + d); });
+    each<T>([&](auto t) KN_INLINE {
+      const __m512 v = From::at(at[t] + d * From::kBytes, mask);
+      each<R>([&](auto r) KN_INLINE { sum[r] = _mm512_fmadd_ps(p[r * T + t], v, sum[r]); });
+    });
+    each<R>([&](auto r) KN_INLINE { _mm512_store_ps(sums + r * out_row + d, sum[r]); });
+  }
 }
 
 template <class From>
 struct f32_engine {
   static constexpr bool kRounds = false;
   static constexpr int64_t kValueSlots = 16;
+  static int64_t out_row(const kn_decode_attention_problem& p) { return lanes(p.v_head_dim); }
+  static void order(float*, int64_t) {}
   static int64_t q_row(const kn_decode_attention_problem& p) { return lanes(p.head_dim) * 4; }
 
   static void pack_q(const kn_decode_attention_problem& p, const char* q, char* out) {
