@@ -11,8 +11,16 @@ public sealed class DecodeAttentionPlanTests
 
     private static readonly DecodeAttentionOptions s_options = new()
     {
-        QHeads = QHeads, KvHeads = KvHeads, HeadDim = Dim, VHeadDim = VDim, MaxBatch = 4, MaxKvLen = 40, PageSize = PageSize,
-        Query = DType.Float32, Kv = DType.Float32, Output = DType.Float32,
+        QHeads = QHeads,
+        KvHeads = KvHeads,
+        HeadDim = Dim,
+        VHeadDim = VDim,
+        MaxBatch = 4,
+        MaxKvLen = 40,
+        PageSize = PageSize,
+        Query = DType.Float32,
+        Kv = DType.Float32,
+        Output = DType.Float32,
     };
 
     private static float[] Random(int count, int seed, float most = 1)

@@ -82,7 +82,8 @@ public sealed class DecodeAttentionSelectionTests
         Row row = new DecodeAttentionSelection(Device.Cpu, s_options, false).Rows[^1];
         Dataflow dataflow = row.Dataflow(row.Launches(0).First(l => row.Value(l, DecodeAttentionSelection.Softmax) == (int)KnSoftmax.Sync));
         TuningRecord record = TuningRecord.Pin(DecodeAttentionTuned.Key(Device.Cpu, s_options, false, CacheState.Cold), DateTimeOffset.UtcNow, dataflow)
-            with { Intervals = [new MInterval(1000, 5000, dataflow, null)] };
+            with
+        { Intervals = [new MInterval(1000, 5000, dataflow, null)] };
         Assert.That(_store.TryWrite(record, out string reason), reason);
         Segment<KnDecodeAttentionProblem> tuned = Choose(s_options, store: _store).Single(s => s.Source == ChoiceSource.Tuned);
         Assert.That((tuned.From, tuned.To, tuned.Row.Dataflow(tuned.Launch)), Is.EqualTo((1000, 5000, dataflow)));
