@@ -116,7 +116,7 @@ internal sealed unsafe partial class DecodeAttentionTrial : IDisposable
         args.V = _cache[copy].V.At;
         args.Workspace = _workspace.At;
         args.WorkspaceBytes = prepared.Bytes;
-        return row.Run(_problem, launch, &args);
+        return row is GpuRow gpu ? RunOnDevice(gpu, launch, args) : row.Run(_problem, launch, &args);
     }
 
     /// <summary>Makes out and lse NaN, marks the gaps and clears the counter: what a run must overwrite or leave.</summary>
