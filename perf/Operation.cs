@@ -13,6 +13,8 @@ internal abstract record Layer(string Case, string Dtypes, bool Tune)
     /// <summary>Its extents by name: n and k of a linear layer.</summary>
     public abstract IReadOnlyList<(string Name, int Value)> Shape { get; }
 
+    public Dictionary<string, int> ShapeByName => Shape.ToDictionary(s => s.Name, s => s.Value);
+
     /// <summary>"n 4096, k 4096".</summary>
     public string Extents => string.Join(", ", Shape.Select(s => $"{s.Name} {Format.Int(s.Value)}"));
 }
@@ -43,7 +45,8 @@ internal sealed class Axis(string name, string description, int least, string be
 }
 
 /// <summary>What one row did on the cases of one kind of operands.</summary>
-internal sealed record CheckResult(string Row, string Kind, int Cases, int Refused, double WorstFraction, double WorstUlp, double WorstRelative, IReadOnlyList<string> Faults);
+/// <param name="Figures">What else is worth seeing, by name: the worst ulp, the error of a plain reference.</param>
+internal sealed record CheckResult(string Row, string Kind, int Cases, int Refused, double WorstFraction, IReadOnlyList<(string Name, double Value)> Figures, IReadOnlyList<string> Faults);
 
 /// <summary>Operands of one layer and its calls: everything that is timed comes from here.</summary>
 internal abstract class Workbench : IDisposable
@@ -70,7 +73,7 @@ internal sealed record PeerCall(string Peer, TimedCall Call, IDisposable? Held);
 /// <summary>What the verbs ask of an operation. A new operation is one class and one line in <see cref="All"/>.</summary>
 internal abstract class Operation
 {
-    public static IReadOnlyList<Operation> All { get; } = [new FlatGemmOperation()];
+    public static IReadOnlyList<Operation> All { get; } = [new FlatGemmOperation(), new DecodeAttentionOperation()];
 
     public static Operation Find(string name) => All.First(o => o.Name == name);
 
@@ -97,6 +100,10 @@ internal abstract class Operation
 
     /// <summary>The layers that the command line names, for one thread bound.</summary>
     public abstract IReadOnlyList<Layer> Layers(ParseResult parsed, int threads);
+
+    /// <summary>A problem in words, for the head of a table.</summary>
+    protected string Title(Layer layer, int threads, CacheState cache, string more) =>
+        $"{Name} {layer.Case}: {layer.Extents}, {layer.Dtypes}, {more}, {(threads == 0 ? "all" : Format.Int(threads))} threads, {Format.Cache(cache)}";
 
     public abstract void Explain(ParseResult parsed, Screen screen, TuningStore store);
 

@@ -34,8 +34,7 @@ internal sealed unsafe class DecodeAttentionManaged : Row
         why = problem == null ? "problem != null"
             : launch.Size != sizeof(KnLaunch) ? "launch.Size == sizeof(KnLaunch)"
             : launch.Threads is < 0 or > 1024 ? "launch.Threads >= 0 && launch.Threads <= 1024"
-            : launch.Param[2] != 0 || launch.Param[3] != 0 ? "this row has two launch parameters"
-            : launch.Param[1] != 0 && launch.Param[1] < DecodeAttentionManagedPlan.Block ? "split >= 64"
+            : !Listed(launch) ? "launch params are listed"
             : null;
         return why is null && DecodeAttentionRules.Valid(*(KnDecodeAttentionProblem*)problem, out why)
             && DecodeAttentionRules.Offers(*(KnDecodeAttentionProblem*)problem, Softmax(launch), out why);
@@ -60,6 +59,13 @@ internal sealed unsafe class DecodeAttentionManaged : Row
         else if (Vector256.IsHardwareAccelerated) Drive<Lanes256, Vector256<float>>(&plan, launch.Threads);
         else Drive<Lanes128, Vector128<float>>(&plan, launch.Threads);
         return KnStatus.Ok;
+    }
+
+    private bool Listed(in KnLaunch launch)
+    {
+        for (int i = 0; i < 4; i++)
+            if (launch.Param[i] != 0 && (i >= Parameters.Length || !Parameters[i].Values.Contains(launch.Param[i]))) return false;
+        return true;
     }
 
     private static KnSoftmax Softmax(in KnLaunch launch) => launch.Param[0] == 0 ? KnSoftmax.Lazy : (KnSoftmax)launch.Param[0];

@@ -106,15 +106,12 @@ internal unsafe struct DecodeAttentionManagedPlan
         var s = new DecodeAttentionSequence { Tokens = DecodeAttentionRules.Tokens(*Problem, *Args, b, out long first), KvLen = Args->KvLens[b], FirstToken = first };
         if (s.Tokens == 0 || s.KvLen == 0) return s;
         // Positions ascend with the token, but for trees, where none is below that of the root.
-        s.FirstKey = Math.Min(s.KvLen, Math.Max(0, Lowest(s.KvLen - s.Tokens)));
+        s.FirstKey = DecodeAttentionRules.FirstKey(*Problem, s.KvLen - s.Tokens);
         s.EndKey = s.KvLen;
         s.FirstSplit = s.FirstKey / Split;
         s.Splits = (s.EndKey + Split - 1) / Split - s.FirstSplit;
         return s;
     }
-
-    /// <summary>The first key that a token at `position` may see.</summary>
-    public readonly int Lowest(int position) => Problem->Window == 0 ? 0 : (int)Math.Max(0, position - (long)Problem->Window + 1);
 
     /// <summary>Position of token t of a sequence; the same as a key.</summary>
     public readonly int Position(in DecodeAttentionSequence s, int t) => s.KvLen - s.Tokens
@@ -124,7 +121,7 @@ internal unsafe struct DecodeAttentionManagedPlan
     public readonly void Seen(in DecodeAttentionSequence s, int t, out int begin, out int end)
     {
         bool all = (Flags & (KnAttentionFlags.Full | KnAttentionFlags.Tree)) != 0;
-        begin = Lowest(Position(s, t));
+        begin = DecodeAttentionRules.FirstKey(*Problem, Position(s, t));
         end = all ? s.KvLen : s.KvLen - s.Tokens + t + 1;
     }
 

@@ -17,7 +17,7 @@ internal static unsafe class DecodeAttentionManagedSplit<L, V>
     private struct Keys
     {
         public float* K, V;       // [Block, PaddedK], [Block, PaddedV]
-        public float* X, P;       // [Block] of the row in turn: logits, then exp; P times the scales of v
+        public float* X, P;       // [Block] of the row in turn: logits, then exp; exp times the scale of the value
         public float* KFactors, VFactors;  // [Block]: scale times that of the key; of the value
         public int First, Skip, Count;    // keys First + Skip .. First + Count - 1 are there
     }
@@ -174,6 +174,7 @@ internal static unsafe class DecodeAttentionManagedSplit<L, V>
         {
             V p = L.Exp(L.Subtract(L.Load(keys.X + j), from));
             sum = L.Add(sum, p);
+            L.Store(p, keys.X + j);
             L.Store(L.Multiply(p, L.Load(keys.VFactors + j)), keys.P + j);
         }
         l += LaneSums.Sum(L.Fold(sum));
@@ -183,7 +184,7 @@ internal static unsafe class DecodeAttentionManagedSplit<L, V>
             V a0 = L.Load(o + at), a1 = L.Load(o + at + L.Count), a2 = L.Load(o + at + 2 * L.Count), a3 = L.Load(o + at + 3 * L.Count);
             for (int j = 0; j < keys.Count; j++)
             {
-                if (keys.P[j] == 0) continue;
+                if (keys.X[j] == 0) continue;
                 V p = L.Broadcast(keys.P[j]);
                 float* v = keys.V + j * length + at;
                 a0 = L.MultiplyAdd(p, L.Load(v), a0);
@@ -200,7 +201,7 @@ internal static unsafe class DecodeAttentionManagedSplit<L, V>
         {
             V a = L.Load(o + at);
             for (int j = 0; j < keys.Count; j++)
-                if (keys.P[j] != 0) a = L.MultiplyAdd(L.Broadcast(keys.P[j]), L.Load(keys.V + j * length + at), a);
+                if (keys.X[j] != 0) a = L.MultiplyAdd(L.Broadcast(keys.P[j]), L.Load(keys.V + j * length + at), a);
             L.Store(a, o + at);
         }
     }

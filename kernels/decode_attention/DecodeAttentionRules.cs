@@ -28,7 +28,7 @@ internal static unsafe class DecodeAttentionRules
             && Holds(p.VHeadDim >= 8 && p.VHeadDim <= LongestHead && p.VHeadDim % 8 == 0, out why)
             && Holds(p.KvLen >= 0 && p.KvLen <= LongestKv, out why)
             && Holds(p.PageSize >= 0 && p.PageSize <= LongestKv, out why)
-            && Holds(p.Window >= 0, out why)
+            && Holds(p.Window >= 0 && p.Window <= LongestKv, out why)
             && Holds(p.Softcap >= 0 && p.Softcap < float.PositiveInfinity, out why)
             && Holds((p.Flags & ~127) == 0, out why)
             && Holds((flags & KnAttentionFlags.Full) == 0 || (flags & (KnAttentionFlags.Tree | KnAttentionFlags.Alibi)) == 0, out why)
@@ -57,12 +57,11 @@ internal static unsafe class DecodeAttentionRules
             || !Holds(a.Batch >= 0 && a.Batch <= p.Batch, "batch", out argument, out rule))
             return false;
         if (a.Batch == 0) return true;
-        if (!CheckTokens(p, a, out long tokens, out argument, out rule)) return false;
+        if (!CheckTokens(p, a, out long tokens, out int longest, out argument, out rule)) return false;
         if (tokens == 0) return true;
-        return CheckLengths(p, a, out int longest, out argument, out rule)
+        return CheckPointers(p, a, tokens, workspace, out argument, out rule)
             && CheckHeads(p, a, out argument, out rule)
-            && (longest == 0 || CheckCache(p, a, out argument, out rule))
-            && CheckPointers(p, a, workspace, out argument, out rule)
+            && (longest == 0 || (CheckCache(p, a, out argument, out rule) && CheckPages(p, a, longest, out argument, out rule)))
             && CheckOverlap(p, a, tokens, longest, workspace, out argument, out rule);
     }
 
@@ -98,44 +97,47 @@ internal static unsafe class DecodeAttentionRules
         return a.QStart == null ? p.QLen : a.QStart[b + 1] - a.QStart[b];
     }
 
-    private static bool CheckTokens(in KnDecodeAttentionProblem p, in KnDecodeAttentionArgs a, out long tokens,
-        [NotNullWhen(false)] out string? argument, [NotNullWhen(false)] out string? rule)
-    {
-        argument = rule = null;
-        tokens = (long)a.Batch * p.QLen;
-        if (a.QStart == null) return true;
-        if (!Holds(a.QStart[0] == 0, "q_start", out argument, out rule)) return false;
-        for (int b = 0; b < a.Batch; b++)
-        {
-            long count = (long)a.QStart[b + 1] - a.QStart[b];
-            if (!Holds(count >= 0 && count <= p.QLen, "q_start", out argument, out rule)) return false;
-        }
-        tokens = a.QStart[a.Batch];
-        return true;
-    }
+    /// <summary>The first key that a token at `position` may see.</summary>
+    public static int FirstKey(in KnDecodeAttentionProblem p, int position) => p.Window == 0 ? 0 : (int)Math.Max(0, position - (long)p.Window + 1);
 
-    private static bool CheckLengths(in KnDecodeAttentionProblem p, in KnDecodeAttentionArgs a, out int longest,
+    // Tokens of all sequences, and the longest kv_len of one that has any.
+    private static bool CheckTokens(in KnDecodeAttentionProblem p, in KnDecodeAttentionArgs a, out long tokens, out int longest,
         [NotNullWhen(false)] out string? argument, [NotNullWhen(false)] out string? rule)
     {
-        longest = 0;
-        if (!Holds(a.KvLens != null, "kv_lens", out argument, out rule)) return false;
-        for (int b = 0; b < a.Batch; b++)
-        {
-            if (!Holds(a.KvLens[b] >= 0 && a.KvLens[b] <= p.KvLen, "kv_lens", out argument, out rule)) return false;
-            longest = Math.Max(longest, a.KvLens[b]);
-        }
-        if (!Holds(a.PageCount >= 0, "page_count", out argument, out rule)) return false;
-        if (longest == 0) return true;
-        if (p.PageSize == 0) return Holds(a.PageCount >= a.Batch, "page_count", out argument, out rule);
-        if (!Holds(a.Pages != null, "pages", out argument, out rule)
-            || !Holds(a.PagesLd >= 0 && a.PagesLd <= LongestStride, "pages_ld", out argument, out rule))
+        (tokens, longest) = (0, 0);
+        if (!Holds(a.KvLens != null, "kv_lens", out argument, out rule)
+            || !Holds(a.QStart == null || a.QStart[0] == 0, "q_start", out argument, out rule))
             return false;
         for (int b = 0; b < a.Batch; b++)
         {
-            long used = ((long)a.KvLens[b] + p.PageSize - 1) / p.PageSize;
-            if (!Holds(used <= a.PagesLd, "pages_ld", out argument, out rule)) return false;
-            for (int* id = a.Pages + b * a.PagesLd, end = id + used; id < end; id++)
-                if (!Holds(*id >= 0 && *id < a.PageCount, "pages", out argument, out rule)) return false;
+            long count = a.QStart == null ? p.QLen : (long)a.QStart[b + 1] - a.QStart[b];
+            if (!Holds(count >= 0 && count <= p.QLen, "q_start", out argument, out rule)
+                || !Holds(a.KvLens[b] >= 0 && a.KvLens[b] <= p.KvLen, "kv_lens", out argument, out rule))
+                return false;
+            tokens += count;
+            if (count > 0) longest = Math.Max(longest, a.KvLens[b]);
+        }
+        return true;
+    }
+
+    // The pages in use: those before the window may be gone already.
+    private static bool CheckPages(in KnDecodeAttentionProblem p, in KnDecodeAttentionArgs a, int longest,
+        [NotNullWhen(false)] out string? argument, [NotNullWhen(false)] out string? rule)
+    {
+        if (p.PageSize == 0) return Holds(a.PageCount >= a.Batch, "page_count", out argument, out rule);
+        long needed = ((long)longest + p.PageSize - 1) / p.PageSize;
+        if (!Holds(a.PageCount >= 0, "page_count", out argument, out rule)
+            || !Holds(a.PagesLd >= needed && a.PagesLd <= LongestStride, "pages_ld", out argument, out rule)
+            || !Holds(a.Pages != null, "pages", out argument, out rule))
+            return false;
+        for (int b = 0; b < a.Batch; b++)
+        {
+            int count = Tokens(p, a, b, out _);
+            for (long i = FirstKey(p, a.KvLens[b] - count) / p.PageSize; count > 0 && i * p.PageSize < a.KvLens[b]; i++)
+            {
+                int id = a.Pages[b * a.PagesLd + i];
+                if (!Holds(id >= 0 && id < a.PageCount, "pages", out argument, out rule)) return false;
+            }
         }
         return true;
     }
@@ -155,7 +157,7 @@ internal static unsafe class DecodeAttentionRules
         for (int h = 0; h < p.QHeads; h++)
             if ((alibi && !Holds(a.Alibi[h] >= 0 && a.Alibi[h] < float.PositiveInfinity, "alibi", out argument, out rule))
                 || (sinks && !Holds(a.Sinks[h] < float.PositiveInfinity, "sinks", out argument, out rule))
-                || (phi && !Holds(!float.IsNaN(a.Phi[h]), "phi", out argument, out rule)))
+                || (phi && !Holds(float.IsFinite(a.Phi[h]), "phi", out argument, out rule)))
                 return false;
         for (int b = 0; tree && b < a.Batch; b++)
         {
@@ -184,30 +186,42 @@ internal static unsafe class DecodeAttentionRules
                 && Stride(a.ScaleHead, "scale_head", out argument, out rule)));
     }
 
-    private static bool CheckPointers(in KnDecodeAttentionProblem p, in KnDecodeAttentionArgs a, long workspace,
-        [NotNullWhen(false)] out string? argument, [NotNullWhen(false)] out string? rule) =>
-        Holds(a.Q != null, "q", out argument, out rule)
-        && Holds(a.Out != null, "out", out argument, out rule)
-        && Stride(a.QToken, "q_token", out argument, out rule) && Stride(a.QHead, "q_head", out argument, out rule)
-        && Stride(a.OutToken, "out_token", out argument, out rule) && Stride(a.OutHead, "out_head", out argument, out rule)
-        && (a.Lse == null || Stride(a.LseToken, "lse_token", out argument, out rule))
-        && Holds(workspace == 0 || (a.Workspace != null && a.WorkspaceBytes >= workspace), "workspace", out argument, out rule)
-        && Holds((nuint)a.Workspace % 64 == 0, "workspace", out argument, out rule);
+    private static bool CheckPointers(in KnDecodeAttentionProblem p, in KnDecodeAttentionArgs a, long tokens, long workspace,
+        [NotNullWhen(false)] out string? argument, [NotNullWhen(false)] out string? rule)
+    {
+        if (!Holds(a.Q != null, "q", out argument, out rule) || !Holds(a.Out != null, "out", out argument, out rule)
+            || !Stride(a.QToken, "q_token", out argument, out rule) || !Stride(a.QHead, "q_head", out argument, out rule)
+            || !Stride(a.OutToken, "out_token", out argument, out rule) || !Stride(a.OutHead, "out_head", out argument, out rule))
+            return false;
+        bool apart = Disjoint(tokens, a.OutToken, p.QHeads, a.OutHead, p.VHeadDim);
+        return Holds(apart, "out_token, out_head", out argument, out rule)
+            && (a.Lse == null || Stride(a.LseToken, "lse_token", out argument, out rule))
+            && Holds(a.Lse == null || tokens == 1 || a.LseToken >= p.QHeads, "lse_token", out argument, out rule)
+            && Holds(workspace == 0 || (a.Workspace != null && a.WorkspaceBytes >= workspace), "workspace", out argument, out rule)
+            && Holds((nuint)a.Workspace % 64 == 0, "workspace", out argument, out rule);
+    }
 
-    /// <summary>What a call writes overlaps nothing else of it.</summary>
+    // No row of width elements lies where another one does; strides of at most 2^40 times 2^24 do not wrap.
+    private static bool Disjoint(long tokens, long token, long heads, long head, long width)
+    {
+        if (tokens <= 1) return heads <= 1 || head >= width;
+        if (heads <= 1) return token >= width;
+        return token >= head ? head >= width && token >= (heads - 1) * head + width : token >= width && head >= (Int128)(tokens - 1) * token + width;
+    }
+
+    /// <summary>What a call writes overlaps nothing else of it, and all of it fits in memory.</summary>
     private static bool CheckOverlap(in KnDecodeAttentionProblem p, in KnDecodeAttentionArgs a, long tokens, int longest, long workspace,
         [NotNullWhen(false)] out string? argument, [NotNullWhen(false)] out string? rule)
     {
         var flags = (KnAttentionFlags)p.Flags;
-        long held = longest == 0 ? 0 : a.PageCount, inPage = p.PageSize == 0 ? longest : p.PageSize, heads = p.KvHeads;
+        long held = longest == 0 ? 0 : Math.Min(a.PageCount, 1L << 31), inPage = p.PageSize == 0 ? longest : p.PageSize, heads = p.KvHeads;
         bool scales = (flags & KnAttentionFlags.Scales) != 0;
         var @out = new Extent(a.Out, p.OutType, p.VHeadDim, tokens, a.OutToken, p.QHeads, a.OutHead);
-        var lse = new Extent(a.Lse, (int)DType.Float32, p.QHeads, tokens, a.LseToken);
+        var lse = new Extent(a.Lse, (int)DType.Float32, p.QHeads, tokens, a.Lse == null ? 0 : a.LseToken);
         var k = new Extent(a.K, p.KvType, p.HeadDim, held, a.KPage, inPage, a.KToken, heads, a.KHead);
         var v = new Extent(a.V, p.KvType, p.VHeadDim, held, a.VPage, inPage, a.VToken, heads, a.VHead);
-        if (!Holds(k.Fits, "k", out argument, out rule) || !Holds(v.Fits, "v", out argument, out rule)
-            || !Holds(@out.Fits, "out", out argument, out rule) || !Holds(@out.Apart(lse), "out", out argument, out rule))
-            return false;
+        var written = (ReadOnlySpan<Extent>)[@out, lse,
+            new Extent(a.Recomputed, (int)DType.Float32, 2, 1, 0), new Extent(a.Workspace, (int)DType.Int8, workspace, 1, 0)];
         var read = (ReadOnlySpan<Extent>)[k, v,
             new Extent(a.Q, p.QType, p.HeadDim, tokens, a.QToken, p.QHeads, a.QHead),
             new Extent(scales ? a.KScales : null, (int)DType.Float32, 1, held, a.ScalePage, inPage, a.ScaleToken, heads, a.ScaleHead),
@@ -219,13 +233,17 @@ internal static unsafe class DecodeAttentionRules
             new Extent((flags & KnAttentionFlags.Tree) != 0 ? a.Tree : null, (int)DType.Float32, tokens, 1, 0),
             new Extent(a.QStart, (int)DType.Float32, a.Batch + 1L, 1, 0),
             new Extent(a.KvLens, (int)DType.Float32, a.Batch, 1, 0),
-            new Extent(p.PageSize > 0 && longest > 0 ? a.Pages : null, (int)DType.Float32, a.PagesLd, a.Batch, a.PagesLd),
-            new Extent(a.Recomputed, (int)DType.Float32, 2, 1, 0),
-            new Extent(a.Workspace, (int)DType.Int8, workspace, 1, 0)];
-        foreach (Extent other in read)
-            if (!Holds(@out.Apart(other), "out", out argument, out rule) || !Holds(lse.Apart(other), "lse", out argument, out rule))
-                return false;
-        return true;
+            new Extent(p.PageSize > 0 && longest > 0 ? a.Pages : null, (int)DType.Float32, a.PagesLd, a.Batch, a.PagesLd)];
+        bool fits = true, apart = true;
+        foreach (Extent other in read) fits &= other.Fits;
+        for (int i = 0; i < written.Length; i++)
+        {
+            fits &= written[i].Fits;
+            foreach (Extent other in read) apart &= written[i].Apart(other);
+            for (int j = 0; j < i; j++) apart &= written[i].Apart(written[j]);
+        }
+        return Holds(fits, "page_count and strides", out argument, out rule)
+            && Holds(apart, "out, lse, recomputed, workspace", out argument, out rule);
     }
 
     private static bool DTypesOk(in KnDecodeAttentionProblem p)
@@ -270,8 +288,8 @@ internal static unsafe class DecodeAttentionRules
             _end += elements * (UInt128)((DType)type).Bits() / 8;
         }
 
-        /// <summary>Whether it ends within the address space.</summary>
-        public bool Fits => _end <= long.MaxValue;
+        /// <summary>Whether there can be so much memory.</summary>
+        public bool Fits => _end - _begin < (UInt128)1 << 62;
 
         public bool Apart(Extent other) =>
             _end <= other._begin || other._end <= _begin || _begin == _end || other._begin == other._end;

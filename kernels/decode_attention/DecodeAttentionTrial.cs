@@ -47,7 +47,7 @@ internal sealed unsafe partial class DecodeAttentionTrial : IDisposable
         _cache[0] = (Own(CacheBytes(_args.KPage, _args.KToken, _args.KHead, problem.HeadDim), 0xff), Own(CacheBytes(_args.VPage, _args.VToken, _args.VHead, problem.VHeadDim), 0xff));
         _args.K = _cache[0].K.At;
         _args.V = _cache[0].V.At;
-        FillHeads(ref random);
+        FillHeads();
         for (int b = 0; b < _qLens.Length; b++) FillSequence(b);
         FillNorms();
         for (int i = 1; i < data.Copies; i++) _cache[i] = (CopyOf(_cache[0].K), CopyOf(_cache[0].V));
@@ -111,13 +111,25 @@ internal sealed unsafe partial class DecodeAttentionTrial : IDisposable
     public KnStatus Run(Row row, in KnLaunch launch, int copy = 0)
     {
         if (_prepared is not { } prepared || !ReferenceEquals(prepared.Row, row)) throw new InvalidOperationException($"{row.Name} is not prepared");
-        KnDecodeAttentionArgs args = _args;
-        args.K = _cache[copy].K.At;
-        args.V = _cache[copy].V.At;
-        args.Workspace = _workspace.At;
-        args.WorkspaceBytes = prepared.Bytes;
+        KnDecodeAttentionArgs args = Call(copy);
         return row is GpuRow gpu ? RunOnDevice(gpu, launch, args) : row.Run(_problem, launch, &args);
     }
+
+    /// <summary>Runs a row that was prepared, maybe before others were, with all the workspace there is: candidates take turns.</summary>
+    public KnStatus Turn(Row row, in KnLaunch launch, int copy)
+    {
+        KnDecodeAttentionArgs args = Call(copy) with { WorkspaceBytes = _workspace.Bytes };
+        return row.Run(_problem, launch, &args);
+    }
+
+    /// <summary>The arguments of a call as it was prepared.</summary>
+    public KnDecodeAttentionArgs Call(int copy = 0) => _args with
+    {
+        K = _cache[copy].K.At,
+        V = _cache[copy].V.At,
+        Workspace = _workspace.At,
+        WorkspaceBytes = _prepared!.Value.Bytes,
+    };
 
     /// <summary>Makes out and lse NaN, marks the gaps and clears the counter: what a run must overwrite or leave.</summary>
     public void Poison()
@@ -133,8 +145,20 @@ internal sealed unsafe partial class DecodeAttentionTrial : IDisposable
         *_args.Recomputed = 0;
     }
 
+    /// <summary>Whether out, lse, the counter and the workspace are as Poison and Prepare left them.</summary>
+    public bool Untouched()
+    {
+        for (long t = 0; t < Tokens; t++)
+            for (int h = 0; h < _problem->QHeads; h++)
+                if (Output(t, h).IndexOfAnyExcept(Unwritten) >= 0 || (_args.Lse != null && !float.IsNaN(Lse(t, h)))) return false;
+        return Recomputed == 0 && new ReadOnlySpan<byte>(_workspace.At, (int)_prepared!.Value.Bytes).IndexOfAnyExcept(Unwritten) < 0 && Touched() is null;
+    }
+
     /// <summary>The bytes of one row of out.</summary>
     public ReadOnlySpan<byte> Output(long token, int head) => OutputAt(token, head);
+
+    /// <summary>One element of out.</summary>
+    public double Value(long token, int head, int d) => Decode((DType)_problem->OutType, _args.Out, token * _args.OutToken + head * _args.OutHead + d);
 
     public float Lse(long token, int head) => _args.Lse[token * _args.LseToken + head];
 
@@ -158,7 +182,7 @@ internal sealed unsafe partial class DecodeAttentionTrial : IDisposable
                 bool lse = d == _problem->VHeadDim;
                 if (lse && _args.Lse == null) continue;
                 ref readonly Expected e = ref lse ? ref row.Lse : ref row.Out[d];
-                double got = lse ? Lse(row.Token, row.Head) : Decode(type, _args.Out, row.Token * _args.OutToken + row.Head * _args.OutHead + d);
+                double got = lse ? Lse(row.Token, row.Head) : Value(row.Token, row.Head, d);
                 bool agrees = lse && double.IsNegativeInfinity(e.Value) && e.Outcome == Outcome.Finite
                     ? Exactly(got, e.Value, out double fraction) : e.Agrees(lse ? DType.Float32 : type, got, out fraction);
                 if (e.Outcome == Outcome.Finite && double.IsFinite(got) && lse) lseError = Math.Max(lseError, Math.Abs(got - e.Value));

@@ -35,6 +35,9 @@ internal sealed record DecodeAttentionData(ulong Seed)
     public float Phi { get; init; } = 2;
     public int Copies { get; init; } = 1;
 
+    /// <summary>Key 0 holds what key KeyOffset of the same content holds without it.</summary>
+    public int KeyOffset { get; init; }
+
     /// <summary>Rows that the oracle looks at; 0: all.</summary>
     public int SampleRows { get; init; }
 }
@@ -115,7 +118,7 @@ internal sealed unsafe partial class DecodeAttentionTrial
             for (int i = 0; i < used[b]; i++) _args.Pages[b * _args.PagesLd + i] = ids[next++];
     }
 
-    private void FillHeads(ref TrialRandom random)
+    private void FillHeads()
     {
         ref readonly KnDecodeAttentionProblem p = ref *_problem;
         _args.Scale = Data.Logits is null ? 2 / MathF.Sqrt(p.HeadDim) : 1;
@@ -132,6 +135,7 @@ internal sealed unsafe partial class DecodeAttentionTrial
         if (Has(KnAttentionFlags.Alibi)) _args.Alibi = Floats(p.QHeads);
         if (Has(KnAttentionFlags.Sinks)) _args.Sinks = Floats(p.QHeads);
         if (Has(KnAttentionFlags.Tree)) _args.Tree = (uint*)Floats(Tokens);
+        var random = new TrialRandom(7);  // the same whatever the batch
         for (int h = 0; h < p.QHeads; h++)
         {
             if (_args.Phi != null) _args.Phi[h] = Data.Phi + 0.25f * (h % 3);
@@ -152,7 +156,7 @@ internal sealed unsafe partial class DecodeAttentionTrial
     private void FillSequence(int b)
     {
         ref readonly KnDecodeAttentionProblem p = ref *_problem;
-        int length = _kvLens[b], count = _qLens[b], lowest = p.Window == 0 ? 0 : Math.Max(0, (int)Math.Max(0, length - count - (long)p.Window + 1));
+        int length = _kvLens[b], count = _qLens[b], lowest = DecodeAttentionRules.FirstKey(p, length - count);
         if (count == 0) return;
         bool hostile = Data.Logits is not null && b % 2 == 0;
         for (int t = 0; t < count; t++)
@@ -161,7 +165,7 @@ internal sealed unsafe partial class DecodeAttentionTrial
             if (_args.Tree != null) _args.Tree[token] = Branch(b, t, token);
             for (int h = 0; h < p.QHeads; h++)
             {
-                TrialRandom random = RandomOf(b, 1, length - count + t, h);
+                TrialRandom random = RandomOf(b, 1, Has(KnAttentionFlags.Full) ? t : length - count + t, h);
                 long at = token * _args.QToken + h * _args.QHead;
                 random.Fill((DType)p.QType, (byte*)_args.Q + at * ((DType)p.QType).Bits() / 8, p.HeadDim * (long)((DType)p.QType).Bits() / 8, hostile ? -8 : 1);
                 if (hostile) Encode((DType)p.QType, _args.Q, at, h % 2 == 0 ? 1 : 0.01f);
@@ -185,7 +189,7 @@ internal sealed unsafe partial class DecodeAttentionTrial
         (long k, long v, long scale) = Places(b, j, h);
         var type = (DType)p.KvType;
         int bits = type.Bits();
-        TrialRandom random = RandomOf(b, 3, j, h);
+        TrialRandom random = RandomOf(b, 3, j + Data.KeyOffset, h);
         int exponent = type == DType.Int8 ? 0 : 1;
         random.Fill(type, (byte*)_args.K + k * bits / 8, p.HeadDim * (long)bits / 8, hostile ? -3 : exponent);
         random.Fill(type, (byte*)_args.V + v * bits / 8, p.VHeadDim * (long)bits / 8, exponent);
@@ -249,7 +253,7 @@ internal sealed unsafe partial class DecodeAttentionTrial
         DType.BFloat16 => (float)((BFloat16*)at)[i],
         DType.Float16 => (double)((Half*)at)[i],
         DType.Int8 => ((sbyte*)at)[i],
-        _ => Float8.E4M3(((byte*)at)[i]),
+        _ => (float)((Float8E4M3*)at)[i],
     };
 
     private static void Encode(DType type, void* at, long i, float value)
@@ -260,12 +264,7 @@ internal sealed unsafe partial class DecodeAttentionTrial
             case DType.BFloat16: ((BFloat16*)at)[i] = (BFloat16)value; break;
             case DType.Float16: ((Half*)at)[i] = (Half)value; break;
             case DType.Int8: ((sbyte*)at)[i] = (sbyte)value; break;
-            default:
-                int best = 0x7f;
-                for (int code = 0; code < 255 && !float.IsNaN(value); code++)
-                    if (code != 0x7f && !(MathF.Abs(Float8.E4M3((byte)code) - value) >= MathF.Abs(Float8.E4M3((byte)best) - value))) best = code;
-                ((byte*)at)[i] = (byte)best;
-                break;
+            default: ((Float8E4M3*)at)[i] = Float8E4M3.Saturate(value); break;
         }
     }
 }

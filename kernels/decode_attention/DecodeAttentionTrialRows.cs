@@ -7,11 +7,12 @@ namespace Kernels;
 /// <summary>The rows of a trial: what the oracle and the plain reference make of them.</summary>
 internal sealed unsafe partial class DecodeAttentionTrial
 {
-    /// <summary>One row: expected out [Dv] and lse.</summary>
-    internal sealed class RowExpected(long token, int head, int sequence, int visible, Expected[] @out, Expected lse)
+    /// <summary>One row: the keys that it sees, expected out [Dv] and lse.</summary>
+    internal sealed class RowExpected(long token, int head, int sequence, int[] keys, Expected[] @out, Expected lse)
     {
         public readonly long Token = token;
-        public readonly int Head = head, Sequence = sequence, Visible = visible;
+        public readonly int Head = head, Sequence = sequence;
+        public readonly int[] Keys = keys;
         public readonly Expected[] Out = @out;
         public readonly Expected Lse = lse;
     }
@@ -40,7 +41,7 @@ internal sealed unsafe partial class DecodeAttentionTrial
                         var @out = new Expected[p.VHeadDim];
                         DecodeAttentionOracle.Row(p, view, @out, out Expected lse, out double own);
                         DecodeAttentionPlain.Row(p, view, plain);
-                        rows.Add(new RowExpected(_firstToken[b] + t, h, b, view.Visible.Length, @out, lse));
+                        rows.Add(new RowExpected(_firstToken[b] + t, h, b, view.Visible, @out, lse));
                         spread = Math.Max(spread, own);
                         for (int d = 0; d < p.VHeadDim; d++)
                             if (@out[d].Outcome == Outcome.Finite && float.IsFinite(plain[d])) error = Math.Max(error, Math.Abs(plain[d] - @out[d].Value));

@@ -1,13 +1,20 @@
 // A worker's walk over keys: chunks of tokens, the heads of a task, the rows of each. Everything is static, see
 // avx512.h.
 //
+// What comes from memory is read once and in the order in which it lies, as a few streams at the same time: that is
+// what hardware prefetchers follow. One stream, or rows of one head that lie 2 KB apart, reach half the bandwidth, and
+// so do prefetch instructions (seen on Zen 5). So a chunk is 4 runs of 16 tokens, and neighbouring slots of it are
+// tokens of different runs.
+//
 // An Engine has
 //   kRounds: it multiplies weights in less than f32
+//   kValueSlots: slots times rows of one step of add_values
 //   q_row(problem): bytes of a row of q as it reads it
 //   pack_q(problem, q, out): one row
-//   scores(m): s = q . k of some rows over the tokens of a chunk
-//   put(weights, i, p): 16 weights of a row from token i on as it multiplies them; returns them so, as f32
-//   add_values(m): sums += weights . v
+//   scores<R>(m): s = q . k of R rows over 16 / R slots
+//   out_row(problem): floats of a row of sums; order(sums, out_row): to the order of the output, at the end
+//   put(weights, i, p): 16 weights of a row from slot i on as it multiplies them; returns them so, as f32
+//   add_values<R>(m): sums += weights . v of R rows over kValueSlots / R slots
 #pragma once
 #include "decode_attention_softmax.h"
 
@@ -17,26 +24,36 @@ namespace {
 // What stands in for a key that is not seen: its score is finite and its value adds nothing, whatever memory holds.
 alignas(64) inline constexpr char kNothing[kWidest * 4] = {};
 
-// The keys of a chunk: where they lie for kv head 0. The first of all where there is none, for fetches.
+constexpr int64_t kRuns = 4, kRun = kChunk / kRuns;
+
+inline int64_t slot_of(int64_t token) { return token % kRun * kRuns + token / kRun; }
+inline int64_t token_of(int64_t slot) { return slot % kRuns * kRun + slot / kRuns; }
+
+// Bits by tokens to bits by slots.
+inline uint64_t slots_of(uint64_t tokens) {
+  if (tokens == ~uint64_t{0}) return tokens;
+  uint64_t slots = 0;
+  for (; tokens != 0; tokens &= tokens - 1) slots |= uint64_t{1} << slot_of(__builtin_ctzll(tokens));
+  return slots;
+}
+
+// The keys of a chunk: where those of kv head 0 lie, by slots. Null where there is none.
 struct located {
   const char* k[kChunk];
   const char* v[kChunk];
   int64_t scale[kChunk];
 };
 
-// Some rows of one kv head times the keys of a chunk.
+// Some rows of one kv head times the keys of some slots.
 struct multiplication {
   const kn_decode_attention_problem* problem;
-  int64_t rows, count;    // count tokens: a multiple of 16
-  const char* const* at;  // [count]: k or v of a token
-  const char* q;          // [rows, q_row]
+  const char* const* at;  // k or v of the first slot, and of those that follow
+  const char* q;          // [rows, q_row] from the first row on, as are the others
   int64_t q_row;          // bytes
-  float* scores;          // [rows, kChunk]
-  char* weights;          // [rows, kChunk]
+  float* scores;          // [rows, kChunk]; for add_values the weights in their place
+  int64_t slot;           // the first one
   float* sums;            // [rows, out_row]
   int64_t out_row;
-  const char* const* next;  // [kChunk]: what to fetch meanwhile, next_offset further
-  int64_t next_offset;
 };
 
 // The rows that are attended together, the same for every head of the task.
@@ -59,7 +76,8 @@ inline void locate(const call& c, const sequence& s, int64_t chunk, int64_t end,
     const char* v = static_cast<const char*>(a.v) + (page * a.v_page + in_page * a.v_token) * k_bytes;
     int64_t scale = page * a.scale_page + in_page * a.scale_token;
     for (const int64_t stop = smaller(last, j + length - in_page); j < stop; j++) {
-      out->k[j - chunk] = k, out->v[j - chunk] = v, out->scale[j - chunk] = scale;
+      const int64_t slot = slot_of(j - chunk);
+      out->k[slot] = k, out->v[slot] = v, out->scale[slot] = scale;
       k += a.k_token * k_bytes, v += a.v_token * k_bytes, scale += a.scale_token;
     }
   }
@@ -72,13 +90,13 @@ struct view {
   marks keys;
 };
 
-inline void look(const call& c, const located& at, int64_t head, uint64_t seen, int64_t count, view* out) {
+inline void look(const call& c, const located& at, int64_t head, uint64_t seen, view* out) {
   const int64_t k_offset = head * c.k_head_bytes, v_offset = head * c.v_head_bytes;
   if (seen == ~uint64_t{0}) {
     for (int64_t i = 0; i < kChunk; i++) out->k[i] = at.k[i] + k_offset;
     for (int64_t i = 0; i < kChunk; i++) out->v[i] = at.v[i] + v_offset;
   } else {
-    for (int64_t i = 0; i < count; i++) {
+    for (int64_t i = 0; i < kChunk; i++) {
       const bool there = seen >> i & 1;
       out->k[i] = there ? at.k[i] + k_offset : kNothing;
       out->v[i] = there ? at.v[i] + v_offset : kNothing;
@@ -86,7 +104,7 @@ inline void look(const call& c, const located& at, int64_t head, uint64_t seen, 
   }
   if (!(c.problem->flags & KN_ATTN_SCALES)) return;
   const int64_t s_offset = head * c.args->scale_head;
-  for (int64_t i = 0; i < count; i++) {
+  for (int64_t i = 0; i < kChunk; i++) {
     const bool there = seen >> i & 1;
     out->keys.k_scale[i] = there ? c.args->k_scales[at.scale[i] + s_offset] : 0;
     out->keys.v_scale[i] = there ? c.args->v_scales[at.scale[i] + s_offset] : 0;
@@ -96,8 +114,8 @@ inline void look(const call& c, const located& at, int64_t head, uint64_t seen, 
 inline void positions(const call& c, const sequence& s, int64_t chunk, int32_t* out) {
   const bool tree = (c.problem->flags & KN_ATTN_TREE) != 0;
   for (int64_t i = 0; i < kChunk; i++) {
-    const int64_t t = chunk + i - s.first_new;
-    out[i] = static_cast<int32_t>(tree && t >= 0 && t < s.tokens ? position_of(*c.problem, *c.args, s, t) : chunk + i);
+    const int64_t j = chunk + token_of(i), t = j - s.first_new;
+    out[i] = static_cast<int32_t>(tree && t >= 0 && t < s.tokens ? position_of(*c.problem, *c.args, s, t) : j);
   }
 }
 
@@ -135,58 +153,100 @@ void begin(const call& c, const sequence& s, const rows_of& rows, int64_t head0,
     }
 }
 
+// Calls step<R>(head, row, slot) for runs of 4, 2 and 1 rows, every R over steps of Slots / R slots: the first ones in
+// the order of memory, the rest on what is in cache by then.
+template <int64_t Slots, class F>
+inline void walk(int64_t heads, int64_t rows, bool heads_inside, F step) {
+  const auto each = [&](int64_t slots, auto f) {
+    for (int64_t o = 0; o < (heads_inside ? kChunk : heads * slots); o += slots)
+      for (int64_t i = 0; i < (heads_inside ? heads * slots : kChunk); i += slots)
+        f((heads_inside ? i : o) / slots, heads_inside ? o : i);
+  };
+  const int64_t fours = rows / 4 * 4;
+  if (fours > 0)
+    each(Slots / 4, [&](int64_t head, int64_t slot) {
+      for (int64_t row = 0; row < fours; row += 4) step.template operator()<4>(head, row, slot);
+    });
+  if (rows & 2) each(Slots / 2, [&](int64_t head, int64_t slot) { step.template operator()<2>(head, fours, slot); });
+  if (rows & 1) each(Slots, [&](int64_t head, int64_t slot) { step.template operator()<1>(head, rows - 1, slot); });
+}
+
+// What a run of rows with the same mask is attended with.
+struct attending {
+  const sequence* s;
+  const rows_of* rows;
+  int64_t head0, heads, first, count;  // kv heads; rows first .. first + count
+  bool fixed;
+  uint64_t seen;     // slots
+  const view* keys;  // [heads]
+};
+
+// Scores to weights, for the rows of one head.
+template <class Engine>
+void soften(const call& c, const attending& t, int64_t h, const work& w) {
+  const kn_decode_attention_problem& p = *c.problem;
+  const float factor = c.plain ? c.scale2 : 1.0f, threshold = c.softmax == KN_SOFTMAX_LAZY ? kLazy : 0.0f;
+  const marks& keys = t.keys[h].keys;
+  for (int64_t r = t.first; r < t.first + t.count; r++) {
+    const int64_t at = h * t.rows->count + r;
+    float *const score = w.scores + at * kChunk, *const total = w.total + at * 16, *const rounded = w.rounded + at * 16;
+    if (!c.plain) {
+      const int64_t head = (t.head0 + h) * c.group + t.rows->head[r];
+      const float slope2 = (p.flags & KN_ATTN_ALIBI) ? c.args->alibi[head] * kLog2e : 0;
+      rescore(c, keys, position_of(p, *c.args, *t.s, t.rows->token[r]), slope2, score);
+    }
+    if (!t.fixed)
+      renew(threshold, factor, score, t.seen, w.reference + at, total, rounded, w.sums + at * c.out_row, c.out_row);
+    weigh<Engine>(factor, w.reference[at], score, t.seen, (p.flags & KN_ATTN_SCALES) ? keys.v_scale : nullptr, total,
+                  rounded);
+  }
+}
+
+// The keys of one chunk for a run of rows.
+template <class Engine>
+void attend_chunk(const call& c, const attending& t, const work& w) {
+  const auto at = [&](int64_t head, int64_t row, int64_t slot) {
+    const int64_t i = head * t.rows->count + t.first + row;
+    return multiplication{
+        c.problem, nullptr, w.q + i * c.q_row, c.q_row, w.scores + i * kChunk, slot, w.sums + i * c.out_row, c.out_row};
+  };
+  walk<16>(t.heads, t.count, c.args->k_head < c.args->k_token, [&]<int R>(int64_t head, int64_t row, int64_t slot) {
+    multiplication m = at(head, row, slot);
+    m.at = t.keys[head].k + slot;
+    Engine::template scores<R>(m);
+  });
+  for (int64_t h = 0; h < t.heads; h++) soften<Engine>(c, t, h, w);
+  walk<Engine::kValueSlots>(t.heads, t.count, c.args->v_head < c.args->v_token,
+                            [&]<int R>(int64_t head, int64_t row, int64_t slot) {
+                              multiplication m = at(head, row, slot);
+                              m.at = t.keys[head].v + slot;
+                              Engine::template add_values<R>(m);
+                            });
+}
+
 // The keys of [from, to) for `rows` of `heads` kv heads.
 template <class Engine>
 void attend(const call& c, const sequence& s, const rows_of& rows, int64_t head0, int64_t heads, int64_t from,
             int64_t to, bool fixed, const work& w) {
   const kn_decode_attention_problem& p = *c.problem;
-  located chunks[2];
-  view keys;
-  const float factor = c.plain ? c.scale2 : 1.0f;
-  const float threshold = c.softmax == KN_SOFTMAX_LAZY ? kLazy : 0.0f;
-  int64_t chunk = from / kChunk * kChunk;
-  locate(c, s, chunk, to, &chunks[0]);
-  for (int turn = 0; chunk < to; chunk += kChunk, turn ^= 1) {
-    const located &now = chunks[turn], &then = chunks[turn ^ 1];
-    locate(c, s, chunk + kChunk < to ? chunk + kChunk : chunk, to, &chunks[turn ^ 1]);
-    if (p.flags & KN_ATTN_ALIBI) positions(c, s, chunk, keys.keys.position);
-    for (int64_t h = 0; h < heads; h++) {
-      const bool wraps = h + 1 == heads;
-      const located& next = wraps ? then : now;
-      const int64_t next_head = wraps ? head0 : head0 + h + 1;
-      for (int64_t r = 0, stop; r < rows.count; r = stop) {
-        const uint64_t seen = seen_by(p, *c.args, s, rows.token[r], chunk);
-        for (stop = r + 1; stop < rows.count; stop++)
-          if (rows.token[stop] != rows.token[stop - 1] && seen_by(p, *c.args, s, rows.token[stop], chunk) != seen)
-            break;
-        if (seen == 0) continue;
-        const int64_t count = round_up(64 - __builtin_clzll(seen), 16), at = h * rows.count + r;
-        look(c, now, head0 + h, seen, count, &keys);
-        multiplication m{};
-        m.problem = &p, m.rows = stop - r, m.count = count;
-        m.q = w.q + at * c.q_row, m.q_row = c.q_row;
-        m.scores = w.scores, m.weights = w.weights;
-        m.sums = w.sums + at * c.out_row, m.out_row = c.out_row;
-        m.at = keys.k, m.next = next.k, m.next_offset = next_head * c.k_head_bytes;
-        Engine::scores(m);
-        for (int64_t i = 0; i < m.rows; i++) {
-          float* const score = w.scores + i * kChunk;
-          if (!c.plain) {
-            const int64_t head = (head0 + h) * c.group + rows.head[r + i];
-            const float slope2 = (p.flags & KN_ATTN_ALIBI) ? c.args->alibi[head] * kLog2e : 0;
-            rescore(c, keys.keys, position_of(p, *c.args, s, rows.token[r + i]), slope2, count, score);
-          }
-          float *const total = w.total + (at + i) * 16, *const rounded = w.rounded + (at + i) * 16;
-          if (!fixed)
-            renew(threshold, factor, score, seen, count, w.reference + at + i, total, rounded, m.sums + i * c.out_row,
-                  c.out_row);
-          weigh<Engine>(factor, w.reference[at + i], score, seen, count,
-                        (p.flags & KN_ATTN_SCALES) ? keys.keys.v_scale : nullptr, total, rounded,
-                        w.weights + i * kChunk * kWeightBytes);
-        }
-        m.at = keys.v, m.next = next.v, m.next_offset = next_head * c.v_head_bytes;
-        Engine::add_values(m);
+  located now;
+  view keys[kMostHeads];
+  attending t{&s, &rows, head0, heads, 0, 0, fixed, 0, keys};
+  for (int64_t chunk = from / kChunk * kChunk; chunk < to; chunk += kChunk) {
+    locate(c, s, chunk, to, &now);
+    if (p.flags & KN_ATTN_ALIBI)
+      for (int64_t h = 0; h < heads; h++) positions(c, s, chunk, keys[h].keys.position);
+    for (int64_t r = 0; r < rows.count; r += t.count) {
+      const uint64_t seen = seen_by(p, *c.args, s, rows.token[r], chunk);
+      t.first = r, t.count = 1;
+      for (; r + t.count < rows.count; t.count++) {
+        const int32_t token = rows.token[r + t.count];
+        if (token != rows.token[r + t.count - 1] && seen_by(p, *c.args, s, token, chunk) != seen) break;
       }
+      if (seen == 0) continue;
+      t.seen = slots_of(seen);
+      for (int64_t h = 0; h < heads; h++) look(c, now, head0 + h, t.seen, &keys[h]);
+      attend_chunk<Engine>(c, t, w);
     }
   }
 }

@@ -6,7 +6,7 @@
 namespace kn::decode_attention {
 namespace {
 
-constexpr int64_t kRows = 64;      // rows (new token, query head of a kv head) that are attended together
+constexpr int64_t kRows = 32;      // rows (new token, query head of a kv head) that are attended together
 constexpr int64_t kMostHeads = 8;  // kv heads that a task walks together
 constexpr float kLog2e = 1.44269504f;
 
@@ -41,11 +41,8 @@ struct work {
   float* total;      // [heads, rows, 16]: denominators, a part in each lane
   float* rounded;    // [heads, rows, 16]: the same of weights as the engine multiplies them
   float* reference;  // [heads, rows]: what is subtracted from the exponent of 2
-  float* scores;     // [rows, kChunk]
-  char* weights;     // [rows, kChunk] as the engine multiplies them
+  float* scores;     // [heads, rows, kChunk]
 };
-
-constexpr int64_t kWeightBytes = 4;
 
 inline bool by_norms(const kn_decode_attention_problem& p, kn_softmax softmax) {
   return softmax == KN_SOFTMAX_BOUNDED && !(p.softcap > 0 && p.softcap <= 60);
@@ -66,8 +63,7 @@ inline int64_t lay_out(const call& c, char* at, work* w) {
   w->total = reinterpret_cast<float*>(take(n * 64));
   w->rounded = reinterpret_cast<float*>(take(n * 64));
   w->reference = reinterpret_cast<float*>(take(n * 4));
-  w->scores = reinterpret_cast<float*>(take(c.rows * kChunk * 4));
-  w->weights = take(c.rows * kChunk * kWeightBytes);
+  w->scores = reinterpret_cast<float*>(take(n * kChunk * 4));
   return at - begin;
 }
 

@@ -59,10 +59,11 @@ inline bool conclude(const call& c, const sequence& s, int64_t token, int64_t he
   return true;
 }
 
-// After the last key of a task, for rows that the engine multiplied in less than f32: numerators by the weights as they
-// were, so that the mean of equal values is that value.
+// After the last key of a task: sums in the order of the output. Where the engine multiplied in less than f32, by the
+// weights as they were, so that the mean of equal values is that value.
 template <class Engine>
 void settle(const call& c, float* sums, const float* total, const float* rounded) {
+  Engine::order(sums, c.out_row);
   if (!Engine::kRounds || (c.problem->flags & KN_ATTN_SCALES)) return;
   const float exact = sum_lanes(total), used = sum_lanes(rounded);
   if (!(used > 0) || exact == used) return;

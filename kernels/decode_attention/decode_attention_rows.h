@@ -31,7 +31,7 @@ call call_of(const kn_decode_attention_problem& p, const kn_launch& launch) {
   c.most_splits = (p.kv_len + c.split - 1) / c.split;
   if (p.window > 0) c.most_splits = smaller(c.most_splits, (p.window + p.q_len - 2) / c.split + 2);
   c.q_row = Engine::q_row(p);
-  c.out_row = lanes(p.v_head_dim);
+  c.out_row = Engine::out_row(p);
   work w;
   c.scratch_bytes = lay_out(c, nullptr, &w);
   return c;

@@ -49,9 +49,9 @@ struct marks {
 };
 
 // Scores to exponents, where there is more to it than a factor. `position` and `slope2` are of the row.
-inline void rescore(const call& c, const marks& keys, int64_t position, float slope2, int64_t count, float* s) {
+inline void rescore(const call& c, const marks& keys, int64_t position, float slope2, float* s) {
   const int32_t flags = c.problem->flags;
-  for (int64_t i = 0; i < count; i += 16) {
+  for (int64_t i = 0; i < kChunk; i += 16) {
     __m512 x = _mm512_load_ps(s + i);
     if (flags & KN_ATTN_SCALES) x = _mm512_mul_ps(x, _mm512_load_ps(keys.k_scale + i));
     x = c.cap2 > 0 ? _mm512_mul_ps(tanh(_mm512_mul_ps(x, _mm512_set1_ps(c.cap_in))), _mm512_set1_ps(c.cap2))
@@ -69,10 +69,10 @@ inline void rescore(const call& c, const marks& keys, int64_t position, float sl
 // and the sums with it. Weights reach 2^threshold, far from the limits of f32 and bf16.
 constexpr float kLazy = 16.0f;
 
-inline void renew(float threshold, float factor, const float* s, uint64_t seen, int64_t count, float* reference,
-                  float* total, float* rounded, float* sums, int64_t width) {
+inline void renew(float threshold, float factor, const float* s, uint64_t seen, float* reference, float* total,
+                  float* rounded, float* sums, int64_t width) {
   __m512 top = _mm512_set1_ps(-__builtin_inff());
-  for (int64_t i = 0; i < count; i += 16)
+  for (int64_t i = 0; i < kChunk; i += 16)
     top = _mm512_mask_max_ps(top, static_cast<__mmask16>(seen >> i), top, _mm512_load_ps(s + i));
   const float most = _mm512_reduce_max_ps(top) * factor;
   if (!(most > *reference + threshold)) return;
@@ -83,18 +83,16 @@ inline void renew(float threshold, float factor, const float* s, uint64_t seen, 
   for (int64_t d = 0; d < width; d += 16) _mm512_store_ps(sums + d, _mm512_mul_ps(_mm512_load_ps(sums + d), scale));
 }
 
-// Weights 2^(factor s - reference) of one row as the engine multiplies them, values' scales included.
+// Scores of one row become weights 2^(factor s - reference) as the engine multiplies them, values' scales included.
 template <class Engine>
-void weigh(float factor, float reference, const float* s, uint64_t seen, int64_t count, const float* v_scale,
-           float* total, float* rounded, char* weights) {
+void weigh(float factor, float reference, float* s, uint64_t seen, const float* v_scale, float* total, float* rounded) {
   if (reference == -__builtin_inff()) reference = 0;  // every exponent so far is -infinity
   __m512 sum = _mm512_load_ps(total), sum_rounded = _mm512_load_ps(rounded);
-  for (int64_t i = 0; i < count; i += 16) {
+  for (int64_t i = 0; i < kChunk; i += 16) {
     const __m512 x = _mm512_fmsub_ps(_mm512_load_ps(s + i), _mm512_set1_ps(factor), _mm512_set1_ps(reference));
     const __m512 p = exp2(static_cast<__mmask16>(seen >> i), x);
     sum = _mm512_add_ps(sum, p);
-    const __m512 stored =
-        Engine::put(weights, i, v_scale == nullptr ? p : _mm512_mul_ps(p, _mm512_load_ps(v_scale + i)));
+    const __m512 stored = Engine::put(s, i, v_scale == nullptr ? p : _mm512_mul_ps(p, _mm512_load_ps(v_scale + i)));
     if (Engine::kRounds) sum_rounded = _mm512_add_ps(sum_rounded, stored);
   }
   _mm512_store_ps(total, sum);

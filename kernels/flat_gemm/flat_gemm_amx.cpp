@@ -3,8 +3,7 @@
 // or written beyond them. Two tiles of rows by two panels load 4 tiles for 4 products, which the two load ports just
 // sustain from L1; up to 16 rows take 4 panels instead, for 4 independent sums hide the latency of a product.
 #include <amx.h>
-
-#include <utility>
+#include <unroll.h>
 
 #include "flat_gemm_quantize.h"
 #include "flat_gemm_rows.h"
@@ -41,14 +40,6 @@ struct pass {
   int64_t k, k_end;     // of this pass and of the unpacked block, from the begin of the block
   int32_t group_shift;  // log2 of the elements of k per zero point
 };
-
-template <int N, class F>
-inline __attribute__((always_inline)) void each(F f) {
-  [&]<int... I>(std::integer_sequence<int, I...>) __attribute__((always_inline)) {
-    (f(std::integral_constant<int, I>{}), ...);
-  }
-  (std::make_integer_sequence<int, N>{});
-}
 
 template <feed F>
 inline __attribute__((always_inline)) void unpack_step(const packed_panel& panel, int64_t k, int32_t group_shift,

@@ -51,15 +51,15 @@ internal static class CheckVerb
 
     private static int Show(List<CheckResult> results, Screen screen)
     {
-        var table = new Table("against the float64 oracle", "row", "operands", ">cases", ">refused", ">worst of tolerance", ">worst ulp", ">worst relative", "verdict");
+        var table = new Table("against the float64 oracle", ["row", "operands", ">cases", ">refused", ">worst of tolerance", .. results.FirstOrDefault()?.Figures.Select(f => $">{f.Name}") ?? [], "verdict"]);
         foreach (CheckResult r in results.Where(r => r.Cases > 0 || r.Faults.Count > 0))
-            table.Add(r.Row, r.Kind, Format.Int(r.Cases), Format.Int(r.Refused), r.WorstFraction.ToString("0.000", CultureInfo.InvariantCulture), Format.Number(r.WorstUlp),
-                r.WorstRelative.ToString("0.0e+0", CultureInfo.InvariantCulture), r.Faults.Count == 0 ? "ok" : "WRONG");
+            table.Add([r.Row, r.Kind, Format.Int(r.Cases), Format.Int(r.Refused), r.WorstFraction.ToString("0.000", CultureInfo.InvariantCulture),
+                .. r.Figures.Select(f => f.Value is >= 0.01 and < 1e5 ? Format.Number(f.Value) : f.Value.ToString("0.0e+0", CultureInfo.InvariantCulture)), r.Faults.Count == 0 ? "ok" : "WRONG"]);
         screen.Show(table);
         foreach (string fault in results.SelectMany(r => r.Faults)) screen.Line(fault);
         int bad = results.Count(r => r.Faults.Count > 0), cases = results.Sum(r => r.Cases);
         screen.Line(bad == 0 ? $"{Format.Int(cases)} cases, all within tolerance." : $"{bad} of {results.Count} combinations are out of tolerance.");
-        screen.Json(results);
+        screen.Json(results.Select(r => new { r.Row, r.Kind, r.Cases, r.Refused, r.WorstFraction, figures = r.Figures.ToDictionary(f => f.Name.Replace(' ', '_'), f => f.Value), r.Faults }));
         return bad == 0 && cases > 0 ? Exit.Ok : Exit.Bad;
     }
 

@@ -73,6 +73,7 @@ internal static class CompareVerb
     {
         limits?.Prepare(bench.WorkAt(at), BenchVerb.Threads(bound), request.Cache);
         IReadOnlyList<TimedCall> ours = bench.Calls(at, bound, every: false);
+        if (ours.Count == 0) return [];
         IReadOnlyList<PeerCall> peers = bench.Peers(at, bound, request.Peers, reasons);
         try
         {

@@ -55,7 +55,7 @@ internal static class TuneVerb
         {
             op = request.Operation.Name,
             o.Layer.Case,
-            shape = o.Layer.Shape.ToDictionary(s => s.Name, s => s.Value),
+            shape = o.Layer.ShapeByName,
             o.Layer.Dtypes,
             threads = o.Result.Record?.Key.Device.Threads,
             cache = Format.Cache(request.Cache),

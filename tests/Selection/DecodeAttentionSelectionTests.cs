@@ -105,4 +105,20 @@ public sealed class DecodeAttentionSelectionTests
         Assert.That(keys, Is.Unique);
         Assert.That(DecodeAttentionTuned.Key(Device.Cpu, o with { MaxKvLen = 5, Scale = 2 }, false, CacheState.Cold).Text, Is.EqualTo(keys[0]), "the axis, and what no time depends on");
     }
+
+    [Test]
+    public void Tuning_stores_what_a_plan_then_takes_with_every_softmax_that_the_policy_allows()
+    {
+        DecodeAttentionOptions options = s_options with { QHeads = 4, KvHeads = 2, HeadDim = 64, MaxKvLen = 1000 };
+        var what = new DecodeAttentionTuning { Options = options, Phi = true, Grid = [100, 1000], Cache = CacheState.Warm, Budget = TimeSpan.FromSeconds(4), Candidates = 5 };
+        TuningResult result = DecodeAttentionTuner.Tune(Device.Cpu, _store, what);
+        Assert.That(result.Stored, result.Problem);
+        Assert.That(result.Record!.Evidence.Select(e => e.M), Is.EqualTo(what.Grid));
+        Assert.That(result.Record.Evidence.SelectMany(e => e.Result.Timings).Select(t => t.Failure).Where(f => f is { Kind: FailureKind.WrongResult or FailureKind.Error }), Is.Empty);
+        Assert.That(result.Record.Notes.Keys, Has.Some.StartsWith("predicted m=1000 "));
+        Assert.That(Replay.Of(result.Record).IsSame);
+        Assert.That(DecodeAttentionSelection.Choose(Device.Cpu, options, true, _store, CacheState.Warm)[^1].Source, Is.EqualTo(ChoiceSource.Tuned));
+        Assert.That(Choose(options, true, _store).All(s => s.Source == ChoiceSource.Modelled), "policies are not mixed");
+        Assert.That(() => DecodeAttentionTuner.Tune(Device.Cpu, _store, what with { Grid = [0] }), Throws.TypeOf<KernelsException>());
+    }
 }

@@ -188,21 +188,17 @@ public sealed unsafe class FlatGemm : IDisposable
         RequireHere(x, nameof(x));
         RequireHere(y, nameof(y));
         if (residual is { } given) RequireHere(given, nameof(residual));
-        bool held = false, heldY = false;
+        var held = new Held();
         try
         {
-            x.Buffer.DangerousAddRef(ref held);
-            y.Buffer.DangerousAddRef(ref heldY);
+            held.Add(x.Buffer, nameof(x));
+            held.Add(y.Buffer, nameof(y));
+            held.Add(residual?.Buffer, nameof(residual));
             Run((int)x.Shape(0), x.Pointer, x.Stride(0), xScales, residual is { } r ? r.Pointer : null, residual?.Stride(0) ?? 0, y.Pointer, y.Stride(0), stream, workspace);
-        }
-        catch (ObjectDisposedException)
-        {
-            throw new KernelsException(Status.Invalid, held ? nameof(y) : nameof(x), "a buffer that was not disposed");
         }
         finally
         {
-            if (heldY) y.Buffer.DangerousRelease();
-            if (held) x.Buffer.DangerousRelease();
+            held.Dispose();
         }
     }
 
@@ -246,11 +242,11 @@ public sealed unsafe class FlatGemm : IDisposable
         int i = 0;
         while (_segments[i].To < m) i++;
         ref readonly Segment<KnFlatGemmProblem> segment = ref _segments.ItemRef(i);
-        bool held = false, heldBias = false;
+        var held = new Held();
         try
         {
-            _weights.Data.DangerousAddRef(ref held);
-            _bias?.DangerousAddRef(ref heldBias);
+            held.Add(_weights.Data, "plan");
+            held.Add(_bias, "plan");
             var args = new KnFlatGemmArgs
             {
                 Size = (uint)sizeof(KnFlatGemmArgs),
@@ -280,14 +276,9 @@ public sealed unsafe class FlatGemm : IDisposable
             if (Device.Gpu is { } gpu) RunOn(gpu, segment, ref args, stream, workspace);
             else RunHere(segment, ref args, workspace);
         }
-        catch (ObjectDisposedException)
-        {
-            throw new KernelsException(Status.Invalid, "plan", "a plan, weights and buffers that were not disposed");
-        }
         finally
         {
-            if (heldBias) _bias!.DangerousRelease();
-            if (held) _weights.Data.DangerousRelease();
+            held.Dispose();
         }
     }
 

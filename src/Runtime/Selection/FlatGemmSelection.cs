@@ -54,6 +54,9 @@ internal sealed unsafe class FlatGemmSelection : Selection<KnFlatGemmProblem>
         if (plain != _options) yield return FlatGemmTuned.Key(Device, plain, _layout, cache);
     }
 
+    protected override IEnumerable<KnLaunch> Launches(Row row) =>
+        _options.BatchInvariant && row.BitsOfDefaultLaunch ? [row.DefaultLaunch(Threads)] : base.Launches(row);
+
     protected override KernelsException NoRow(int at) =>
         new(Status.Unsupported, "weights", $"a layout that a row of this machine reads at m = {at}");
 

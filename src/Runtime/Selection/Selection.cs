@@ -63,6 +63,9 @@ internal abstract unsafe class Selection<TProblem>(Device device, int most, int 
     /// <summary>What to throw where no row takes the problem.</summary>
     protected abstract KernelsException NoRow(int at);
 
+    /// <summary>The launches of a row among which to choose.</summary>
+    protected virtual IEnumerable<KnLaunch> Launches(Row row) => row.Launches(Threads);
+
     public virtual bool Accepts(Row row, int at, in KnLaunch launch)
     {
         TProblem problem = Problem(at);
@@ -128,7 +131,7 @@ internal abstract unsafe class Selection<TProblem>(Device device, int most, int 
         (Row? best, KnLaunch launch, double least) = (null, default, double.PositiveInfinity);
         // Defaults come first in both enumerations, and only what is better replaces them.
         foreach (Row row in Rows)
-            foreach (KnLaunch candidate in row.Launches(Threads))
+            foreach (KnLaunch candidate in Launches(row))
             {
                 if (!Accepts(row, at, candidate)) continue;
                 double seconds = Seconds(row, candidate, at);

@@ -1,0 +1,169 @@
+using System.Runtime.InteropServices;
+using Kernels.Interop.Native;
+using Kernels.Tuning;
+
+namespace Kernels.Perf;
+
+internal sealed partial class DecodeAttentionOperation
+{
+    public override Workbench Open(Layer layer, IReadOnlyList<int> points, CacheState cache, TuningStore store) => new DecodeAttentionWorkbench((DecodeAttentionLayer)layer, cache, store);
+
+    public override Work WorkOf(Layer layer, int at) => WorkOf(Of(layer), at);
+
+    /// <summary>Keys that a token sees, and of them and their values the bytes and multiply-adds.</summary>
+    internal static Work WorkOf(DecodeAttentionOptions o, int kvLen)
+    {
+        double seen = Seen(o, kvLen), rows = (double)o.MaxBatch * o.MaxQLen * o.QHeads;
+        return new Work(KvBytes(o, (int)seen), 2 * rows * seen * (o.HeadDim + o.ValueDim), o.Query == DType.BFloat16 ? ["bf16", "f32"] : ["f32"]);
+    }
+
+    internal static long KvBytes(DecodeAttentionOptions o, int kvLen) =>
+        (long)o.MaxBatch * o.KvHeads * kvLen * ((o.HeadDim + o.ValueDim) * o.Kv.Bits() / 8 + (o.Scaled ? 8 : 0));
+
+    private static int Seen(DecodeAttentionOptions o, int kvLen) => o.Window > 0 ? Math.Min(kvLen, o.Window + o.MaxQLen - 1) : kvLen;
+}
+
+/// <summary>Operands of one attention at one kv_len after the other, with the calls of ours and of a peer on them.</summary>
+internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer, CacheState cache, TuningStore store) : Workbench
+{
+    private DecodeAttentionTrial? _trial;
+    private CallTimer? _timer;
+    private int _at;
+
+    public override Layer Layer => layer;
+
+    public override CallTimer Timer => _timer ?? throw new InvalidOperationException("no calls were made");
+
+    public override Work WorkAt(int at) => DecodeAttentionOperation.WorkOf(layer.Options, at);
+
+    /// <summary>Chosen first; with <paramref name="every"/> the best launch of every row and every softmax by the model.</summary>
+    public override IReadOnlyList<TimedCall> Calls(int at, int threads, bool every)
+    {
+        if (!Narrow(at)) return [];
+        DecodeAttentionOptions options = layer.Options with { Threads = threads, MaxKvLen = at };
+        Segment<KnDecodeAttentionProblem> chosen = DecodeAttentionSelection.Choose(Device.Cpu, options, layer.Phi, store, cache)[^1];
+        var calls = new List<(Row Row, KnLaunch Launch)> { (chosen.Row, chosen.Launch) };
+        if (every) calls.AddRange(Others(options, at));
+        return [.. calls.DistinctBy(c => c.Row.Dataflow(c.Launch)).Select(c => Call(c.Row, c.Launch))];
+    }
+
+    private IEnumerable<(Row, KnLaunch)> Others(DecodeAttentionOptions options, int at)
+    {
+        foreach (Row row in Device.Cpu.Table.Of(KnOp.DecodeAttention).Where(r => Device.Cpu.Table.Runs(r, out _)))
+            foreach (SoftmaxDataflow softmax in (SoftmaxDataflow[])[SoftmaxDataflow.Sync, SoftmaxDataflow.Lazy, SoftmaxDataflow.Unified, SoftmaxDataflow.Bounded])
+            {
+                var selection = new DecodeAttentionSelection(Device.Cpu, options with { Row = row.Name, Softmax = softmax }, layer.Phi);
+                if (!row.Launches(options.Threads).Any(l => selection.Accepts(row, at, l))) continue;
+                (_, KnLaunch launch, _) = selection.Best(at);
+                yield return (row, launch);
+            }
+    }
+
+    /// <summary>False where the cache alone is more than a measurement may take of this machine's memory.</summary>
+    private bool Narrow(int at)
+    {
+        if (_at == at && _trial is not null) return true;
+        _trial?.Dispose();
+        _trial = null;
+        long bytes = DecodeAttentionOperation.KvBytes(layer.Options, at);
+        if (bytes > CallTimer.MemoryCap)
+        {
+            Screen.Note($"{layer.Case}, {layer.Extents}, kv_len {Format.Int(at)}: left out, {Format.Bytes(bytes)} of cache are more than a third of this machine's memory");
+            return false;
+        }
+        int copies = CallTimer.Copies(cache, bytes, CallTimer.MemoryCap);
+        int[] lengths = [.. Enumerable.Repeat(at, layer.Options.MaxBatch)];
+        _trial = new DecodeAttentionTrial(layer.Options.Problem(at, layer.Phi), new DecodeAttentionData(7)
+        {
+            KvLens = lengths,
+            QLens = [.. lengths.Select(_ => layer.Options.MaxQLen)],
+            HeadMajor = layer.HeadMajor,
+            Copies = copies,
+            SampleRows = 8,
+        });
+        _timer = new CallTimer(copies, cache);
+        _at = at;
+        return true;
+    }
+
+    /// <summary>A call that has been run once and found right: a wrong result has no speed.</summary>
+    private TimedCall Call(Row row, KnLaunch launch)
+    {
+        DecodeAttentionTrial trial = _trial!;
+        if (!trial.Prepare(row, launch, out string error)) throw new KernelsException(Status.Unsupported, row.Name, error);
+        var call = new TimedCall(row.Dataflow(launch).ToString(), copy =>
+        {
+            KnStatus done = trial.Turn(row, launch, copy);
+            if (done != KnStatus.Ok) throw KernelsException.FromSentence((Status)done, row.Name, row.LastError);
+        });
+        trial.Poison();
+        call.Run(0);
+        DecodeAttentionVerdict verdict = trial.Check();
+        return verdict.Ok ? call : throw new KernelsException(Status.Internal, call.Name, $"{layer.Case}, kv_len {_at}: {verdict}");
+    }
+
+    public override IReadOnlyList<PeerCall> Peers(int at, int threads, PeerSet peers, List<string> reasons)
+    {
+        if (!Narrow(at)) return [];
+        DecodeAttentionOptions o = layer.Options;
+        if (o.Kv != o.Query || o.Output != o.Query || o.Query == DType.Float16)
+        {
+            reasons.Add($"no peer takes {layer.Dtypes}");
+            return [];
+        }
+        if (o.PageSize > 0) reasons.Add("oneDNN has no pages: its k and v are contiguous, of the same size");
+        if (o.MaxQLen > 1) reasons.Add("oneDNN's composition has no causal mask: its q_len tokens see every key, which is a little more work and no mask");
+        var calls = new List<PeerCall>();
+        foreach (Peer peer in peers.Native)
+            if (Peer(peer, at, threads == 0 ? Device.Cpu.Threads : threads, reasons) is { } call) calls.Add(call);
+        return calls;
+    }
+
+    private PeerCall? Peer(Peer peer, int at, int threads, List<string> reasons)
+    {
+        DecodeAttentionOptions o = layer.Options;
+        int rows = o.QHeads / o.KvHeads * o.MaxQLen, element = o.Kv.Bits() / 8;
+        var problem = new PeerAttentionProblem
+        {
+            Type = (int)o.Kv,
+            Batch = o.MaxBatch,
+            KvHeads = o.KvHeads,
+            Rows = rows,
+            HeadDim = o.HeadDim,
+            VHeadDim = o.ValueDim,
+            KvLen = at,
+            Threads = threads,
+            Scale = o.ScoreScale,
+            KBatch = (long)at * o.KvHeads * o.HeadDim,
+            KHead = layer.HeadMajor ? (long)at * o.HeadDim : o.HeadDim,
+            KToken = layer.HeadMajor ? o.HeadDim : (long)o.KvHeads * o.HeadDim,
+            VBatch = (long)at * o.KvHeads * o.ValueDim,
+            VHead = layer.HeadMajor ? (long)at * o.ValueDim : o.ValueDim,
+            VToken = layer.HeadMajor ? o.ValueDim : (long)o.KvHeads * o.ValueDim,
+        };
+        if (!peer.TryCreate(problem, out PeerAttention? attention, out string reason))
+        {
+            reasons.Add(reason);
+            return null;
+        }
+        DecodeAttentionTrial trial = _trial!;
+        // Pages in their random order are as good a cache as any: what a peer computes does not depend on the order of keys.
+        Buffer<byte> q = Buffer<byte>.Allocate((long)o.MaxBatch * o.KvHeads * rows * o.HeadDim * element), result = Buffer<byte>.Allocate((long)o.MaxBatch * o.KvHeads * rows * o.ValueDim * element);
+        new Span<byte>((void*)trial.Args.Q, (int)q.Length).CopyTo(q.Span);
+        nint qs = (nint)q.Pointer, outs = (nint)result.Pointer;
+        var call = new TimedCall(peer.Name, copy => attention!.Run((void*)qs, trial.Call(copy).K, trial.Call(copy).V, (void*)outs));
+        call.Run(0);
+        return new PeerCall(peer.Name, call, new Held(attention!, q, result));
+    }
+
+    public override void Dispose() => _trial?.Dispose();
+
+    private sealed class Held(PeerAttention attention, params Buffer<byte>[] buffers) : IDisposable
+    {
+        public void Dispose()
+        {
+            attention.Dispose();
+            foreach (Buffer<byte> buffer in buffers) buffer.Dispose();
+        }
+    }
+}

@@ -1,0 +1,171 @@
+using Kernels.Interop.Native;
+
+namespace Kernels.Tests.DecodeAttention;
+
+/// <summary>The four softmax dataflows on logits that tell them apart: who recomputes, how often, and that nobody else notices.</summary>
+[TestFixture]
+public sealed class Dataflows
+{
+    private const KnAttentionFlags Fixed = KnAttentionFlags.Phi | KnAttentionFlags.Norms;
+    private static readonly double s_lnMax = Math.Log(float.MaxValue), s_ln2 = Math.Log(2);
+
+    private static IEnumerable<TestCaseData> RowsByKind()
+    {
+        foreach ((_, Row row, string name) in Tables.Runnable(KnOp.DecodeAttention))
+            for (int i = 0; i < DecodeAttentionCases.MainKinds.Length; i++)
+                if (Accepts(row, Problem(i))) yield return new TestCaseData(name, i).SetArgDisplayNames(name, DecodeAttentionCases.MainKinds[i].ToString());
+    }
+
+    private static unsafe bool Accepts(Row row, KnDecodeAttentionProblem problem) => row.Accepts(&problem, row.DefaultLaunch(0), out _);
+
+    private static KnDecodeAttentionProblem Problem(int kind, KnAttentionFlags flags = 0, float softcap = 0, int batch = 4) =>
+        DecodeAttentionCases.Problem(DecodeAttentionCases.MainKinds[kind], batch, 3, 4, 2, 64, 64, 1200, 16, 0, softcap, Fixed | flags);
+
+    /// <summary>Every softmax of the row, each with the default and with the shortest split.</summary>
+    internal static IEnumerable<KnLaunch> Launches(Row row)
+    {
+        int[][] values = [.. row.Parameters.Select(p => p.Name == "softmax" ? p.Values.ToArray() : p.Name == "split" ? [p.Values[0], p.Values.Min()] : [p.Values[0]])];
+        int count = values.Aggregate(1, (n, v) => n * v.Length);
+        for (int i = 0; i < count; i++)
+        {
+            KnLaunch launch = row.DefaultLaunch(0);
+            for (int j = 0, rest = i; j < values.Length; rest /= values[j++].Length) launch.Param[j] = values[j][rest % values[j].Length];
+            yield return launch;
+        }
+    }
+
+    internal static KnSoftmax Softmax(Row row, KnLaunch launch)
+    {
+        for (int i = 0; i < row.Parameters.Length; i++)
+            if (row.Parameters[i].Name == "softmax") return (KnSoftmax)launch.Param[i];
+        return KnSoftmax.Lazy;
+    }
+
+    private static void Run(Row row, KnLaunch launch, DecodeAttentionTrial trial, string what)
+    {
+        if (!trial.Prepare(row, launch, out string error)) Assert.Fail($"{what}: {error}");
+        trial.Poison();
+        KnStatus status = trial.Run(row, launch);
+        if (status != KnStatus.Ok) Assert.Fail($"{what}: {status} {row.LastError}");
+        DecodeAttentionVerdict verdict = trial.Check();
+        if (!verdict.Ok) Assert.Fail($"{what}: {verdict}");
+    }
+
+    private static readonly DecodeAttentionLogits[] s_logits =
+        [new(-490, 370), new(0, 10, 97), new(-3, 3, 120), new(-62, -50), new(-84, -80), new(-130, -100), new(-200, 60), new(2, 8)];
+
+    [TestCaseSource(nameof(RowsByKind))]
+    public void RecomputedRowsAreCounted(string name, int kind)
+    {
+        Row row = Tables.Find(name, KnOp.DecodeAttention);
+        long some = 0, none = 0;
+        foreach (DecodeAttentionLogits logits in s_logits)
+        {
+            using var trial = new DecodeAttentionTrial(Problem(kind), new DecodeAttentionData(Tables.Seed) { Logits = logits, Phi = 5, KvLens = [1200, 300, 517, 0], QLens = [3, 2, 1, 2] });
+            long expected = ExpectedFailures(trial, logits);
+            foreach (KnLaunch launch in Launches(row))
+            {
+                string what = $"seed {Tables.Seed}, {name} [{string.Join(' ', ((ReadOnlySpan<int>)launch.Param).ToArray())}], {DecodeAttentionCases.MainKinds[kind]}, {logits}";
+                Run(row, launch, trial, what);
+                KnSoftmax softmax = Softmax(row, launch);
+                if (softmax is KnSoftmax.Sync or KnSoftmax.Lazy) Assert.That(trial.Recomputed, Is.Zero, what);
+                if (softmax == KnSoftmax.Unified) Assert.That(trial.Recomputed, Is.EqualTo(expected), what);
+            }
+            if (expected > 0) some++;
+            else none++;
+        }
+        Assert.That((some, none), Is.EqualTo((5, 3)), "the logits are such that some rows fail, and some are such that none does");
+    }
+
+    // l = exp(lse - phi), to be finite and at least kv_len 2^-102; no row may lie so near to an edge that rounding decides.
+    private static long ExpectedFailures(DecodeAttentionTrial trial, DecodeAttentionLogits logits)
+    {
+        long failures = 0;
+        foreach (DecodeAttentionTrial.RowExpected e in trial.Expect().Each)
+        {
+            if (e.Keys.Length == 0) continue;
+            double phi = 5 + 0.25 * (e.Head % 3), nats = e.Lse.Value - phi, low = Math.Log(trial.KvLens[e.Sequence]) - 102 * s_ln2;
+            bool fails = nats > s_lnMax + 0.1 || nats < low - 0.1, passes = nats < s_lnMax - 1.5 && nats > low + 0.1;
+            Assert.That(fails || passes, $"{logits}: row [{e.Token}, {e.Head}] is {nats} nats from phi, at the edge");
+            if (fails) failures++;
+        }
+        return failures;
+    }
+
+    [TestCaseSource(nameof(RowsByKind))]
+    public void BoundedNeedsNoSecondPassWhereItIsProved(string name, int kind)
+    {
+        Row row = Tables.Find(name, KnOp.DecodeAttention);
+        foreach ((DecodeAttentionLogits logits, float softcap) in ((DecodeAttentionLogits, float)[])[(new(-490, 370), 50), (new(-490, 370), 60), (new(-25, 25), 0)])
+        {
+            using var trial = new DecodeAttentionTrial(Problem(kind, 0, softcap), new DecodeAttentionData(Tables.Seed) { Logits = logits });
+            foreach (KnLaunch launch in Launches(row))
+            {
+                if (Softmax(row, launch) != KnSoftmax.Bounded) continue;
+                Run(row, launch, trial, $"seed {Tables.Seed}, {name}, {DecodeAttentionCases.MainKinds[kind]}, softcap {softcap}");
+                Assert.That(trial.Recomputed, Is.Zero);
+            }
+        }
+    }
+
+    /// <summary>One head of one token is made to fail: it gets the result of sync, and no other row another bit.</summary>
+    [TestCaseSource(nameof(RowsByKind))]
+    public void AFailingRowDisturbsNobody(string name, int kind)
+    {
+        Row row = Tables.Find(name, KnOp.DecodeAttention);
+        var data = new DecodeAttentionData(Tables.Seed) { KvLens = [1200, 300, 517, 40], QLens = [3, 2, 1, 3] };
+        using var calm = new DecodeAttentionTrial(Problem(kind), data);
+        using var wild = new DecodeAttentionTrial(Problem(kind), data);
+        for (int d = 0; d < 64; d++) wild.SetQ(1, 2, d, d % 2 == 0 ? 300 : -150);
+        foreach (KnLaunch launch in Launches(row))
+        {
+            if (Softmax(row, launch) != KnSoftmax.Unified) continue;
+            string what = $"seed {Tables.Seed}, {name} [{string.Join(' ', ((ReadOnlySpan<int>)launch.Param).ToArray())}]";
+            Run(row, launch, calm, what);
+            Assert.That(calm.Recomputed, Is.Zero, what);
+            Run(row, launch, wild, what);
+            Assert.That(wild.Recomputed, Is.EqualTo(1), what);
+            foreach (DecodeAttentionTrial.RowExpected e in calm.Expect().Each)
+                if ((e.Token, e.Head) != (1, 2) && (!calm.Output(e.Token, e.Head).SequenceEqual(wild.Output(e.Token, e.Head)) || calm.Lse(e.Token, e.Head) != wild.Lse(e.Token, e.Head)))
+                    Assert.Fail($"{what}: row [{e.Token}, {e.Head}] changed");
+        }
+    }
+
+    /// <summary>A mean of ones is one within the sums' rounding, whatever the logits: lost mass and wrong weights of splits show.</summary>
+    [TestCaseSource(nameof(RowsByKind))]
+    public unsafe void OnesGiveOnes(string name, int kind)
+    {
+        Row row = Tables.Find(name, KnOp.DecodeAttention);
+        foreach (DecodeAttentionLogits? logits in (DecodeAttentionLogits?[])[null, new(-490, 370), new(-130, -100), new(0, 10, 120)])
+        {
+            using var trial = new DecodeAttentionTrial(Problem(kind), new DecodeAttentionData(Tables.Seed) { Logits = logits, Ones = true, Phi = 5, QLens = [3, 3, 3, 3], KvLens = [1200, 1000, 100, 5] });
+            foreach (DecodeAttentionTrial.RowExpected e in trial.Expect().Each)
+                foreach (Expected x in e.Out) Assert.That(x.Value, Is.EqualTo(1).Within(1e-12), "the oracle's own mean of ones");
+            foreach (KnLaunch launch in Launches(row)) Run(row, launch, trial, $"seed {Tables.Seed}, {name} [{string.Join(' ', ((ReadOnlySpan<int>)launch.Param).ToArray())}], {logits}");
+        }
+    }
+
+    /// <summary>No key in sight: 0 and -inf; only the sink: 0 and the sink's logit; exactly, and nothing is recomputed.</summary>
+    [TestCaseSource(nameof(RowsByKind))]
+    public unsafe void NothingToSee(string name, int kind)
+    {
+        Row row = Tables.Find(name, KnOp.DecodeAttention);
+        foreach (KnAttentionFlags flags in (KnAttentionFlags[])[0, KnAttentionFlags.Sinks, KnAttentionFlags.Full, KnAttentionFlags.Full | KnAttentionFlags.Sinks])
+        {
+            // The second sequence has no key; the third has fewer keys than tokens, so that its first tokens come before all keys.
+            using var trial = new DecodeAttentionTrial(Problem(kind, flags, 0, 3), new DecodeAttentionData(3) { KvLens = [20, 0, 1], QLens = [1, 3, 3] });
+            bool full = (flags & KnAttentionFlags.Full) != 0, sinks = (flags & KnAttentionFlags.Sinks) != 0;
+            foreach (KnLaunch launch in Launches(row))
+            {
+                Run(row, launch, trial, $"{name} [{string.Join(' ', ((ReadOnlySpan<int>)launch.Param).ToArray())}] {flags}");
+                Assert.That(trial.Recomputed, Is.Zero);
+                for (long t = 1; t < (full ? 4 : 6); t++)
+                    for (int h = 0; h < 4; h++)
+                    {
+                        Assert.That(trial.Output(t, h).IndexOfAnyExcept((byte)0), Is.Negative, $"{name} {flags} out [{t}, {h}]");
+                        Assert.That(trial.Lse(t, h), Is.EqualTo(sinks ? trial.Args.Sinks[h] : float.NegativeInfinity).Within(1).Ulps, $"{name} {flags} lse [{t}, {h}]");
+                    }
+            }
+        }
+    }
+}
