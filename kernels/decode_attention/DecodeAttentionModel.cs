@@ -38,6 +38,7 @@ internal static class DecodeAttentionModel
     /// <summary>Seconds of one call in which every sequence has kv_len tokens and q_len new ones.</summary>
     public static double Seconds(Row row, in KnLaunch launch, in KnDecodeAttentionProblem p, Device device)
     {
+        if (row is DecodeAttentionGpu gpu) return gpu.Seconds(p, launch);
         int threads = Math.Max(1, Math.Min(launch.Threads == 0 ? device.Threads : launch.Threads, device.Threads));
         double seen = p.Window > 0 ? Math.Min(p.KvLen, p.Window + p.QLen - 1.0) : p.KvLen;
         double heads = (double)p.Batch * p.KvHeads, rows = (double)p.Batch * p.QHeads * p.QLen;

@@ -65,6 +65,31 @@ internal static unsafe class DecodeAttentionRules
             && CheckOverlap(p, a, tokens, longest, workspace, out argument, out rule);
     }
 
+    /// <summary>
+    /// The rules of one call on a GPU: those of <see cref="Check"/> that need not read what lies there. Lengths, page ids and masks
+    /// are the caller's word.
+    /// </summary>
+    public static bool CheckOnDevice(in KnDecodeAttentionProblem p, in KnDecodeAttentionArgs a, long workspace,
+        [NotNullWhen(false)] out string? argument, [NotNullWhen(false)] out string? rule)
+    {
+        var flags = (KnAttentionFlags)p.Flags;
+        if (!Holds(a.Size == sizeof(KnDecodeAttentionArgs), "args", out argument, out rule)
+            || !Holds(a.Batch >= 0 && a.Batch <= p.Batch, "batch", out argument, out rule))
+            return false;
+        if (a.Batch == 0) return true;
+        return Holds(a.KvLens != null, "kv_lens", out argument, out rule)
+            && Holds(a.Pages != null || p.PageSize == 0 || p.KvLen == 0, "pages", out argument, out rule)
+            && Holds(a.PagesLd >= 0 && a.PagesLd <= LongestStride, "pages_ld", out argument, out rule)
+            && Holds(a.PageCount >= (p.PageSize == 0 && p.KvLen > 0 ? a.Batch : 0), "page_count", out argument, out rule)
+            && Holds(a.Scale > 0 && a.Scale < float.PositiveInfinity, "scale", out argument, out rule)
+            && Holds(a.Alibi != null || (flags & KnAttentionFlags.Alibi) == 0, "alibi", out argument, out rule)
+            && Holds(a.Sinks != null || (flags & KnAttentionFlags.Sinks) == 0, "sinks", out argument, out rule)
+            && Holds(a.Phi != null || (flags & KnAttentionFlags.Phi) == 0, "phi", out argument, out rule)
+            && Holds(a.Tree != null || (flags & KnAttentionFlags.Tree) == 0, "tree", out argument, out rule)
+            && (p.KvLen == 0 || a.PageCount == 0 || CheckCache(p, a, out argument, out rule))
+            && CheckPointers(p, a, workspace, out argument, out rule);
+    }
+
     /// <summary>Tokens of sequence b and the first of them.</summary>
     public static int Tokens(in KnDecodeAttentionProblem p, in KnDecodeAttentionArgs a, int b, out long first)
     {

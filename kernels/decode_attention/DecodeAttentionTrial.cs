@@ -112,7 +112,7 @@ internal sealed unsafe partial class DecodeAttentionTrial : IDisposable
     {
         if (_prepared is not { } prepared || !ReferenceEquals(prepared.Row, row)) throw new InvalidOperationException($"{row.Name} is not prepared");
         KnDecodeAttentionArgs args = Call(copy);
-        return row.Run(_problem, launch, &args);
+        return row is GpuRow gpu ? RunOnDevice(gpu, launch, args) : row.Run(_problem, launch, &args);
     }
 
     /// <summary>Runs a row that was prepared, maybe before others were, with all the workspace there is: candidates take turns.</summary>

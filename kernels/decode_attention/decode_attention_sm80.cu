@@ -71,7 +71,7 @@ struct attention {
       const place p = place_of(a, j.w.s, static_cast<int32_t>(key < j.w.end ? key : j.w.end - 1));
       const int64_t k_at = p.page * a.k_page + p.token * a.k_token + j.w.kv_head * a.k_head;
       const int64_t v_at = p.page * a.v_page + p.token * a.v_token + j.w.kv_head * a.v_head;
-#pragma unroll
+#pragma unroll 2  // more would hold addresses in registers that the products need
       for (int i = 0; i < kKeys * kChunks / 32; i++) {
         const int chunk = i * 32 + lane_id(), row = chunk / kChunks, byte = chunk % kChunks * 16;
         const bool exists = tile + row < j.w.end;

@@ -58,3 +58,41 @@ internal unsafe struct KnDecodeAttentionArgs
     public void* Workspace;
     public long WorkspaceBytes;
 }
+
+/// <summary>kernels/decode_attention/decode_attention_gpu.h: the one argument of the GPU kernels.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct KnDecodeAttentionGpu
+{
+    public int* QStart;
+    public int* KvLens;
+    public int* Pages;
+    public void* Q;
+    public void* K;
+    public void* V;
+    public float* KScales;
+    public float* VScales;
+    public float* KeyNorms;
+    public float* Phi;
+    public float* Alibi;
+    public float* Sinks;
+    public uint* Tree;
+    public void* Out;
+    public float* Lse;
+    public ulong* Recomputed;
+    public float* Partial;
+    public long PagesLd;
+    public long QToken, QHead;
+    public long KPage, KToken, KHead;
+    public long VPage, VToken, VHead;
+    public long ScalePage, ScaleToken, ScaleHead;
+    public long OutToken, OutHead, LseToken;
+    public int Batch, QLen, QHeads, KvHeads;
+    public int HeadDim, VHeadDim;
+    public int PageSize, Window;
+    public int QType, KvType, OutType;
+    public int Flags;
+    public int Softmax;
+    public int Splits, SplitLen;
+    public float Scale, Softcap;
+    public int Reserved;
+}
