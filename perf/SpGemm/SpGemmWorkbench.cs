@@ -43,10 +43,11 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
     {
         SpGemmOptions options = _layer.Options with { Threads = threads };
         var calls = new List<TimedCall>();
-        using (SpGemmPlan<T> plan = SpGemmPlan<T>.Create(_a, _b, options)) calls.Add(Call(options, plan.Choice.Dataflow.ToString(), at));
-        string chosen = calls[0].Name[..calls[0].Name.IndexOfAny(['[', ' ', ','])];
+        Dataflow chosen;
+        using (SpGemmPlan<T> plan = SpGemmPlan<T>.Create(_a, _b, options)) chosen = plan.Choice.Dataflow;
+        calls.Add(Call(options, chosen.ToString(), at));
         if (every)
-            foreach (Row row in Device.Cpu.Table.Of(Interop.Native.KnOp.SpGemm).Where(r => r.Name != chosen && Device.Cpu.Table.Runs(r, out _)))
+            foreach (Row row in Device.Cpu.Table.Of(Interop.Native.KnOp.SpGemm).Where(r => r.Name != chosen.Row && Device.Cpu.Table.Runs(r, out _)))
                 calls.Add(Call(options with { Row = row.Name }, row.Name, at));
         return calls;
     }
@@ -115,7 +116,7 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
             if (Wrong(product!) is { } wrong) reasons.Add($"{peer.Name}, {_layer.Case}: {wrong}");
             calls.Add(new PeerCall(peer.Name, new TimedCall(peer.Name, _ => product!.Run()), product));
         }
-        if (_a is CsrMatrix<double> a && _b is CsrMatrix<double> b && _products <= MostForMathNet) calls.Add(MathNet(a, b));
+        if ((object)_a is CsrMatrix<double> a && (object)_b is CsrMatrix<double> b && _products <= MostForMathNet) calls.Add(MathNet(a, b));
         return calls;
     }
 
@@ -135,7 +136,7 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
     {
         static SparseMatrix Of(CsrMatrix<double> x) => SparseMatrix.OfIndexed((int)x.Rows, (int)x.Columns, Entries(x));
         SparseMatrix left = Of(a), right = Of(b);
-        return new PeerCall("MathNet", new TimedCall("MathNet", _ => _ = left * right), null);
+        return new PeerCall("MathNet", new TimedCall("MathNet", _ => GC.KeepAlive(left * right)), null);
     }
 
     private static List<(int, int, double)> Entries(CsrMatrix<double> x)

@@ -21,14 +21,14 @@ public static class MatrixMarket
 
     /// <summary>Reads a stream line by line; memory grows with what is there, not with what the size line announces.</summary>
     /// <exception cref="KernelsException">What is wrong, with the number of the line.</exception>
-    public static CsrMatrix<T> Read<T>(Stream stream) where T : unmanaged, INumber<T>
+    public static CsrMatrix<T> Read<T>(System.IO.Stream stream) where T : unmanaged, INumber<T>
     {
         ArgumentNullException.ThrowIfNull(stream);
         return new MatrixMarketReader<T>(stream).Read();
     }
 
     /// <summary>Writes a matrix in coordinates, general; a pattern where it has no values. Numbers are read back as the same bits.</summary>
-    public static void Write<T>(Stream stream, CsrMatrix<T> matrix, string? comment = null) where T : unmanaged, INumber<T>
+    public static void Write<T>(System.IO.Stream stream, CsrMatrix<T> matrix, string? comment = null) where T : unmanaged, INumber<T>
     {
         ArgumentNullException.ThrowIfNull(stream);
         ArgumentNullException.ThrowIfNull(matrix);

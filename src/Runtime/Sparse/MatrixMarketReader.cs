@@ -5,7 +5,7 @@ using System.Runtime.InteropServices;
 namespace Kernels;
 
 /// <summary>Reads one Matrix Market stream. Lines are split in place, so that a value costs no allocation.</summary>
-internal sealed class MatrixMarketReader<T>(Stream stream) where T : unmanaged, INumber<T>
+internal sealed class MatrixMarketReader<T>(System.IO.Stream stream) where T : unmanaged, INumber<T>
 {
     private enum Symmetry { General, Symmetric, Skew }
 
