@@ -87,7 +87,7 @@ internal static unsafe class DecodeAttentionRules
             && Holds(a.Phi != null || (flags & KnAttentionFlags.Phi) == 0, "phi", out argument, out rule)
             && Holds(a.Tree != null || (flags & KnAttentionFlags.Tree) == 0, "tree", out argument, out rule)
             && (p.KvLen == 0 || a.PageCount == 0 || CheckCache(p, a, out argument, out rule))
-            && CheckPointers(p, a, workspace, out argument, out rule);
+            && CheckPointers(p, a, (long)a.Batch * p.QLen, workspace, out argument, out rule);
     }
 
     /// <summary>Tokens of sequence b and the first of them.</summary>

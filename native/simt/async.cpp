@@ -5,10 +5,9 @@ using namespace simt;
 
 namespace {
 
-void arrive(Thread& thread, const AsyncCopy& copy, uintptr_t pc) {
+void arrive(const AsyncCopy& copy, uintptr_t pc) {
   memcpy(copy.to, copy.data, static_cast<size_t>(copy.bytes));
   check_access(copy.to, static_cast<size_t>(copy.bytes), Access::kAsyncArrive, pc);
-  (void)thread;
 }
 
 }  // namespace
@@ -35,6 +34,6 @@ void kn_simt_cp_async_wait(int groups) {
   Thread& thread = self();
   const int end = groups < 0 ? thread.async_group + 1 : thread.async_group - groups;
   size_t done = 0;
-  while (done < thread.async.size() && thread.async[done].group < end) arrive(thread, thread.async[done++], KN_SIMT_PC);
+  while (done < thread.async.size() && thread.async[done].group < end) arrive(thread.async[done++], KN_SIMT_PC);
   thread.async.erase(thread.async.begin(), thread.async.begin() + static_cast<ptrdiff_t>(done));
 }

@@ -101,8 +101,6 @@ std::string place_text(const Place& place, uintptr_t pc) {
 
 void keep_report(const Launch& launch) {
   Device& d = device();
-  std::stable_sort(launch.faults.begin(), launch.faults.end(),
-                   [](const Fault& a, const Fault& b) { return a.linear_block < b.linear_block; });
   std::vector<uintptr_t> pcs;
   for (const Fault& f : launch.faults) pcs.insert(pcs.end(), {f.pc, f.other_pc});
   const std::vector<Place> places = pcs.empty() ? std::vector<Place>() : resolve(pcs);

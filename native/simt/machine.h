@@ -153,9 +153,9 @@ struct Worker {
   size_t statics_bytes = 0;
   Allocation* last = nullptr;  // that an access was in
   uint32_t clock = 1;          // first clock value that no block of this worker has used
-  // What the signal handler saw.
+  // What the signal handler saw: 0 or the signal, the thread that it stopped, where, and what it touched.
   int signal = 0;
-  Thread* stopped_in = nullptr;  // the thread that ran last
+  Thread* stopped_in = nullptr;
   uintptr_t signal_pc = 0, signal_address = 0;
 
   char* stack();  // null: no memory

@@ -15,8 +15,8 @@
 #define __device__
 #define __host__
 #define __constant__ static const
-#define __shared__ \
-  static thread_local  // a block stays on one OS thread; several blocks on one thread swap their copies
+// A block stays on one OS thread, and several blocks on one thread swap their copies.
+#define __shared__ static thread_local
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __align__(bytes) alignas(bytes)
@@ -127,10 +127,10 @@ template <class T>
 struct kn_simt_same {
   using type = T;
 };
-#define KN_SIMT_ATOMIC(name, expression)                                           \
-  template <class T>                                                               \
-  static inline T name(T* address, typename kn_simt_same<T>::type v) {             \
-    return kn_simt_atomic_update(address, [=](T old) -> T { return expression; }); \
+#define KN_SIMT_ATOMIC(name, expression)                                                            \
+  template <class T>                                                                                \
+  static inline T name(T* address, typename kn_simt_same<T>::type v) {                              \
+    return kn_simt_atomic_update(address, [=]([[maybe_unused]] T old) -> T { return expression; }); \
   }
 KN_SIMT_ATOMIC(atomicAdd, T(old + v))
 KN_SIMT_ATOMIC(atomicSub, T(old - v))

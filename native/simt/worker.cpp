@@ -22,7 +22,10 @@ static Fault make_fault(const Block& block, const Thread& thread, int kind, uint
 static void keep(const Launch& launch, Fault fault) {
   const std::lock_guard<std::mutex> guard(fault_lock);
   launch.stop = true;
-  launch.faults.push_back(std::move(fault));
+  // In the order of blocks, whatever worker was first.
+  const auto at = std::upper_bound(launch.faults.begin(), launch.faults.end(), fault.linear_block,
+                                   [](uint64_t block, const Fault& f) { return block < f.linear_block; });
+  launch.faults.insert(at, std::move(fault));
 }
 
 void record_fault(Block& block, const Thread& thread, int kind, uintptr_t pc, std::string what, uint64_t address,

@@ -19,6 +19,9 @@ internal sealed unsafe class SimtDriver : GpuDriver
     private static readonly Lock s_gate = new();
     private static long s_handles;
 
+    // The most of one allocation: more than a simulator can work through, and less than a shadow of it can take.
+    private const long Memory = 1L << 34;
+
     private readonly KnSimtLibrary _library;
     private readonly KnSimtOptions _options;
     private static readonly ConcurrentDictionary<string, nint> s_names = new();
@@ -40,6 +43,7 @@ internal sealed unsafe class SimtDriver : GpuDriver
             ThreadsPerBlock = 1024,
             SharedBytesPerBlock = options.SharedPerBlock,
             SharedBytesPerMultiprocessor = options.SharedPerBlock,
+            MemoryBytes = Memory,
             Cooperative = true,
             Pools = true,
         };
@@ -73,6 +77,7 @@ internal sealed unsafe class SimtDriver : GpuDriver
     {
         RequireSound();
         Sweep();
+        if (bytes > Memory) throw Failure(Status.NoMemory, "alloc", (int)KnStatus.NoMemory, nameof(KnStatus.NoMemory), $"{bytes} bytes of a device of {Memory}", sticky: false);
         void* address = null;
         Check(_library.Alloc(bytes, &address), "alloc");
         return (nint)address;

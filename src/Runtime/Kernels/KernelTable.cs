@@ -142,12 +142,12 @@ internal sealed unsafe class KernelTable
 
     private static string? FindLibrary() => Find("kn_cpu", out _);
 
-    /// <summary>The file of a native library of this project, or null and where it was looked for.</summary>
+    /// <summary>The file of a native library of this project, or null; the reason is for where it is not.</summary>
     internal static string? Find(string library, out string reason)
     {
         string file = FileOf(library);
         string? path = SearchedDirectories().Select(d => System.IO.Path.Combine(d, file)).FirstOrDefault(File.Exists);
-        reason = path is null ? $"no {file} in {string.Join(", ", SearchedDirectories())}" : "";
+        reason = $"no {file} in {string.Join(", ", SearchedDirectories())}";
         return path;
     }
 }
