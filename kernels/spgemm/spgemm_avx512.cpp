@@ -62,6 +62,7 @@ int32_t run(const void* problem, const kn_launch* launch, const void* args) {
   l.threads = kn_workers(l.threads);
   if (const int32_t status = check(*p, a, workspace(p, &l)); status != KN_OK) return status;
   if (a->phase == KN_SPGEMM_ANALYSE) return analyse(*p, *a, l.threads);
+  if (a->phase == KN_SPGEMM_NUMERIC && p->type == KN_NONE) return KN_OK;
   if (p->products == 0) {
     if (a->phase == KN_SPGEMM_NUMERIC) return KN_OK;
     for (int64_t i = 0; i < a->row_to - a->row_from; i++) a->c_offsets[i + 1] = a->c_offsets[0];

@@ -147,7 +147,7 @@ struct driver {
 
   // Computes a slot to these addresses; ends of rows are relative to it.
   int64_t compute(worker& w, int64_t slot, I* c, V* v) {
-    row_engine<I, S> engine{p, a, limit, w.s};
+    row_engine<I, S> engine(p, a, limit, w.s);
     const share h = share_of(slot);
     int64_t count = 0;
     if (h.split >= 0) {
@@ -232,7 +232,7 @@ struct driver {
     const int b = direct ? 0 : d.free_buffer(w);
     if (b < 0) return;
     I* c = direct ? static_cast<I*>(d.a.c_columns) + d.bases[slot] : w.columns[b];
-    V* v = direct ? static_cast<V*>(d.a.c_values) + d.bases[slot] : w.values[b];
+    V* v = direct && S::kValues ? static_cast<V*>(d.a.c_values) + d.bases[slot] : w.values[b];
     const int64_t count = d.compute(w, slot, c, v);
     if (direct)
       d.shift_ends(slot);
@@ -272,7 +272,7 @@ struct driver {
   static void numeric_task(void* context, int64_t slot, int32_t index) {
     driver& d = *static_cast<driver*>(context);
     worker w = d.worker_of(index);
-    row_engine<I, S> engine{d.p, d.a, d.limit, w.s};
+    row_engine<I, S> engine(d.p, d.a, d.limit, w.s);
     const share h = d.share_of(slot);
     if (h.split >= 0) d.numeric(engine, w, d.part_of(h.split, slot - d.slot_of(h.split)));
     for (int64_t i = h.first; i < h.last; i++) {

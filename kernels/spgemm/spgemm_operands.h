@@ -1,0 +1,133 @@
+// What a row of C is computed from and in: the entries of D, the rows of B that its row of A names, and a worker's
+// scratch.
+#pragma once
+#include "spgemm_rows.h"
+#include "spgemm_semiring.h"
+
+namespace kn::spgemm {
+namespace {
+
+// What of a worker's scratch is as it must be between rows; made so when it is first used.
+struct scratch_state {
+  bool dense, hash;
+};
+
+// What a worker has, all of it in the workspace. Between rows: sums zero, marks 0, table empty.
+template <class I, class S>
+struct scratch {
+  using V = typename S::value;
+  uint32_t* keys;   // sort: [limits.sort + 64], and a line before the first
+  V* products;      // [limits.sort + 16]
+  V* sums;          // dense: [limits.dense]
+  uint8_t* marks;   // [limits.dense + 64]: 1 mask, 2 touched
+  uint8_t* lines;   // [limits.dense / kLine + 64]
+  I* table;         // hash: [limits.hash]
+  V* table_sums;    // [limits.hash]
+  uint64_t* found;  // [limits.hash / 2 + 8]
+  scratch_state* state;
+};
+
+// Columns [low, high) of row i.
+struct part {
+  int64_t i, low, high;
+  bool whole;
+};
+
+template <class I, class S>
+struct row_operands {
+  using V = typename S::value;
+
+  const kn_spgemm_problem& p;
+  const kn_spgemm_args& a;
+
+  const I* columns(const kn_csr& x) const { return static_cast<const I*>(x.columns); }
+  const V* values(const kn_csr& x) const { return static_cast<const V*>(x.values); }
+  bool has(int32_t flag) const { return (p.flags & flag) != 0; }
+
+  // Calls f(coefficient, columns, values, count) for D's entries, whose coefficient is null, and every row of B.
+  template <class F>
+  void segments(const part& r, F&& f) const {
+    static const V unread = 0;  // where there are no values
+    if (has(KN_SPGEMM_ACCUMULATE)) {
+      const I* c = columns(a.d);
+      const V* addends = S::kValues ? values(a.d) : &unread;
+      for (int64_t j = a.d.offsets[r.i], end = a.d.offsets[r.i + 1]; j < end; j++) {
+        if (r.whole) {
+          f(static_cast<const V*>(nullptr), c + j, S::kValues ? addends + j : addends, end - j);
+          break;
+        }
+        if (c[j] >= r.low && c[j] < r.high)
+          f(static_cast<const V*>(nullptr), c + j, S::kValues ? addends + j : addends, int64_t{1});
+      }
+    }
+    const I* ks = columns(a.a);
+    for (int64_t e = a.a.offsets[r.i], end = a.a.offsets[r.i + 1]; e < end; e++) {
+      int64_t from = a.b.offsets[ks[e]], to = a.b.offsets[ks[e] + 1];
+      if (!r.whole) {
+        from = bisect(columns(a.b), from, to, r.low);
+        to = bisect(columns(a.b), from, to, r.high);
+      }
+      if (from < to)
+        f(S::kReads ? values(a.a) + e : &unread, columns(a.b) + from, S::kReads ? values(a.b) + from : &unread,
+          to - from);
+    }
+  }
+
+  static int64_t bisect(const I* c, int64_t low, int64_t high, int64_t wanted) {
+    while (low < high) {
+      const int64_t middle = (low + high) >> 1;
+      if (c[middle] < wanted)
+        low = middle + 1;
+      else
+        high = middle;
+    }
+    return low;
+  }
+
+  static V product(const V* x, const V* b, int64_t j) {
+    if (!S::kValues) return 0;
+    return x == nullptr ? b[j] : S::mul(*x, S::kReads ? b[j] : V(0));
+  }
+
+  struct extent {
+    int64_t products = 0, segments = 0, low = INT64_MAX, high = -1;  // columns low to high, both there
+  };
+
+  extent measure(const part& r) const {
+    extent x;
+    const bool sorted = has(KN_SPGEMM_B_SORTED);
+    segments(r, [&](const V* coefficient, const I* c, const V*, int64_t n) {
+      x.products += n;
+      x.segments++;
+      // D's columns may be in any order.
+      if (coefficient == nullptr && n > 1) {
+        for (int64_t j = 0; j < n; j++) {
+          if (c[j] < x.low) x.low = c[j];
+          if (c[j] > x.high) x.high = c[j];
+        }
+      } else if (sorted || n == 1) {
+        if (c[0] < x.low) x.low = c[0];
+        if (c[n - 1] > x.high) x.high = c[n - 1];
+      } else {
+        x.low = r.low;
+        x.high = r.high - 1;
+      }
+    });
+    return x;
+  }
+
+  // Rows of B that the next row wants, so that they are on their way while this one is computed.
+  void prefetch(int64_t i) const {
+    const I* ks = columns(a.a);
+    const int64_t from = a.a.offsets[i], to = smaller(a.a.offsets[i + 1], from + 64);
+    for (int64_t e = from; e < to; e++) {
+      for (const int64_t j : {a.b.offsets[ks[e]], a.b.offsets[ks[e] + 1] - 1}) {
+        _mm_prefetch(reinterpret_cast<const char*>(columns(a.b) + j), _MM_HINT_T0);
+        if (S::kReads) _mm_prefetch(reinterpret_cast<const char*>(values(a.b) + j), _MM_HINT_T0);
+      }
+    }
+  }
+};
+
+}  // namespace
+}  // namespace kn::spgemm
