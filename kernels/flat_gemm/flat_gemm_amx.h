@@ -1,7 +1,8 @@
 // The engines of AMX (Sapphire Rapids and later): bf16 x with bf16, s8 or u4 weights by tdpbf16ps, exact s8 x s8 by
-// tdpbssd. 1 KB of a panel is one tile of weights as it lies. Rows of x are a tile of as many rows, so nothing is padded,
-// read or written beyond them. Two tiles of rows by two panels load 4 tiles for 4 products, which the two load ports just
-// sustain from L1; up to 16 rows take 4 panels instead, for 4 independent sums hide the latency of a product.
+// tdpbssd. 1 KB of a panel is one tile of weights as it lies. Rows of x are a tile of as many rows, so nothing is
+// padded, read or written beyond them. Two tiles of rows by two panels load 4 tiles for 4 products, which the two load
+// ports just sustain from L1; up to 16 rows take 4 panels instead, for 4 independent sums hide the latency of a
+// product.
 #pragma once
 #include <amx.h>
 

@@ -1,5 +1,5 @@
-// The engines of any AVX-512 machine with VNNI: f32 multiply-add, with bf16, f16, s8 and u4 weights widened to f32 in L1
-// or in registers, and exact s8 x s8 by vpdpbusd.
+// The engines of any AVX-512 machine with VNNI: f32 multiply-add, with bf16, f16, s8 and u4 weights widened to f32 in
+// L1 or in registers, and exact s8 x s8 by vpdpbusd.
 #pragma once
 #include "flat_gemm_quantize.h"
 #include "flat_gemm_registers.h"
@@ -19,6 +19,11 @@ struct multiply_add {
 };
 
 // Decoders to f32, one operand per element of k.
+struct packed_zmm {
+  using raw = __m512i;
+  static raw load(const char* w) { return _mm512_load_si512(w); }
+};
+
 struct no_zero {
   struct zero {};
   static zero load_zero(const uint8_t*) { return {}; }
@@ -27,26 +32,24 @@ struct no_zero {
 struct f16_to_f32 : no_zero {
   static constexpr int64_t kRaw = 32;
   static constexpr int kParts = 1;
-  static void decode(const char* raw, zero, __m512 (&b)[1]) {
-    b[0] = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(raw)));
-  }
+  using raw = __m256i;
+  static raw load(const char* w) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w)); }
+  static void decode(raw w, zero, __m512 (&b)[1]) { b[0] = _mm512_cvtph_ps(w); }
 };
 
-struct bf16_to_f32 : no_zero {
+struct bf16_to_f32 : no_zero, packed_zmm {
   static constexpr int64_t kRaw = 64;
   static constexpr int kParts = 2;
-  static void decode(const char* raw, zero, __m512 (&b)[2]) {
-    const __m512i pair = _mm512_load_si512(raw);
+  static void decode(raw pair, zero, __m512 (&b)[2]) {
     b[0] = _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16));
     b[1] = _mm512_castsi512_ps(_mm512_and_si512(pair, _mm512_set1_epi32(static_cast<int32_t>(0xffff0000))));
   }
 };
 
-struct s8_to_f32 : no_zero {
+struct s8_to_f32 : no_zero, packed_zmm {
   static constexpr int64_t kRaw = 64;
   static constexpr int kParts = 4;
-  static void decode(const char* raw, zero, __m512 (&b)[4]) {
-    const __m512i w = _mm512_load_si512(raw);
+  static void decode(raw w, zero, __m512 (&b)[4]) {
     b[0] = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(w, 24), 24));
     b[1] = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(w, 16), 24));
     b[2] = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(w, 8), 24));
@@ -55,15 +58,15 @@ struct s8_to_f32 : no_zero {
 };
 
 // Nibble t of the word at parity i is k = 2 t + i.
-struct u4_to_f32 {
+struct u4_to_f32 : packed_zmm {
   static constexpr int64_t kRaw = 64;
   static constexpr int kParts = 8;
   using zero = __m512i;
   static zero load_zero(const uint8_t* zeros) {
     return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(zeros)));
   }
-  static void decode(const char* raw, zero z, __m512 (&b)[8]) {
-    const __m512i w = _mm512_load_si512(raw), low = _mm512_set1_epi32(15);
+  static void decode(raw w, zero z, __m512 (&b)[8]) {
+    const __m512i low = _mm512_set1_epi32(15);
     for (int t = 0; t < 4; t++) {
       const __m512i shifted = _mm512_srl_epi32(w, _mm_cvtsi32_si128(4 * t));
       b[2 * t] = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_and_si512(shifted, low), z));
@@ -94,7 +97,7 @@ struct f32_engine {
     const typename Decode::zero zero = Decode::load_zero(zeros);
     for (int64_t k = 0; k < length; k += Decode::kParts, in += Decode::kRaw) {
       __m512 b[Decode::kParts];
-      Decode::decode(in, zero, b);
+      Decode::decode(Decode::load(in), zero, b);
       for (int i = 0; i < Decode::kParts; i++) _mm512_store_ps(out + (k + i) * 16, b[i]);
     }
   }

@@ -21,26 +21,31 @@ struct dot_bf16 {
 };
 
 // The decoders of flat_gemm_unpack.h as operands of dot_bf16.
-struct s8_to_bf16 {
+struct packed_zmm {
+  using raw = __m512i;
+  static raw load(const char* w) { return _mm512_load_si512(w); }
+};
+
+struct s8_to_bf16 : packed_zmm {
   static constexpr int64_t kRaw = 64;
   static constexpr int kParts = 2;
   struct zero {};
   static zero load_zero(const uint8_t*) { return {}; }
-  static void decode(const char* raw, zero, __m512 (&b)[2]) {
+  static void decode(raw w, zero, __m512 (&b)[2]) {
     __m512i pairs[2];
-    s8_pairs(_mm512_load_si512(raw), pairs);
+    s8_pairs(w, pairs);
     for (int i = 0; i < 2; i++) b[i] = _mm512_castsi512_ps(pairs[i]);
   }
 };
 
-struct u4_to_bf16 {
+struct u4_to_bf16 : packed_zmm {
   static constexpr int64_t kRaw = 64;
   static constexpr int kParts = 4;
   using zero = __m512i;
   static zero load_zero(const uint8_t* zeros) { return zero_pairs(zeros); }
-  static void decode(const char* raw, zero z, __m512 (&b)[4]) {
+  static void decode(raw w, zero z, __m512 (&b)[4]) {
     __m512i pairs[4];
-    u4_pairs(_mm512_load_si512(raw), z, pairs);
+    u4_pairs(w, z, pairs);
     for (int i = 0; i < 4; i++) b[i] = _mm512_castsi512_ps(pairs[i]);
   }
 };

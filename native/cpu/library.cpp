@@ -3,6 +3,7 @@
 #include <flat_gemm/flat_gemm.h>
 #include <kn.h>
 #include <require.h>
+#include <sparse_linear/sparse_linear.h>
 
 #include <cstring>
 
@@ -102,6 +103,14 @@ const kn_struct structs[] = {
       KN_AT(kn_decode_attention_args, workspace),
       KN_AT(kn_decode_attention_args, workspace_bytes),
       -1}},
+    {"kn_sparse_linear_problem",
+     sizeof(kn_sparse_linear_problem),
+     {KN_AT(kn_sparse_linear_problem, size), KN_AT(kn_sparse_linear_problem, sets),
+      KN_AT(kn_sparse_linear_problem, layer), KN_AT(kn_sparse_linear_problem, nnz), -1}},
+    {"kn_sparse_linear_args",
+     sizeof(kn_sparse_linear_args),
+     {KN_AT(kn_sparse_linear_args, size), KN_AT(kn_sparse_linear_args, reserved), KN_AT(kn_sparse_linear_args, call),
+      KN_AT(kn_sparse_linear_args, outputs), KN_AT(kn_sparse_linear_args, inputs), -1}},
 };
 
 thread_local const char* failure = "";
