@@ -22,7 +22,7 @@ internal static class Tables
             if ((row.Needs & Emulated.Emulated) != 0 && Emulated.Runs(row, out _)) yield return (Emulated, row, $"{row.Name} (emulated)");
     }
 
-    public static Row Find(string name) => Runnable().First(r => r.Name == name).Row;
+    public static Row Find(string name, KnOp op = KnOp.FlatGemm) => Runnable(op).First(r => r.Name == name).Row;
 
     private static KernelTable? LoadEmulated()
     {

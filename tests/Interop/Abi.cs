@@ -9,7 +9,7 @@ namespace Kernels.Tests.Interop;
 public sealed unsafe class Abi
 {
     private static readonly Type[] s_types = [typeof(KnParam), typeof(KnLaunch), typeof(KnRow), typeof(KnLibrary), typeof(KnFlatGemmProblem), typeof(KnFlatGemmArgs),
-        typeof(KnDecodeAttentionProblem), typeof(KnDecodeAttentionArgs)];
+        typeof(KnDecodeAttentionProblem), typeof(KnDecodeAttentionArgs), typeof(KnSparseLinearProblem), typeof(KnSparseLinearArgs)];
 
     private static KnLibrary Library
     {

@@ -32,7 +32,7 @@ internal sealed unsafe class KernelTable
     }
 
     /// <summary>The managed rows, last within their operation.</summary>
-    private static ImmutableArray<Row> Managed => [new FlatGemmManaged(), new DecodeAttentionManaged()];
+    private static ImmutableArray<Row> Managed => [new FlatGemmManaged(), new DecodeAttentionManaged(), new SparseLinearManaged()];
 
     public static KernelTable Default => s_default.Value;
 
