@@ -159,6 +159,9 @@ void drive(const kn_sparse_linear_problem& q, const kn_sparse_linear_args& a, in
   p.flat.outputs = (q.sets & KN_SPARSE_OUTPUTS) ? a.outputs : nullptr;
   p.flat.scratch = sets + sets_bytes(q, p.at, call.m);
   p.sets = sets_of(q, a, p.at, sets, &call);
+  // An engine that shifts x takes the shift off by the sums over all of k, so it has to read all of k.
+  if constexpr (Engine::kInteger)
+    if (Engine::kOffset != 0 && p.sets.runs != nullptr) p.sets.runs = nullptr, p.sets.run_count = 1;
   flat_gemm::read_x<Engine>(p.flat, workspace, sets, threads);
   const bool small = p.at.count * kPanel * p.at.k_padded * call.m < flat_gemm::kSmall;
   kn_parallel(small ? 1 : threads, p.flat.m_tasks * p.flat.n_tasks, task<Engine, kGemv>, &p);

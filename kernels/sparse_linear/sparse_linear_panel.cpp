@@ -23,7 +23,7 @@ void each_nonzero(const pack_job& job, int64_t panel, F f) {
   const T* rows[kPanel];
   for (int64_t lane = 0; lane < kPanel; lane++) {
     const int64_t row = flat_gemm::source_row(q, panel, lane);
-    rows[lane] = row < 0 ? nullptr : static_cast<const T*>(job.args->w) + row * job.args->ldw;
+    rows[lane] = row < 0 || q.k == 0 ? nullptr : static_cast<const T*>(job.args->w) + row * job.args->ldw;
   }
   for (int64_t k0 = 0; k0 < q.k; k0 += job.at.step)
     for (int64_t lane = 0; lane < kPanel; lane++)
@@ -67,7 +67,7 @@ void write_panel(void* context, int64_t panel, int32_t) {
 template <class T>
 int32_t pack(pack_job& job) {
   const int64_t blocks = job.at.count * job.at.blocks;
-  if (job.at.blocks > 0) kn_parallel(0, job.at.count, count_panel<T>, &job);
+  kn_parallel(0, job.at.count, count_panel<T>, &job);
   int64_t sum = 0;
   for (int64_t i = 0; i < blocks; i++) {
     const int64_t count = job.offsets[i];
@@ -76,7 +76,7 @@ int32_t pack(pack_job& job) {
   }
   job.offsets[blocks] = sum;
   if (sum != job.problem->nnz) return kn_fail(KN_INVALID, "w: requires as many elements that are not 0 as problem.nnz");
-  if (job.at.blocks > 0) kn_parallel(0, job.at.count, write_panel<T>, &job);
+  kn_parallel(0, job.at.count, write_panel<T>, &job);
   std::memset(job.packed + job.at.values_at + sum * job.at.element, 0,
               static_cast<size_t>(job.at.total - job.at.values_at - sum * job.at.element));
   return KN_OK;
