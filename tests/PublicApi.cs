@@ -13,7 +13,8 @@ public sealed class PublicApi
         [
             "Kernels.Activation", "Kernels.BFloat16", "Kernels.Buffer`1", "Kernels.Choice", "Kernels.ChoiceSource", "Kernels.DType", "Kernels.DTypes",
             "Kernels.Device", "Kernels.FlatGemm", "Kernels.FlatGemmOptions", "Kernels.FlatGemmWeights", "Kernels.KernelsException",
-            "Kernels.QuantizationError", "Kernels.Quantize", "Kernels.Status", "Kernels.TensorView`1", "Kernels.Tuning.Dataflow",
+            "Kernels.Prune", "Kernels.PruneScope", "Kernels.Pruned", "Kernels.QuantizationError", "Kernels.Quantize",
+            "Kernels.SparseLinear", "Kernels.SparseLinearChoice", "Kernels.SparseLinearWeights", "Kernels.Status", "Kernels.TensorView`1", "Kernels.Tuning.Dataflow",
         ];
         IEnumerable<string?> actual = typeof(Device).Assembly.GetExportedTypes().Where(t => !t.IsNested).Select(t => t.FullName);
         Assert.That(actual, Is.EquivalentTo(expected));
