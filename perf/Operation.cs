@@ -70,7 +70,13 @@ internal sealed record PeerCall(string Peer, TimedCall Call, IDisposable? Held);
 /// <summary>What the verbs ask of an operation. A new operation is one class and one line in <see cref="All"/>.</summary>
 internal abstract class Operation
 {
-    public static IReadOnlyList<Operation> All { get; } = [new FlatGemmOperation()];
+    public static IReadOnlyList<Operation> All { get; } = Every();
+
+    private static Operation[] Every()
+    {
+        var dense = new FlatGemmOperation();
+        return [dense, new SparseLinearOperation(dense)];
+    }
 
     public static Operation Find(string name) => All.First(o => o.Name == name);
 

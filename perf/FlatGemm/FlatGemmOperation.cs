@@ -46,10 +46,16 @@ internal sealed partial class FlatGemmOperation : Operation
 
     public override Axis Axis { get; } = new("m", "Rows of x", 1, "1,4,16,64,256", "1,2,4,8,16,32,64,256", string.Join(',', FlatGemmSelection.ModelGrid.Where(g => g <= 512)));
 
-    protected override IReadOnlyList<Option> ShapeOptions =>
+    protected override IReadOnlyList<Option> ShapeOptions => LayerOptions;
+
+    /// <summary>Options that describe a linear layer, for every operation on one.</summary>
+    internal IReadOnlyList<Option> LayerOptions =>
         [Arguments.Model, _n, _k, _weights, _input, _output, _group, _zeros, _quantize, _gated, _bias, _residual, _activation, _invariant, _row];
 
-    public override IReadOnlyList<Layer> Layers(ParseResult parsed, int threads)
+    public override IReadOnlyList<Layer> Layers(ParseResult parsed, int threads) => LayersOf(parsed, threads, Name);
+
+    /// <summary>The layers that the command line names, for an operation whose rows --row may force.</summary>
+    internal IReadOnlyList<FlatGemmLayer> LayersOf(ParseResult parsed, int threads, string operation)
     {
         string? model = parsed.GetValue(Arguments.Model);
         int? n = parsed.GetValue(_n), k = parsed.GetValue(_k);
@@ -59,14 +65,14 @@ internal sealed partial class FlatGemmOperation : Operation
         IEnumerable<ModelMatrix> matrices = model is null
             ? [new ModelMatrix(string.Create(CultureInfo.InvariantCulture, $"{n} x {k}"), n!.Value, k!.Value)]
             : Model.Load(model).FlatGemm;
-        var layers = new List<Layer>();
+        var layers = new List<FlatGemmLayer>();
         foreach (DType weights in parsed.GetValue(_weights)!)
             foreach (ModelMatrix matrix in matrices)
-                layers.Add(new FlatGemmLayer(name + matrix.Matrix, Options(parsed, matrix.N, matrix.K, weights, threads), matrix.Tune));
+                layers.Add(new FlatGemmLayer(name + matrix.Matrix, Options(parsed, matrix.N, matrix.K, weights, threads, operation), matrix.Tune));
         return layers;
     }
 
-    private FlatGemmOptions Options(ParseResult parsed, int n, int k, DType weights, int threads)
+    private FlatGemmOptions Options(ParseResult parsed, int n, int k, DType weights, int threads, string operation)
     {
         DType other = weights == DType.Float32 ? DType.Float32 : DType.BFloat16;
         var options = new FlatGemmOptions
@@ -85,18 +91,18 @@ internal sealed partial class FlatGemmOperation : Operation
             Residual = parsed.GetValue(_residual),
             Activation = parsed.GetValue(_activation),
             BatchInvariant = parsed.GetValue(_invariant),
-            Row = FullName(parsed.GetValue(_row)),
+            Row = FullName(parsed.GetValue(_row), operation),
         };
         options.Check();
         return options;
     }
 
     /// <summary>"avx512_flat" is taken for "flat_gemm/avx512_flat"; a name that no row has is an error here.</summary>
-    private string? FullName(string? row)
+    private static string? FullName(string? row, string operation)
     {
         if (row is null) return null;
-        string full = row.Contains('/', StringComparison.Ordinal) ? row : $"{Name}/{row}";
-        IEnumerable<string> rows = Device.Cpu.Table.Of(Op).Select(r => r.Name);
+        string full = row.Contains('/', StringComparison.Ordinal) ? row : $"{operation}/{row}";
+        IEnumerable<string> rows = Device.Cpu.Table.Rows.Where(r => r.Name.StartsWith(operation + "/", StringComparison.Ordinal)).Select(r => r.Name);
         return rows.Contains(full) ? full : throw new UsageException($"--row {row}: no such row; there are {string.Join(", ", rows)}");
     }
 
