@@ -22,11 +22,13 @@ internal static class SparseLinearModel
         double bytes = p.Nnz * (double)at.Element + at.Count * at.KPadded * 2.0 + (double)m * q.K * ((DType)q.XType).Bits() / 8;
         double memory = FlatGemmModel.ReadSeconds(bytes, threads, device);
         bool gemv = row.Name.EndsWith("gemv", StringComparison.Ordinal);
-        double passes = gemv ? Math.Ceiling(m / 6.0) : Math.Ceiling(m / 256.0);
+        int panels = launch.Param[0] == 0 ? 4 : launch.Param[0];
+        // The tiles of sparse_linear_registers.h: each expands its weights anew.
+        double passes = Math.Ceiling(m / (!gemv ? 256.0 : panels == 4 ? 6 : panels == 2 ? 8 : 16));
         // flat writes what it expanded and reads it again for every tile of rows.
         double expand = operands * passes * (gemv ? Expand : 2 * Expand) / Clock;
         // A chain of sums of one element takes 7 cycles a product, and one row has only as many of them as panels.
-        double rate = FlatGemmModel.Rate(row, q) * Math.Min(1, m * (launch.Param[0] == 0 ? 4 : launch.Param[0]) / 14.0);
+        double rate = FlatGemmModel.Rate(row, q) * Math.Min(1, m / passes * panels / 14.0);
         double dots = 2.0 * Math.Max(m, 1) * at.Count * SparsePanels.Lanes * at.KPadded / rate;
         if (row.Target == "managed") expand = p.Nnz * 2 / Clock;
         double compute = (row.Target == "amx" ? Math.Max(expand, dots) : expand + dots) / threads;
