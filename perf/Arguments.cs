@@ -44,6 +44,40 @@ internal static class Arguments
         DefaultValueFactory = _ => CacheState.Cold,
     };
 
+    public static Option<DType?> Output { get; } = Dtype("--output", "Type of the result (default: f32 for f32 operands, else bf16)");
+
+    public static Option<bool> BatchInvariant { get; } = new("--batch-invariant") { Description = "The same bits for a row of work whatever else is in the batch" };
+
+    public static Option<string?> Row { get; } = new("--row") { Description = "Force this row", HelpName = "ROW" };
+
+    public static Option<int?> Extent(string name, string description)
+    {
+        var option = new Option<int?>(name) { Description = description };
+        option.Validators.Add(result =>
+        {
+            if (Arguments.Given(result) is { } given && given is not (>= 1 and <= 1 << 30)) result.AddError($"{name}: a whole number from 1 to 2^30, not {result.Tokens[0].Value}");
+        });
+        return option;
+    }
+
+    public static Option<DType?> Dtype(string name, string description) => new(name)
+    {
+        Description = description,
+        HelpName = "TYPE",
+        CustomParser = result => DtypeList(result) is { Length: 1 } one ? one[0] : null,
+    };
+
+    public static DType[] DtypeList(ArgumentResult result)
+    {
+        var types = new List<DType>();
+        foreach (string name in result.Tokens.SelectMany(t => t.Value.Split(',')))
+        {
+            if (DTypes.TryParse(name, out DType type)) types.Add(type);
+            else result.AddError($"{name}: f32, bf16, f16, int8 or int4");
+        }
+        return [.. types.Distinct()];
+    }
+
     public static Option<double> Seconds(string name, double byDefault, string description)
     {
         var option = new Option<double>(name) { Description = $"{description} (default {byDefault.ToString(CultureInfo.InvariantCulture)})", HelpName = "S", DefaultValueFactory = _ => byDefault };

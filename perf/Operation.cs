@@ -39,7 +39,7 @@ internal sealed class Axis(string name, string description, int least, string be
 
     public int[] Explain(ParseResult parsed) => Points(parsed, bench.Split(',')[0]);
 
-    private int[] Points(ParseResult parsed, string byDefault) => parsed.GetValue(Option) ?? Arguments.IntList(byDefault, least);
+    private int[] Points(ParseResult parsed, string byDefault) => parsed.GetValue(Option) is { Length: > 0 } given ? given : Arguments.IntList(byDefault, least);
 }
 
 /// <summary>What one row did on the cases of one kind of operands.</summary>
@@ -70,17 +70,20 @@ internal sealed record PeerCall(string Peer, TimedCall Call, IDisposable? Held);
 /// <summary>What the verbs ask of an operation. A new operation is one class and one line in <see cref="All"/>.</summary>
 internal abstract class Operation
 {
-    public static IReadOnlyList<Operation> All { get; } = Every();
-
-    private static Operation[] Every()
-    {
-        var dense = new FlatGemmOperation();
-        return [dense, new SparseLinearOperation(dense)];
-    }
+    public static IReadOnlyList<Operation> All { get; } = [new FlatGemmOperation(), new SparseLinearOperation()];
 
     public static Operation Find(string name) => All.First(o => o.Name == name);
 
     public abstract string Name { get; }
+
+    /// <summary>The row that --row forces, or null. "avx512_flat" is taken for "flat_gemm/avx512_flat"; a name that no row has is an error.</summary>
+    protected string? RowName(ParseResult parsed)
+    {
+        if (parsed.GetValue(Arguments.Row) is not { } row) return null;
+        string full = row.Contains('/', StringComparison.Ordinal) ? row : $"{Name}/{row}";
+        IEnumerable<string> rows = Device.Cpu.Table.Of(Op).Select(r => r.Name);
+        return rows.Contains(full) ? full : throw new UsageException($"--row {row}: no such row; there are {string.Join(", ", rows)}");
+    }
 
     public abstract KnOp Op { get; }
 

@@ -11,10 +11,12 @@ public sealed class PublicApi
     {
         string[] expected =
         [
-            "Kernels.Activation", "Kernels.BFloat16", "Kernels.Buffer`1", "Kernels.Choice", "Kernels.ChoiceSource", "Kernels.DType", "Kernels.DTypes",
-            "Kernels.Device", "Kernels.FlatGemm", "Kernels.FlatGemmOptions", "Kernels.FlatGemmWeights", "Kernels.KernelsException",
-            "Kernels.Prune", "Kernels.PruneScope", "Kernels.Pruned", "Kernels.QuantizationError", "Kernels.Quantize",
-            "Kernels.SparseLinear", "Kernels.SparseLinearChoice", "Kernels.SparseLinearWeights", "Kernels.Status", "Kernels.TensorView`1", "Kernels.Tuning.Dataflow",
+            "Kernels.Activation", "Kernels.AttentionMask", "Kernels.BFloat16", "Kernels.Buffer`1", "Kernels.Choice", "Kernels.ChoiceSource", "Kernels.DType",
+            "Kernels.DTypes", "Kernels.DecodeAttention", "Kernels.DecodeAttentionChoice", "Kernels.DecodeAttentionOptions", "Kernels.Device", "Kernels.FlatGemm",
+            "Kernels.FlatGemmOptions", "Kernels.FlatGemmWeights", "Kernels.Float8E4M3", "Kernels.KernelsException", "Kernels.KvCache`1", "Kernels.KvLayout",
+            "Kernels.LogSumExp", "Kernels.PhiProposal", "Kernels.Prune", "Kernels.PruneScope", "Kernels.Pruned", "Kernels.QuantizationError", "Kernels.Quantize",
+            "Kernels.SoftmaxCalibration", "Kernels.SoftmaxDataflow", "Kernels.SparseLinear", "Kernels.SparseLinearChoice", "Kernels.SparseLinearWeights",
+            "Kernels.Status", "Kernels.TensorView`1", "Kernels.Tuning.Dataflow",
         ];
         IEnumerable<string?> actual = typeof(Device).Assembly.GetExportedTypes().Where(t => !t.IsNested).Select(t => t.FullName);
         Assert.That(actual, Is.EquivalentTo(expected));

@@ -113,7 +113,7 @@ internal unsafe struct DecodeAttentionManagedPlan
         return s;
     }
 
-    /// <summary>The lowest position that a token at `position` sees.</summary>
+    /// <summary>The first key that a token at `position` may see.</summary>
     public readonly int Lowest(int position) => Problem->Window == 0 ? 0 : (int)Math.Max(0, position - (long)Problem->Window + 1);
 
     /// <summary>Position of token t of a sequence; the same as a key.</summary>
@@ -130,7 +130,7 @@ internal unsafe struct DecodeAttentionManagedPlan
 
     /// <summary>Whether token t sees new token u, in a tree.</summary>
     public readonly bool Sees(in DecodeAttentionSequence s, int t, int u) =>
-        (Args->Tree[s.FirstToken + t] >> u & 1) != 0 && Position(s, u) >= Lowest(Position(s, t));
+        (Args->Tree[s.FirstToken + t] >> u & 1) != 0 && (Problem->Window == 0 || Position(s, u) > (long)Position(s, t) - Problem->Window);
 
     private readonly bool SeesAny(in DecodeAttentionSequence s, int t)
     {

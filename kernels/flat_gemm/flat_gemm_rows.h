@@ -3,6 +3,8 @@
 //   with_engine(problem, function)  calls function.template operator()<Engine>() for the engine of this problem
 //   kBits                           tag of kn_row.bits
 #pragma once
+#include <launch.h>
+
 #include "flat_gemm_drive.h"
 
 namespace kn::flat_gemm {
@@ -19,19 +21,6 @@ inline constexpr kn_param block_params[] = {{"panels", 2, {4, 2}},
                                             {"block_k", 3, {512, 256, 1024}},
                                             {"block_m", 3, {192, 96, 384}},
                                             {"block_n", 3, {16, 8, 32}}};
-
-inline int64_t param(const kn_param* params, const kn_launch* launch, int i) {
-  return launch->param[i] == 0 ? params[i].values[0] : launch->param[i];
-}
-
-inline bool params_listed(const kn_param* params, int count, const kn_launch* launch) {
-  for (int i = 0; i < KN_MAX_PARAMS; i++) {
-    bool found = launch->param[i] == 0;
-    for (int j = 0; i < count && j < params[i].count; j++) found |= launch->param[i] == params[i].values[j];
-    if (!found) return false;
-  }
-  return true;
-}
 
 struct blocks {
   int64_t step, k, m, n;

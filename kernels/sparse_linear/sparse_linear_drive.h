@@ -6,7 +6,7 @@
 // it. Sums are the chains of flat_gemm, so the bits are those of its rows of the same target on the dense weights.
 #pragma once
 #include <flat_gemm/flat_gemm_drive.h>
-#include <flat_gemm/flat_gemm_rows.h>
+#include <launch.h>
 
 #include "sparse_linear_registers.h"
 #include "sparse_linear_sets.h"
@@ -180,19 +180,19 @@ struct row_of {
     const kn_sparse_linear_problem& p = *static_cast<const kn_sparse_linear_problem*>(problem);
     if (!valid(&p, launch, why)) return 0;
     if (!File::takes(p.layer, why)) return 0;
-    const bool launch_params_are_listed = flat_gemm::params_listed(kParams, kCount, launch);
+    const bool launch_params_are_listed = params_listed(kParams, kCount, launch);
     KN_REQUIRE(launch_params_are_listed);
     if (kGemv) KN_REQUIRE(p.layer.m <= 32);
     return 1;
   }
 
-  static int64_t block_k(const kn_launch* launch) { return kGemv ? 0 : flat_gemm::param(kParams, launch, 1); }
+  static int64_t block_k(const kn_launch* launch) { return kGemv ? 0 : param(kParams, launch, 1); }
 
   static int64_t workspace(const void* problem, const kn_launch* launch) {
     const kn_sparse_linear_problem& p = *static_cast<const kn_sparse_linear_problem*>(problem);
     int64_t bytes = 0;
     File::with_engine(p.layer, [&]<class Engine>() {
-      bytes = workspace_of<Engine, kGemv>(p, launch->threads, flat_gemm::param(kParams, launch, 0), block_k(launch));
+      bytes = workspace_of<Engine, kGemv>(p, launch->threads, param(kParams, launch, 0), block_k(launch));
     });
     return bytes;
   }
@@ -207,9 +207,8 @@ struct row_of {
     l.threads = kn_workers(l.threads);
     if (const int32_t status = check(p, a, workspace(p, &l)); status != KN_OK) return status;
     if (a->call.m == 0 || p->layer.n == 0) return KN_OK;
-    File::with_engine(p->layer, [&]<class Engine>() {
-      drive<Engine, kGemv>(*p, *a, l.threads, flat_gemm::param(kParams, &l, 0), block_k(&l));
-    });
+    File::with_engine(
+        p->layer, [&]<class Engine>() { drive<Engine, kGemv>(*p, *a, l.threads, param(kParams, &l, 0), block_k(&l)); });
     return KN_OK;
   }
 

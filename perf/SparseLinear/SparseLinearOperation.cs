@@ -12,7 +12,7 @@ internal sealed record SparseLinearLayer(string Case, FlatGemmOptions Options, d
 }
 
 /// <summary>sparse_linear for the verbs: the layers of flat_gemm, and --density.</summary>
-internal sealed unsafe partial class SparseLinearOperation(FlatGemmOperation dense) : Operation
+internal sealed unsafe partial class SparseLinearOperation : Operation
 {
     private readonly Option<double[]> _density = new("--density")
     {
@@ -35,12 +35,12 @@ internal sealed unsafe partial class SparseLinearOperation(FlatGemmOperation den
 
     public override KnOp Op => KnOp.SparseLinear;
 
-    public override Axis Axis => dense.Axis;
+    public override Axis Axis => All[0].Axis;
 
-    protected override IReadOnlyList<Option> ShapeOptions => [.. dense.LayerOptions, _density];
+    protected override IReadOnlyList<Option> ShapeOptions => [.. FlatGemmOperation.LayerOptions, _density];
 
     public override IReadOnlyList<Layer> Layers(ParseResult parsed, int threads) =>
-        [.. dense.LayersOf(parsed, threads, Name).SelectMany(l => parsed.GetValue(_density)!.Select(d => new SparseLinearLayer(
+        [.. FlatGemmOperation.LayersOf(parsed, threads, RowName(parsed)).SelectMany(l => parsed.GetValue(_density)!.Select(d => new SparseLinearLayer(
             string.Create(CultureInfo.InvariantCulture, $"{l.Case} at {d}"), l.Options, d, l.Dtypes, l.Tune)))];
 
     public override Work WorkOf(Layer layer, int at)

@@ -78,6 +78,19 @@ internal abstract unsafe class Row
         return launch;
     }
 
+    /// <summary>Place of a parameter, or -1.</summary>
+    public int IndexOf(string parameter)
+    {
+        for (int i = 0; i < Parameters.Length; i++)
+            if (Parameters[i].Name == parameter) return i;
+        return -1;
+    }
+
+    /// <summary>What a launch gives a parameter: its default where the launch says 0, and 0 where the row does not have it.</summary>
+    public int Value(in KnLaunch launch, string parameter) => IndexOf(parameter) is var i and >= 0
+        ? launch.Param[i] == 0 ? Parameters[i].Values[0] : launch.Param[i]
+        : 0;
+
     public Dataflow Dataflow(KnLaunch launch) => new(Name, launch.Threads, [.. ((ReadOnlySpan<int>)launch.Param)[..Parameters.Length]]);
 
     /// <summary>The launch of a dataflow of this row.</summary>

@@ -57,12 +57,13 @@ public static class DTypes
         return found is not null;
     }
 
-    /// <summary>The dtype of a C# element type: float, BFloat16, Half or sbyte.</summary>
+    /// <summary>The dtype of a C# element type: float, BFloat16, Half, sbyte or Float8E4M3.</summary>
     /// <exception cref="KernelsException">Any other type.</exception>
     public static DType Of<T>() where T : unmanaged =>
         typeof(T) == typeof(float) ? DType.Float32
         : typeof(T) == typeof(BFloat16) ? DType.BFloat16
         : typeof(T) == typeof(Half) ? DType.Float16
         : typeof(T) == typeof(sbyte) ? DType.Int8
-        : throw new KernelsException(Status.Unsupported, "T", $"one of float, BFloat16, Half, sbyte, not {typeof(T).Name}");
+        : typeof(T) == typeof(Float8E4M3) ? DType.Float8E4M3
+        : throw new KernelsException(Status.Unsupported, "T", $"one of float, BFloat16, Half, sbyte, Float8E4M3, not {typeof(T).Name}");
 }

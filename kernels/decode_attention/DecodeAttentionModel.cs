@@ -1,0 +1,57 @@
+using Kernels.Interop.Native;
+
+namespace Kernels;
+
+/// <summary>
+/// The closed-form cost of decode attention: bytes of the cache over bandwidth against multiply-adds and exponentials over the
+/// rates of a row, whichever is longer, stretched by the unevenness of tasks over threads, plus the combine of the splits and
+/// what a call costs. Rates are those of a server core at 3 GHz; their ratios order rows, splits and softmaxes of one machine.
+/// </summary>
+internal static class DecodeAttentionModel
+{
+    private const double CallSeconds = 1e-6, TaskSeconds = 3e-7, CacheRate = 30e9;
+
+    /// <summary>Bytes a second from memory: a core alone cannot draw what the socket has.</summary>
+    private static double MemoryRate(int threads) => Math.Min(14e9 * threads, 250e9);
+
+    /// <summary>Operations a second of one core. AMX works on 16 packed rows (tokens times heads of a group) whether they are there or not.</summary>
+    private static double Rate(Row row, int packed, DType kv) => row.Target switch
+    {
+        "amx" => 1.2e12 * packed / (Math.Ceiling(packed / 16.0) * 16),
+        // A key that several rows share is decoded once for them.
+        "avx512" or "avx512bf16" => (kv == DType.Float32 ? 120e9 : 90e9) * Math.Min(1, 0.4 + 0.2 * packed),
+        _ => 12e9,
+    };
+
+    /// <summary>Seconds of one score on one core beside the products: exp, and what the reference costs.</summary>
+    private static double Score(Row row, in KnLaunch launch)
+    {
+        double exp = row.Target == "managed" ? 4e-9 : 0.25e-9;
+        return exp * (KnSoftmax)row.Value(launch, DecodeAttentionSelection.Softmax) switch
+        {
+            KnSoftmax.Sync => 1.3,
+            KnSoftmax.Lazy => 1.15,
+            _ => 1,
+        };
+    }
+
+    /// <summary>Seconds of one call in which every sequence has kv_len tokens and q_len new ones.</summary>
+    public static double Seconds(Row row, in KnLaunch launch, in KnDecodeAttentionProblem p, Device device)
+    {
+        int threads = Math.Max(1, Math.Min(launch.Threads == 0 ? device.Threads : launch.Threads, device.Threads));
+        double seen = p.Window > 0 ? Math.Min(p.KvLen, p.Window + p.QLen - 1.0) : p.KvLen;
+        double heads = (double)p.Batch * p.KvHeads, rows = (double)p.Batch * p.QHeads * p.QLen;
+        int packed = p.QHeads / p.KvHeads * p.QLen, split = row.Value(launch, DecodeAttentionSelection.Split);
+        double splits = split <= 0 ? 1 : Math.Max(1, Math.Ceiling(seen / split)), tasks = Math.Max(1, heads * splits);
+        double scales = ((KnAttentionFlags)p.Flags & KnAttentionFlags.Scales) != 0 ? 8 : 0;
+        double bytes = heads * seen * ((p.HeadDim + p.VHeadDim) * ((DType)p.KvType).Bits() / 8.0 + scales);
+        double memory = bytes / MemoryRate(threads);
+        double compute = rows * seen * (2.0 * (p.HeadDim + p.VHeadDim) / Rate(row, packed, (DType)p.KvType) + Score(row, launch)) / threads;
+        // The last wave of tasks leaves some threads without work.
+        double uneven = Math.Ceiling(tasks / threads) * threads / tasks;
+        double combine = splits <= 1 ? 0 : rows * splits * ((p.VHeadDim + 2) * 8 / CacheRate + 2e-9) / threads;
+        // Where sequences and heads alone keep all threads busy, splits only take workspace.
+        double idle = splits > 1 && heads >= 8 * threads ? 1.02 : 1;
+        return (Math.Max(memory, compute) + 0.1 * Math.Min(memory, compute)) * uneven * idle + combine + CallSeconds + TaskSeconds * tasks / threads;
+    }
+}

@@ -1,0 +1,75 @@
+// One call and the scratch of its workers, laid out in the workspace. Everything is static, see avx512.h.
+#pragma once
+#include "decode_attention_check.h"
+#include "decode_attention_tokens.h"
+
+namespace kn::decode_attention {
+namespace {
+
+constexpr int64_t kRows = 64;      // rows (new token, query head of a kv head) that are attended together
+constexpr int64_t kMostHeads = 8;  // kv heads that a task walks together
+constexpr float kLog2e = 1.44269504f;
+
+struct call {
+  const kn_decode_attention_problem* problem;
+  const kn_decode_attention_args* args;
+  kn_softmax softmax;
+  int64_t split, heads;              // keys of a split, kv heads that a task walks together
+  int64_t group, rows, most_splits;  // query heads of a kv head; rows and splits that scratch is for
+  int64_t q_row, out_row;            // bytes of a row of q as the engine reads it; floats of a row of sums
+  int64_t k_head_bytes, v_head_bytes;
+  int64_t head_blocks;
+  float scale2;        // from a dot product to the exponent of 2
+  float cap2, cap_in;  // softcap: exponent = cap2 tanh(cap_in s)
+  bool plain;          // the exponent is scale2 s
+  bool small;          // done before another thread is awake
+
+  // In the workspace.
+  int64_t* first_item;  // [batch + 1]: tasks before those of a sequence
+  int64_t* first_part;  // [batch + 1]: rows of partial sums before those of a sequence
+  float* norms;         // [batch, kv_heads]: the largest key norm of a sequence
+  float* part_sums;     // [parts, out_row]
+  float* part_marks;    // [parts, 2]: the denominator and the reference
+  char* scratch;
+  int64_t scratch_bytes;
+};
+
+// What a worker attends with: `heads` times `rows` rows.
+struct work {
+  char* q;           // [heads, rows, q_row]
+  float* sums;       // [heads, rows, out_row]: numerators
+  float* total;      // [heads, rows, 16]: denominators, a part in each lane
+  float* rounded;    // [heads, rows, 16]: the same of weights as the engine multiplies them
+  float* reference;  // [heads, rows]: what is subtracted from the exponent of 2
+  float* scores;     // [rows, kChunk]
+  char* weights;     // [rows, kChunk] as the engine multiplies them
+};
+
+constexpr int64_t kWeightBytes = 4;
+
+inline bool by_norms(const kn_decode_attention_problem& p, kn_softmax softmax) {
+  return softmax == KN_SOFTMAX_BOUNDED && !(p.softcap > 0 && p.softcap <= 60);
+}
+
+inline int64_t lanes(int64_t count) { return round_up(count, 16); }
+
+inline int64_t lay_out(const call& c, char* at, work* w) {
+  const int64_t n = c.heads * c.rows;
+  const auto take = [&at](int64_t bytes) {
+    char* const mine = at;
+    at += round_up(bytes, 64);
+    return mine;
+  };
+  char* const begin = at;
+  w->q = take(n * c.q_row);
+  w->sums = reinterpret_cast<float*>(take(n * c.out_row * 4));
+  w->total = reinterpret_cast<float*>(take(n * 64));
+  w->rounded = reinterpret_cast<float*>(take(n * 64));
+  w->reference = reinterpret_cast<float*>(take(n * 4));
+  w->scores = reinterpret_cast<float*>(take(c.rows * kChunk * 4));
+  w->weights = take(c.rows * kChunk * kWeightBytes);
+  return at - begin;
+}
+
+}  // namespace
+}  // namespace kn::decode_attention

@@ -1,0 +1,300 @@
+using System.Collections.Immutable;
+using System.Runtime.CompilerServices;
+using CommunityToolkit.HighPerformance;
+using Kernels.Interop.Native;
+using Kernels.Tuning;
+
+namespace Kernels;
+
+/// <summary>What a plan runs for calls whose longest sequence has <paramref name="KvFrom"/> to <paramref name="KvTo"/> tokens, and why.</summary>
+/// <param name="KvFrom">Fewest tokens in the cache.</param>
+/// <param name="KvTo">Most tokens in the cache.</param>
+/// <param name="Dataflow">Row and launch parameters.</param>
+/// <param name="Softmax">Reference of the softmax; Auto where the row has one way only.</param>
+/// <param name="Split">Tokens of a split of a sequence; 0 where the row never splits.</param>
+/// <param name="Source">Where the choice comes from.</param>
+/// <param name="Reason">The same in words.</param>
+/// <param name="WorkspaceBytes">Scratch of one call.</param>
+public sealed record DecodeAttentionChoice(int KvFrom, int KvTo, Dataflow Dataflow, SoftmaxDataflow Softmax, int Split, ChoiceSource Source,
+    string Reason, long WorkspaceBytes);
+
+/// <summary>
+/// Attention of a few new tokens per sequence over a cache: see <see cref="DecodeAttentionOptions"/> for the formula. Create
+/// chooses row, softmax and split for every length and sizes the workspace once; Run checks and calls, with no allocation and no
+/// lock. Any number of threads may run one plan at a time. Split-KV after Flash-Decoding; the fixed reference of the softmax after
+/// FlashDecoding++ (arXiv 2311.01282), section 3, with a range check per row and a recompute of the rows that fail it.
+/// </summary>
+public sealed unsafe partial class DecodeAttention : IDisposable
+{
+    private readonly ImmutableArray<Segment<KnDecodeAttentionProblem>> _segments;
+    private readonly Buffer<float>? _phi, _alibi, _sinks;
+    private Buffer<byte>? _idle;
+    private long _recomputed;
+    private bool _disposed;
+
+    private DecodeAttention(DecodeAttentionOptions options, ImmutableArray<Segment<KnDecodeAttentionProblem>> segments, Buffer<float>? phi, Buffer<float>? alibi, Buffer<float>? sinks)
+    {
+        (Options, _segments, _phi, _alibi, _sinks) = (options, segments, phi, alibi, sinks);
+        WorkspaceBytes = segments.Max(s => s.Workspace);
+        _idle = Buffer<byte>.Allocate(WorkspaceBytes);
+    }
+
+    /// <summary>What was planned for.</summary>
+    public DecodeAttentionOptions Options { get; }
+
+    /// <summary>Bytes of scratch one call uses; a plan keeps one such buffer, and one more for each concurrent caller.</summary>
+    public long WorkspaceBytes { get; }
+
+    /// <summary>
+    /// Rows (new token, head) that all calls so far had to do again because a fixed reference did not fit. Where it keeps growing,
+    /// calibrate phi again or plan with <see cref="SoftmaxDataflow.Lazy"/>.
+    /// </summary>
+    public long RecomputedRows => Volatile.Read(ref _recomputed);
+
+    /// <summary>What runs, in order of the longest sequence of a call.</summary>
+    public ImmutableArray<DecodeAttentionChoice> Choices => [.. _segments.Select(s => new DecodeAttentionChoice(s.From, s.To,
+        s.Row.Dataflow(s.Launch).WithThreads(Options.Threads), (SoftmaxDataflow)s.Row.Value(s.Launch, DecodeAttentionSelection.Softmax),
+        s.Row.Value(s.Launch, DecodeAttentionSelection.Split), s.Source, s.Reason, s.Workspace))];
+
+    /// <summary>What runs for calls whose longest sequence has <paramref name="kvLen"/> tokens.</summary>
+    public DecodeAttentionChoice Choice(int kvLen) => Choices.First(c => kvLen <= c.KvTo);
+
+    /// <summary>Plans.</summary>
+    /// <param name="options">Shapes, types and what is added to the scores.</param>
+    /// <param name="phi">[QHeads] in nats, finite: makes <see cref="SoftmaxDataflow.Unified"/> possible. See <see cref="SoftmaxCalibration"/>. Or empty.</param>
+    /// <param name="alibi">[QHeads] slopes, finite and at least 0, when the options say so.</param>
+    /// <param name="sinks">[QHeads] logits below infinity, when the options say so.</param>
+    /// <param name="device">The CPU when null.</param>
+    /// <exception cref="KernelsException">A property or value that breaks a rule, or a forced row that cannot run.</exception>
+    public static DecodeAttention Create(DecodeAttentionOptions options, ReadOnlySpan<float> phi = default, ReadOnlySpan<float> alibi = default,
+        ReadOnlySpan<float> sinks = default, Device? device = null)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        device ??= Device.Cpu;
+        options.Check();
+        KernelsException.Require(phi.Length == 0 || phi.Length == options.QHeads, nameof(phi), $"none or {options.QHeads} values, not {phi.Length}");
+        KernelsException.Require(alibi.Length == (options.Alibi ? options.QHeads : 0), nameof(alibi), $"{(options.Alibi ? options.QHeads : 0)} values, not {alibi.Length}");
+        KernelsException.Require(sinks.Length == (options.Sinks ? options.QHeads : 0), nameof(sinks), $"{(options.Sinks ? options.QHeads : 0)} values, not {sinks.Length}");
+        foreach (float value in phi) KernelsException.Require(float.IsFinite(value), nameof(phi), $"finite values, not {value}");
+        foreach (float value in alibi) KernelsException.Require(float.IsFinite(value) && value >= 0, nameof(alibi), $"finite slopes of at least 0, not {value}");
+        foreach (float value in sinks) KernelsException.Require(value < float.PositiveInfinity, nameof(sinks), $"logits below infinity, not {value}");
+        ImmutableArray<Segment<KnDecodeAttentionProblem>> segments = DecodeAttentionSelection.Choose(device, options, phi.Length > 0, TuningStore.Default);
+        return new DecodeAttention(options, [.. segments.Select(s => s.Sized(device))], Kept(phi), Kept(alibi), Kept(sinks));
+    }
+
+    private static Buffer<float>? Kept(ReadOnlySpan<float> values) => values.Length == 0 ? null : Buffer<float>.Of(values);
+
+    /// <summary>Attends, in contiguous host memory.</summary>
+    /// <param name="q">[tokens, QHeads, HeadDim].</param>
+    /// <param name="cache">Keys and values, the new tokens' included: <see cref="KvCache{T}.Append{TIn}(ReadOnlySpan{TIn}, ReadOnlySpan{TIn}, ReadOnlySpan{int}, ReadOnlySpan2D{int}, ReadOnlySpan{int})"/> comes first.</param>
+    /// <param name="kvLens">[batch]: tokens of each sequence in the cache; 0 is possible.</param>
+    /// <param name="pages">[batch, columns] the pages of each sequence in order; empty for a contiguous cache.</param>
+    /// <param name="output">[tokens, QHeads, VHeadDim]; overlaps nothing else. A token that sees no key gets 0.</param>
+    /// <param name="lse">[tokens, QHeads], or empty.</param>
+    /// <param name="qStart">[batch + 1]: the new tokens of sequence b are qStart[b] to qStart[b + 1] - 1; empty: MaxQLen each.</param>
+    /// <param name="tree">[tokens], with <see cref="AttentionMask.Tree"/>: bit u says that the token sees new token u of its sequence; its own bit is set and no later one.</param>
+    /// <exception cref="KernelsException">A shape, type, length, page or overlap that breaks a rule; the output is then untouched.</exception>
+    public void Run<TQ, TKv, TOut>(ReadOnlySpan<TQ> q, KvCache<TKv> cache, ReadOnlySpan<int> kvLens, ReadOnlySpan2D<int> pages, Span<TOut> output,
+        Span<LogSumExp> lse = default, ReadOnlySpan<int> qStart = default, ReadOnlySpan<uint> tree = default)
+        where TQ : unmanaged where TKv : unmanaged where TOut : unmanaged
+    {
+        CheckTypes<TQ, TKv, TOut>();
+        long tokens = Tokens(kvLens, qStart), qRow = (long)Options.QHeads * Options.HeadDim, outRow = (long)Options.QHeads * Options.ValueDim;
+        KernelsException.Require(q.Length == tokens * qRow, nameof(q), $"{tokens} x {Options.QHeads} x {Options.HeadDim} elements, not {q.Length}");
+        KernelsException.Require(output.Length == tokens * outRow, nameof(output), $"{tokens} x {Options.QHeads} x {Options.ValueDim} elements, not {output.Length}");
+        fixed (TQ* pq = q)
+        fixed (TOut* po = output)
+        {
+            var args = new KnDecodeAttentionArgs { Q = pq, QToken = qRow, QHead = Options.HeadDim, Out = po, OutToken = outRow, OutHead = Options.ValueDim };
+            Run(ref args, tokens, cache, kvLens, pages, lse, qStart, tree);
+        }
+    }
+
+    /// <summary>Attends, on views of any buffer.</summary>
+    /// <param name="q">[tokens, QHeads, HeadDim], the last dimension contiguous.</param>
+    /// <param name="output">[tokens, QHeads, VHeadDim], the last dimension contiguous.</param>
+    /// <param name="cache">As above.</param>
+    /// <param name="kvLens">As above.</param>
+    /// <param name="pages">As above.</param>
+    /// <param name="lse">As above.</param>
+    /// <param name="qStart">As above.</param>
+    /// <param name="tree">As above.</param>
+    /// <inheritdoc cref="Run{TQ, TKv, TOut}(ReadOnlySpan{TQ}, KvCache{TKv}, ReadOnlySpan{int}, ReadOnlySpan2D{int}, Span{TOut}, Span{LogSumExp}, ReadOnlySpan{int}, ReadOnlySpan{uint})"/>
+    public void Run<TQ, TKv, TOut>(in TensorView<TQ> q, KvCache<TKv> cache, ReadOnlySpan<int> kvLens, ReadOnlySpan2D<int> pages, in TensorView<TOut> output,
+        Span<LogSumExp> lse = default, ReadOnlySpan<int> qStart = default, ReadOnlySpan<uint> tree = default)
+        where TQ : unmanaged where TKv : unmanaged where TOut : unmanaged
+    {
+        CheckTypes<TQ, TKv, TOut>();
+        long tokens = Tokens(kvLens, qStart);
+        CheckView(q, tokens, Options.HeadDim, nameof(q));
+        CheckView(output, tokens, Options.ValueDim, nameof(output));
+        Handles.Hold(q.Buffer, nameof(q));
+        try
+        {
+            Handles.Hold(output.Buffer, nameof(output));
+            try
+            {
+                var args = new KnDecodeAttentionArgs { Q = q.Pointer, QToken = q.Stride(0), QHead = q.Stride(1), Out = output.Pointer, OutToken = output.Stride(0), OutHead = output.Stride(1) };
+                Run(ref args, tokens, cache, kvLens, pages, lse, qStart, tree);
+            }
+            finally
+            {
+                output.Buffer.DangerousRelease();
+            }
+        }
+        finally
+        {
+            q.Buffer.DangerousRelease();
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private void CheckTypes<TQ, TKv, TOut>() where TQ : unmanaged where TKv : unmanaged where TOut : unmanaged
+    {
+        if (DTypes.Of<TQ>() != Options.Query || DTypes.Of<TKv>() != Options.Kv || DTypes.Of<TOut>() != Options.Output)
+            WrongTypes(DTypes.Of<TQ>(), DTypes.Of<TKv>(), DTypes.Of<TOut>());
+    }
+
+    private void WrongTypes(DType q, DType kv, DType output) =>
+        throw new KernelsException(Status.Invalid, q != Options.Query ? "q" : kv != Options.Kv ? "cache" : "output",
+            $"q of {Options.Query.Name()}, cache of {Options.Kv.Name()} and output of {Options.Output.Name()}, not {q.Name()}, {kv.Name()} and {output.Name()}");
+
+    private void CheckView<T>(in TensorView<T> view, long tokens, int dim, string name) where T : unmanaged =>
+        KernelsException.Require(view.Rank == 3 && view.Stride(2) == 1 && view.Shape(0) == tokens && view.Shape(1) == Options.QHeads && view.Shape(2) == dim,
+            name, $"shape [{tokens}, {Options.QHeads}, {dim}], the last dimension contiguous");
+
+    /// <summary>New tokens of a call. The order of qStart is checked where the lengths are.</summary>
+    private long Tokens(ReadOnlySpan<int> kvLens, ReadOnlySpan<int> qStart)
+    {
+        KernelsException.Require(kvLens.Length <= Options.MaxBatch, nameof(kvLens), $"at most MaxBatch = {Options.MaxBatch} sequences, not {kvLens.Length}");
+        KernelsException.Require(qStart.Length == 0 || qStart.Length == kvLens.Length + 1, nameof(qStart), $"none or {kvLens.Length + 1} values, not {qStart.Length}");
+        return qStart.Length == 0 ? (long)kvLens.Length * Options.MaxQLen : qStart[^1];
+    }
+
+    /// <summary>Checks lengths and tables, and gives the longest sequence.</summary>
+    private int Longest<TKv>(KvCache<TKv> cache, ReadOnlySpan<int> kvLens, ReadOnlySpan2D<int> pages, ReadOnlySpan<int> qStart) where TKv : unmanaged
+    {
+        int longest = 0;
+        foreach (int length in kvLens)
+        {
+            KernelsException.Require(length >= 0 && length <= Options.MaxKvLen, nameof(kvLens), $"0 to MaxKvLen = {Options.MaxKvLen}, not {length}");
+            longest = Math.Max(longest, length);
+        }
+        for (int b = 0; b + 1 < qStart.Length; b++)
+            KernelsException.Require(qStart[b] >= 0 && (b > 0 || qStart[b] == 0) && qStart[b + 1] >= qStart[b] && qStart[b + 1] - qStart[b] <= Options.MaxQLen,
+                nameof(qStart), $"ascending from 0 by at most MaxQLen = {Options.MaxQLen}, not {qStart[b]} to {qStart[b + 1]}");
+        bool paged = Options.PageSize > 0;
+        KernelsException.Require(paged ? pages.Height == kvLens.Length || longest == 0 : pages.Length == 0, nameof(pages), $"{(paged ? kvLens.Length : 0)} rows, not {pages.Height}");
+        KernelsException.Require(paged || kvLens.Length <= cache.Pages, nameof(kvLens), $"at most the {cache.Pages} sequences of the cache, not {kvLens.Length}");
+        long room = paged ? (long)pages.Width * Options.PageSize : cache.PageSize;
+        KernelsException.Require(longest <= room, nameof(kvLens), $"at most the {room} tokens that {(paged ? "a row of pages covers" : "the cache holds")}, not {longest}");
+        return longest;
+    }
+
+    private void CheckCache<TKv>(KvCache<TKv> cache) where TKv : unmanaged
+    {
+        ArgumentNullException.ThrowIfNull(cache);
+        KernelsException.Require(cache.KvHeads == Options.KvHeads, nameof(cache), $"KvHeads = {Options.KvHeads} heads, not {cache.KvHeads}");
+        KernelsException.Require(cache.HeadDim == Options.HeadDim && cache.VHeadDim == Options.ValueDim, nameof(cache), $"keys of {Options.HeadDim} and values of {Options.ValueDim} elements, not {cache.HeadDim} and {cache.VHeadDim}");
+        KernelsException.Require(Options.PageSize == 0 || cache.PageSize == Options.PageSize, nameof(cache), $"pages of {Options.PageSize} tokens, not {cache.PageSize}");
+        KernelsException.Require(Options.Scaled == cache.KScales is not null, nameof(cache), Options.Scaled ? "scales, as the options say" : "no scales, as the options say");
+        KernelsException.Require(!Options.KeyNorms || cache.KeyNorms is not null, nameof(cache), "key norms, as the options say");
+    }
+
+    private void Run<TKv>(ref KnDecodeAttentionArgs args, long tokens, KvCache<TKv> cache, ReadOnlySpan<int> kvLens, ReadOnlySpan2D<int> pages,
+        Span<LogSumExp> lse, ReadOnlySpan<int> qStart, ReadOnlySpan<uint> tree) where TKv : unmanaged
+    {
+        CheckCache(cache);
+        int longest = Longest(cache, kvLens, pages, qStart);
+        KernelsException.Require(lse.Length == 0 || lse.Length == tokens * Options.QHeads, nameof(lse), $"none or {tokens} x {Options.QHeads} values, not {lse.Length}");
+        bool masks = Options.Mask == AttentionMask.Tree;
+        KernelsException.Require(tree.Length == (masks ? tokens : 0), nameof(tree), $"{(masks ? tokens : 0)} masks, not {tree.Length}");
+        if (tokens == 0) return;
+        cache.Hold();
+        try
+        {
+            fixed (int* lengths = kvLens)
+            fixed (int* table = pages)
+            fixed (int* start = qStart)
+            fixed (uint* mask = tree)
+            fixed (LogSumExp* sums = lse)
+            {
+                args.Size = (uint)sizeof(KnDecodeAttentionArgs);
+                args.Batch = kvLens.Length;
+                args.QStart = start;
+                args.KvLens = lengths;
+                args.Pages = table;
+                args.PagesLd = pages.Stride();
+                args.Tree = mask;
+                args.Lse = (float*)sums;
+                args.LseToken = Options.QHeads;
+                args.Scale = Options.ScoreScale;
+                Bind(ref args, cache);
+                Run(ref args, longest);
+            }
+        }
+        finally
+        {
+            cache.Release();
+        }
+    }
+
+    private static void Bind<TKv>(ref KnDecodeAttentionArgs args, KvCache<TKv> cache) where TKv : unmanaged
+    {
+        args.PageCount = cache.Pages;
+        args.K = cache.K.Pointer;
+        (args.KPage, args.KToken, args.KHead) = (cache.K.Stride(0), cache.K.Stride(1), cache.K.Stride(2));
+        args.V = cache.V.Pointer;
+        (args.VPage, args.VToken, args.VHead) = (cache.V.Stride(0), cache.V.Stride(1), cache.V.Stride(2));
+        args.KeyNorms = cache.KeyNorms is null ? null : cache.KeyNorms.Pointer;
+        if (cache.KScales is not { } k || cache.VScales is not { } v) return;
+        args.KScales = k.Pointer;
+        args.VScales = v.Pointer;
+        (args.ScalePage, args.ScaleToken, args.ScaleHead) = (k.Stride(0), k.Stride(1), k.Stride(2));
+    }
+
+    private void Run(ref KnDecodeAttentionArgs args, int longest)
+    {
+        int i = 0;
+        while (_segments[i].To < longest) i++;
+        ref readonly Segment<KnDecodeAttentionProblem> segment = ref _segments.ItemRef(i);
+        KernelsException.Require(!_disposed, "plan", "a plan that was not disposed");
+        Buffer<byte> workspace = Interlocked.Exchange(ref _idle, null) ?? Buffer<byte>.Allocate(WorkspaceBytes);
+        int held = 0;
+        long recomputed = 0;
+        try
+        {
+            for (; held < 3; held++)
+                if (PerHead(held) is { } values) Handles.Hold(values, "plan");
+            args.Phi = _phi is null ? null : _phi.Pointer;
+            args.Alibi = _alibi is null ? null : _alibi.Pointer;
+            args.Sinks = _sinks is null ? null : _sinks.Pointer;
+            args.Recomputed = &recomputed;
+            args.Workspace = workspace.Pointer;
+            args.WorkspaceBytes = workspace.Bytes;
+            KnDecodeAttentionProblem problem = segment.Problem;
+            KnStatus status;
+            fixed (KnDecodeAttentionArgs* at = &args) status = segment.Row.Run(&problem, segment.Launch, at);
+            if (status != KnStatus.Ok) throw KernelsException.FromSentence((Status)status, segment.Row.Name, segment.Row.LastError);
+            if (recomputed > 0) Interlocked.Add(ref _recomputed, recomputed);
+        }
+        finally
+        {
+            while (--held >= 0) PerHead(held)?.DangerousRelease();
+            // One workspace waits for the next caller; those of more concurrent callers are let go.
+            if (_disposed || Interlocked.CompareExchange(ref _idle, workspace, null) is not null) workspace.Dispose();
+        }
+    }
+
+    private Buffer<float>? PerHead(int i) => i switch { 0 => _phi, 1 => _alibi, _ => _sinks };
+
+    /// <summary>Frees what the plan holds, once the calls that run have returned.</summary>
+    public void Dispose()
+    {
+        _disposed = true;
+        Interlocked.Exchange(ref _idle, null)?.Dispose();
+        _phi?.Dispose();
+        _alibi?.Dispose();
+        _sinks?.Dispose();
+    }
+}
