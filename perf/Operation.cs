@@ -73,7 +73,7 @@ internal sealed record PeerCall(string Peer, TimedCall Call, IDisposable? Held);
 /// <summary>What the verbs ask of an operation. A new operation is one class and one line in <see cref="All"/>.</summary>
 internal abstract class Operation
 {
-    public static IReadOnlyList<Operation> All { get; } = [new FlatGemmOperation(), new DecodeAttentionOperation(), new SpGemmOperation()];
+    public static IReadOnlyList<Operation> All { get; } = [new FlatGemmOperation(), new DecodeAttentionOperation(), new SpGemmOperation(), new SparseLinearOperation()];
 
     public static Operation Find(string name) => All.First(o => o.Name == name);
 

@@ -32,13 +32,14 @@ internal unsafe struct FlatGemmManagedPlan
     public long ScratchBytes;
     public long BlockM, BlockN, MTasks, NTasks;
     public bool InPlace, Quantize, Gated;
+    public ulong* Outputs;  // null, or a bit per column: those whose bit is clear are 0
 
     public static bool Integer(in KnFlatGemmProblem p) =>
         p.XType == (int)DType.Int8 || (p.Flags & (int)KnGemmFlags.QuantizeX) != 0;
 
     private static long RoundUp(long value, long step) => (value + step - 1) / step * step;
 
-    private static long XBytes(in KnFlatGemmProblem p, long m, out bool inPlace)
+    public static long XBytes(in KnFlatGemmProblem p, long m, out bool inPlace)
     {
         bool quantize = (p.Flags & (int)KnGemmFlags.QuantizeX) != 0;
         inPlace = p.XType == (int)DType.Float32 && !quantize && p.K % PadK == 0;
@@ -139,6 +140,7 @@ internal unsafe struct FlatGemmManagedPlan
                 long column = column0 + j;
                 float z = FlatGemmActivations.Apply(activation, Finish(totals[r * ld + j], row, column));
                 if (Gated) z *= Finish(totals[upAt + r * ld + j], row, p.N + column);
+                if (Outputs != null && (Outputs[column >> 6] >> (int)(column & 63) & 1) == 0) z = 0;
                 if (residual) z += Read(type, Args->Residual, row * Args->Ldr + column);
                 Write(type, Args->Y, row * Args->Ldy + column, z);
             }

@@ -16,8 +16,15 @@ internal static class FlatGemmModel
 
     private static double CacheRate(int threads) => 60e9 * threads;
 
+    /// <summary>Seconds to read so many bytes of operands, from memory unless they fit in the caches of the threads.</summary>
+    public static double ReadSeconds(double bytes, int threads, Device device)
+    {
+        double cache = device.CacheBytes.Length > 1 ? device.CacheBytes[1] : 0;
+        return bytes / (bytes < cache * threads ? CacheRate(threads) : MemoryRate(threads));
+    }
+
     /// <summary>Operations a second of one core, at m large enough, by what the row multiplies with.</summary>
-    private static double Rate(Row row, in KnFlatGemmProblem p)
+    public static double Rate(Row row, in KnFlatGemmProblem p)
     {
         bool integer = (DType)p.XType == DType.Int8 || ((KnGemmFlags)p.Flags & KnGemmFlags.QuantizeX) != 0;
         return row.Target switch
@@ -69,7 +76,7 @@ internal static class FlatGemmModel
         double columns = (double)p.N * (((KnGemmFlags)p.Flags & KnGemmFlags.Gated) != 0 ? 2 : 1);
         double bytes = columns * p.K * ((DType)p.WType).Bits() / 8 + (double)m * p.K * ((DType)p.XType).Bits() / 8;
         double cache = device.CacheBytes.Length > 1 ? device.CacheBytes[1] : 0;
-        double memory = bytes / (bytes < cache * threads ? CacheRate(threads) : MemoryRate(threads));
+        double memory = ReadSeconds(bytes, threads, device);
         double rate = Rate(row, p) * Efficiency(row, launch, m, (long)cache, p);
         bool native = row.Target is "amx" or "avx512bf16" or "avx512", gemv = row.Name.EndsWith("gemv", StringComparison.Ordinal);
         // gemv decodes once for every tile of rows, flat and block once for all, through the cache.

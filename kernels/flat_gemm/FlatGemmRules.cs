@@ -101,6 +101,10 @@ internal static unsafe class FlatGemmRules
             && Holds(y.Apart(zeros), "y", out argument, out rule);
     }
 
+    /// <summary>Whether y shares no byte with what lies at <paramref name="at"/>.</summary>
+    public static bool Apart(in KnFlatGemmProblem p, in KnFlatGemmArgs a, void* at, long bytes) =>
+        new Extent(a.Y, a.M, p.N, a.Ldy, p.YType).Apart(new Extent(at, 1, bytes, bytes, (int)DType.Int8));
+
     private static bool DTypesOk(in KnFlatGemmProblem p)
     {
         bool quantize = (p.Flags & (int)KnGemmFlags.QuantizeX) != 0;

@@ -16,21 +16,21 @@ internal readonly record struct FlatGemmVerdict(bool Ok, double Fraction, double
 /// One problem with random operands, for tests, tuning and timing. Owns all memory of it: strided operands with poisoned gaps,
 /// an output between guard bands, workspace as announced, packed weights per layout in `copies` copies for cold rotation.
 /// </summary>
-internal sealed unsafe partial class FlatGemmTrial : IDisposable
+internal unsafe partial class FlatGemmTrial : IDisposable
 {
     private sealed record Call(Row Row, KnLaunch Launch, GuardedMemory[]? Packed, long PackedBytes, long WorkspaceBytes);
 
     private readonly List<GuardedMemory> _owned = [];
     private readonly List<Call> _calls = [];
     private readonly Dictionary<string, GuardedMemory[]> _packed = [];
-    private readonly KnFlatGemmProblem* _problem;
+    private protected readonly KnFlatGemmProblem* _problem;
     private readonly GuardedMemory _x, _w, _y;
     private readonly GuardedMemory? _residual;
     private readonly int _copies;
     private readonly int _sampleRows, _most;
     private readonly int[] _columns;  // that the oracle looks at
     private int[] _rows;
-    private KnFlatGemmArgs _args;
+    private protected KnFlatGemmArgs _args;
     private GuardedMemory[]? _raw;
     private GuardedMemory _workspace = new(0);
     private Call? _last, _guarded;
@@ -87,7 +87,7 @@ internal sealed unsafe partial class FlatGemmTrial : IDisposable
     /// <summary>The arguments as they are, without packed weights and workspace.</summary>
     public ref readonly KnFlatGemmArgs Args => ref _args;
 
-    private long Outputs => Has(KnGemmFlags.Gated) ? 2L * _problem->N : _problem->N;
+    private protected long Outputs => Has(KnGemmFlags.Gated) ? 2L * _problem->N : _problem->N;
 
     /// <summary>Scales of a row of w.</summary>
     private long Groups => _problem->WType == (int)DType.UInt4 ? ((long)_problem->K + _problem->Group - 1) / _problem->Group : 1;
@@ -112,15 +112,16 @@ internal sealed unsafe partial class FlatGemmTrial : IDisposable
     public bool Prepare(Row row, in KnLaunch launch, out KnStatus status, out string error)
     {
         status = KnStatus.Unsupported;
-        if (!row.Accepts(_problem, launch, out string? why))
+        void* problem = ProblemOf(row);
+        if (!row.Accepts(problem, launch, out string? why))
         {
             error = why ?? "no reason given";
             return false;
         }
         status = KnStatus.Ok;
         error = "";
-        string? layout = row.Layout(_problem);
-        long packedBytes = layout is null ? 0 : row.PackedBytes(_problem);
+        string? layout = row.Layout(problem);
+        long packedBytes = layout is null ? 0 : row.PackedBytes(problem);
         GuardedMemory[]? packed = null;
         if (layout is null) CopyWeights();
         else if (!_packed.TryGetValue(layout, out packed))
@@ -130,7 +131,7 @@ internal sealed unsafe partial class FlatGemmTrial : IDisposable
             if (status != KnStatus.Ok) return false;
             _packed[layout] = packed;
         }
-        long bytes = row.Workspace(_problem, launch);
+        long bytes = row.Workspace(problem, launch);
         if (_workspace.Bytes < bytes)
         {
             _workspace.Dispose();
@@ -165,7 +166,7 @@ internal sealed unsafe partial class FlatGemmTrial : IDisposable
         {
             args.W = _raw![copy - 1].At;
         }
-        return row is GpuRow gpu ? RunOnDevice(gpu, launch, args, call) : row.Run(_problem, launch, &args);
+        return row is GpuRow gpu ? RunOnDevice(gpu, launch, args, call) : RunRow(row, launch, args);
     }
 
     /// <summary>Compares the first m rows of y with the oracle, and everything that a run must not touch with what it was.</summary>
@@ -202,12 +203,25 @@ internal sealed unsafe partial class FlatGemmTrial : IDisposable
         return new ReadOnlySpan<byte>(_y.At + row * _args.Ldy * bits / 8, _problem->N * bits / 8);
     }
 
-    public void Dispose()
+    public virtual void Dispose()
     {
         foreach (GuardedMemory memory in _owned) memory.Dispose();
         _owned.Clear();
         _workspace.Dispose();
     }
+
+    /// <summary>What a row is asked about: a trial of another operation on these operands has a problem of its own.</summary>
+    private protected virtual void* ProblemOf(Row row) => _problem;
+
+    private protected virtual KnStatus RunRow(Row row, in KnLaunch launch, KnFlatGemmArgs args) => row.Run(_problem, launch, &args);
+
+    private protected virtual KnStatus PackRow(Row row, KnFlatGemmArgs args) => row.Prepack(_problem, &args);
+
+    /// <summary>Whether x counts there; else it is 0.</summary>
+    private protected virtual bool Reads(int input) => true;
+
+    /// <summary>Whether the output is computed; else it is 0, and the residual is added.</summary>
+    private protected virtual bool Computes(int output) => true;
 
     private static bool Is(Call call, Row row, in KnLaunch launch)
     {
@@ -223,7 +237,7 @@ internal sealed unsafe partial class FlatGemmTrial : IDisposable
         return null;
     }
 
-    private GuardedMemory Own(long bytes)
+    private protected GuardedMemory Own(long bytes)
     {
         var memory = new GuardedMemory(bytes);
         _owned.Add(memory);

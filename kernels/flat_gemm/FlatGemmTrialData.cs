@@ -4,7 +4,7 @@ using Kernels.Tuning;
 namespace Kernels;
 
 /// <summary>The operands of a trial: how they are made, changed, decoded and compared.</summary>
-internal sealed unsafe partial class FlatGemmTrial
+internal unsafe partial class FlatGemmTrial
 {
     private const byte Gap = 0xa5, Unwritten = 0xff;
 
@@ -83,7 +83,7 @@ internal sealed unsafe partial class FlatGemmTrial
             for (int j = 0; j < k; j++)
             {
                 double scale = _args.XScales == null ? 1 : _args.XScales[_rows[i]];
-                x[(long)i * k + j] = scale * Decode((DType)p.XType, _args.X, _rows[i] * _args.Ldx + j);
+                x[(long)i * k + j] = Reads(j) ? scale * Decode((DType)p.XType, _args.X, _rows[i] * _args.Ldx + j) : 0;
             }
         var gate = new double[k];
         double[] up = Has(KnGemmFlags.Gated) ? new double[k] : [];
@@ -98,7 +98,8 @@ internal sealed unsafe partial class FlatGemmTrial
             {
                 double residual = _residual is null ? 0 : Decode((DType)p.YType, _residual.At, _rows[i] * _args.Ldr + column);
                 var row = new ReadOnlySpan<double>(x, i * k, k);
-                expected[i * _columns.Length + j] = FlatGemmOracle.Element(p, row, gate, up, bias, upBias, residual);
+                expected[i * _columns.Length + j] = Computes(column)
+                    ? FlatGemmOracle.Element(p, row, gate, up, bias, upBias, residual) : new Expected(residual, 0, Outcome.Finite);
             }
         }
         return expected;
@@ -123,7 +124,7 @@ internal sealed unsafe partial class FlatGemmTrial
         }
     }
 
-    private static double Decode(DType type, void* at, long i) => type switch
+    private protected static double Decode(DType type, void* at, long i) => type switch
     {
         DType.Float32 => ((float*)at)[i],
         DType.BFloat16 => (float)((BFloat16*)at)[i],
@@ -208,7 +209,7 @@ internal sealed unsafe partial class FlatGemmTrial
             KnFlatGemmArgs args = _args;
             args.Packed = packed[0].At;
             args.PackedBytes = bytes;
-            KnStatus status = row.Prepack(_problem, &args);
+            KnStatus status = PackRow(row, args);
             if (status != KnStatus.Ok) return status;
         }
         return KnStatus.Ok;

@@ -98,7 +98,7 @@ int32_t run(const void* problem, const kn_launch* launch, const void* args) {
   if (!accepts(q, launch, &why)) return kn_fail(KN_UNSUPPORTED, why);
   kn_launch l = *launch;
   l.threads = kn_workers(l.threads);
-  if (const int32_t status = check(q, a, false, workspace(q, &l)); status != KN_OK) return status;
+  if (const int32_t status = check(q, a, -1, workspace(q, &l)); status != KN_OK) return status;
   if (a->m == 0 || q->n == 0) return KN_OK;
   plan p = direct_plan(*q, a->m);
   p.args = a;

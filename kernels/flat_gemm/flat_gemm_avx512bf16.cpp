@@ -1,88 +1,10 @@
-// Rows for machines with vdpbf16ps (Cooper Lake, Sapphire Rapids, Zen 4 and later), x in bf16. It rounds like two fused
-// multiply-adds and reads and writes denormals as zero. s8 and u4 weights are exact in bf16 and become pairs in L1.
-#include "flat_gemm_registers.h"
+// Rows for machines with vdpbf16ps (Cooper Lake, Sapphire Rapids, Zen 4 and later), x in bf16.
+#include "flat_gemm_avx512bf16.h"
+
 #include "flat_gemm_rows.h"
-#include "flat_gemm_unpack.h"
 
 namespace kn::flat_gemm {
 namespace {
-
-struct dot_bf16 {
-  using v = __m512;
-  static constexpr int64_t kXBytes = 4;
-  static v zero() { return _mm512_setzero_ps(); }
-  static v load(const char* p) { return _mm512_loadu_ps(p); }
-  static void store(char* p, v a) { _mm512_storeu_ps(p, a); }
-  static v broadcast(const char* x) { return _mm512_castsi512_ps(broadcast_dword(x)); }
-  static v dot(v c, v a, v b) {
-    return _mm512_dpbf16_ps(c, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
-  }
-  static v scale(v c, const float* s, v old) { return _mm512_fmadd_ps(c, _mm512_loadu_ps(s), old); }
-};
-
-// The decoders of flat_gemm_unpack.h as operands of dot_bf16.
-struct s8_to_bf16 {
-  static constexpr int64_t kRaw = 64;
-  static constexpr int kParts = 2;
-  struct zero {};
-  static zero load_zero(const uint8_t*) { return {}; }
-  static void decode(const char* raw, zero, __m512 (&b)[2]) {
-    __m512i pairs[2];
-    s8_pairs(_mm512_load_si512(raw), pairs);
-    for (int i = 0; i < 2; i++) b[i] = _mm512_castsi512_ps(pairs[i]);
-  }
-};
-
-struct u4_to_bf16 {
-  static constexpr int64_t kRaw = 64;
-  static constexpr int kParts = 4;
-  using zero = __m512i;
-  static zero load_zero(const uint8_t* zeros) { return zero_pairs(zeros); }
-  static void decode(const char* raw, zero z, __m512 (&b)[4]) {
-    __m512i pairs[4];
-    u4_pairs(_mm512_load_si512(raw), z, pairs);
-    for (int i = 0; i < 4; i++) b[i] = _mm512_castsi512_ps(pairs[i]);
-  }
-};
-
-struct bf16_engine {
-  using x_t = uint16_t;
-  static constexpr int32_t kInPlace = KN_BF16;
-  static constexpr int64_t kBytesPerK = 32;
-  static constexpr bool kWholeTiles = false;
-  static constexpr bool kInteger = false;
-  static int64_t row_tile(int64_t step) { return register_rows(step); }
-  static void enter() {}
-  static void leave() {}
-  static bool unpacks(int32_t w_type) { return w_type != KN_BF16; }
-
-  static void prepare(int32_t, const void* x, int64_t k, uint16_t* out, int64_t padded, float*) {
-    if (k > 0) memcpy(out, x, static_cast<size_t>(k) * 2);
-    if (padded > k) memset(out + k, 0, static_cast<size_t>(padded - k) * 2);
-  }
-
-  static void unpack(int64_t, int32_t w_type, int32_t group, const char* in, char* out, int64_t length,
-                     const uint8_t* zeros) {
-    unpack_bf16(w_type, group, in, out, length, zeros);
-  }
-
-  static void multiply(const multiplication<uint16_t>& r) { multiply_registers<dot_bf16, as_is<dot_bf16>>(r); }
-
-  static constexpr bool kDecodes = true;
-  static int64_t decode_rows(int32_t w_type, int64_t step) {
-    return unpacks(w_type) ? decoded_rows(step) : register_rows(step);
-  }
-  static void multiply_packed(int32_t w_type, const multiplication<uint16_t>& r) {
-    switch (w_type) {
-      case KN_S8:
-        return multiply_registers<dot_bf16, s8_to_bf16>(r);
-      case KN_U4:
-        return multiply_registers<dot_bf16, u4_to_bf16>(r);
-      default:
-        return multiply_registers<dot_bf16, as_is<dot_bf16>>(r);
-    }
-  }
-};
 
 struct avx512bf16 {
   static constexpr const char* kBits = "avx512bf16";

@@ -30,13 +30,14 @@ struct plan {
   panels at;
   int64_t step, block_k, block_m, block_n;  // panels, elements of k, rows, panels
   int64_t m_tasks, n_tasks;
-  int64_t raw;      // bytes of a packed panel per element of k
-  bool decode;      // weights are decoded in registers, not unpacked to scratch
-  bool in_place;    // x is read where it is
-  int64_t ldx;      // elements of x_t
-  const void* x;    // what the engine reads
-  float* x_scales;  // per row of quantised x
-  char* scratch;    // per worker: accumulators, then unpacked weights
+  int64_t raw;              // bytes of a packed panel per element of k
+  bool decode;              // weights are decoded in registers, not unpacked to scratch
+  bool in_place;            // x is read where it is
+  int64_t ldx;              // elements of x_t
+  const void* x;            // what the engine reads
+  float* x_scales;          // per row of quantised x
+  const uint64_t* outputs;  // null, or a bit per column: those whose bit is clear are 0
+  char* scratch;            // per worker: accumulators, then unpacked weights
   int64_t scratch_bytes, accumulator_bytes;
 };
 
@@ -83,6 +84,10 @@ __m512 finish(const plan& p, const void* acc, int64_t row, int64_t panel, int64_
   return z;
 }
 
+inline __mmask16 active_lanes(const uint64_t* set, int64_t column) {
+  return static_cast<__mmask16>(set[column / 64] >> (column % 64));
+}
+
 // Accumulators of `rows` rows by `count` panels to y.
 template <class Engine>
 void write_out(const plan& p, const char* acc, int64_t ld, int64_t row0, int64_t rows, int64_t panel0, int64_t count) {
@@ -97,6 +102,7 @@ void write_out(const plan& p, const char* acc, int64_t ld, int64_t row0, int64_t
       const char* at = acc + r * ld + i * 64;
       __m512 z = activate(q.activation, finish<Engine>(p, at, row, panel0 + i, column, mask));
       if (pair == 2) z = _mm512_mul_ps(z, finish<Engine>(p, at + 64, row, panel0 + i + 1, q.n + column, mask));
+      if (p.outputs != nullptr) z = _mm512_maskz_mov_ps(active_lanes(p.outputs, column), z);
       if (q.flags & KN_GEMM_RESIDUAL) z = _mm512_add_ps(z, load(q.y_type, a.residual, row * a.ldr + column, mask));
       store(q.y_type, a.y, row * a.ldy + column, mask, z);
     }
@@ -273,6 +279,24 @@ int64_t workspace_of(const kn_flat_gemm_problem& q, int32_t threads, int64_t ste
   return x_bytes<Engine>(p, q.m) + kn_workers(threads) * p.scratch_bytes;
 }
 
+// Lets the plan read x where it lies, or converted to the begin of the workspace, with the scales before `end`.
+template <class Engine>
+void read_x(plan& p, char* workspace, char* end, int32_t threads) {
+  const kn_flat_gemm_problem& q = *p.problem;
+  const kn_flat_gemm_args& a = *p.args;
+  if (p.in_place) {
+    p.x = a.x;
+    p.ldx = a.ldx;
+    return;
+  }
+  p.x = workspace;
+  if (q.flags & KN_GEMM_QUANTIZE_X)
+    p.x_scales = reinterpret_cast<float*>(end - round_up(static_cast<int64_t>(a.m) * 4, 64));
+  // Converting a few rows costs less than waking a thread.
+  const int64_t elements = static_cast<int64_t>(a.m) * q.k;
+  kn_parallel(elements < 65536 ? 1 : threads, a.m, prepare_row<Engine>, &p);
+}
+
 template <class Engine>
 void drive(const kn_flat_gemm_problem& q, const kn_flat_gemm_args& a, int32_t threads, int64_t step, int64_t block_k,
            int64_t block_m, int64_t block_n, bool decode) {
@@ -280,17 +304,7 @@ void drive(const kn_flat_gemm_problem& q, const kn_flat_gemm_args& a, int32_t th
   p.args = &a;
   char* workspace = static_cast<char*>(a.workspace);
   p.scratch = workspace + x_bytes<Engine>(p, a.m);
-  if (p.in_place) {
-    p.x = a.x;
-    p.ldx = a.ldx;
-  } else {
-    p.x = workspace;
-    if (q.flags & KN_GEMM_QUANTIZE_X)
-      p.x_scales = reinterpret_cast<float*>(p.scratch - round_up(static_cast<int64_t>(a.m) * 4, 64));
-    // Converting a few rows costs less than waking a thread.
-    const int64_t elements = static_cast<int64_t>(a.m) * q.k;
-    kn_parallel(elements < 65536 ? 1 : threads, a.m, prepare_row<Engine>, &p);
-  }
+  read_x<Engine>(p, workspace, p.scratch, threads);
   // A few microseconds of work are done before another thread is awake.
   const bool small = p.at.count * kPanel * p.at.k_padded * a.m < kSmall;
   kn_parallel(small ? 1 : threads, p.m_tasks * p.n_tasks, task<Engine>, &p);

@@ -28,10 +28,6 @@ bool dtypes_ok(const kn_flat_gemm_problem& p) {
   }
 }
 
-// No dimension and no stride is longer, so that a size in bits, of gated f32 weights too, fits in 63 bits: 2^(29 + 28 +
-// 5).
-constexpr int64_t kLongest = int64_t{1} << 28;
-
 struct range {
   const char* begin;
   const char* end;
@@ -53,14 +49,6 @@ struct pack_job {
   const kn_flat_gemm_args* args;
   panels at;
 };
-
-// Column `lane` of panel `panel` is row `source` of w; -1 beyond n.
-int64_t source_row(const kn_flat_gemm_problem& p, int64_t panel, int64_t lane) {
-  const bool gated = (p.flags & KN_GEMM_GATED) != 0;
-  const int64_t column = (gated ? panel / 2 : panel) * kPanel + lane;
-  if (column >= p.n) return -1;
-  return gated && (panel & 1) ? column + p.n : column;
-}
 
 template <class T>
 void pack_plain(T* out, const void* row, int64_t k, int64_t lane, int64_t step) {
@@ -127,6 +115,13 @@ void pack_panel(void* context, int64_t panel, int32_t) {
 
 }  // namespace
 
+int64_t source_row(const kn_flat_gemm_problem& p, int64_t panel, int64_t lane) {
+  const bool gated = (p.flags & KN_GEMM_GATED) != 0;
+  const int64_t column = (gated ? panel / 2 : panel) * kPanel + lane;
+  if (column >= p.n) return -1;
+  return gated && (panel & 1) ? column + p.n : column;
+}
+
 panels panels_of(const kn_flat_gemm_problem& p) {
   panels at{};
   at.count = round_up(p.n, kPanel) / kPanel * ((p.flags & KN_GEMM_GATED) ? 2 : 1);
@@ -158,7 +153,7 @@ int32_t valid(const kn_flat_gemm_problem* problem, const kn_launch* launch, cons
   return 1;
 }
 
-int32_t check(const kn_flat_gemm_problem* problem, const kn_flat_gemm_args* args, bool packed, int64_t workspace) {
+int32_t check(const kn_flat_gemm_problem* problem, const kn_flat_gemm_args* args, int64_t packed, int64_t workspace) {
   if (args == nullptr) return kn_fail(KN_INVALID, "args: is null");
   const kn_flat_gemm_problem& p = *problem;
   const kn_flat_gemm_args& a = *args;
@@ -183,11 +178,10 @@ int32_t check(const kn_flat_gemm_problem* problem, const kn_flat_gemm_args* args
   const int64_t columns = (p.flags & KN_GEMM_GATED) ? 2 * static_cast<int64_t>(p.n) : p.n;
   if (p.x_type == KN_S8) KN_CHECK("y", apart(y, span(a.x_scales, 1, a.m, a.m, 32)));
   if (p.flags & KN_GEMM_BIAS) KN_CHECK("y", apart(y, span(a.bias, 1, columns, columns, 32)));
-  if (packed) {
-    const panels at = panels_of(p);
-    KN_CHECK("packed", at.total == 0 || (a.packed != nullptr && a.packed_bytes >= at.total));
+  if (packed >= 0) {
+    KN_CHECK("packed", packed == 0 || (a.packed != nullptr && a.packed_bytes >= packed));
     KN_CHECK("packed", reinterpret_cast<uintptr_t>(a.packed) % 64 == 0);
-    KN_CHECK("y", apart(y, span(a.packed, 1, at.total, at.total, 8)));
+    KN_CHECK("y", apart(y, span(a.packed, 1, packed, packed, 8)));
   } else if (p.k > 0) {
     KN_CHECK("w", a.w != nullptr);
     KN_CHECK("ldw", a.ldw >= p.k && a.ldw <= kLongest && (p.w_type != KN_U4 || a.ldw % 2 == 0));
@@ -199,6 +193,10 @@ int32_t check(const kn_flat_gemm_problem* problem, const kn_flat_gemm_args* args
     if (p.flags & KN_GEMM_ZEROS) KN_CHECK("y", apart(y, span(a.zeros, columns, groups, groups, 8)));
   }
   return KN_OK;
+}
+
+bool y_apart(const kn_flat_gemm_problem& p, const kn_flat_gemm_args& a, const void* at, int64_t bytes) {
+  return apart(span(a.y, a.m, p.n, a.ldy, element_bits(p.y_type)), span(at, 1, bytes, bytes, 8));
 }
 
 const char* layout(const void* problem) {

@@ -31,15 +31,26 @@ struct panels {
   int64_t scales_at, zeros_at, sums_at, total;
 };
 
+// No dimension and no stride is longer, so that a size in bits, of gated f32 weights too, fits in 63 bits: 2^(29 + 28 +
+// 5).
+constexpr int64_t kLongest = int64_t{1} << 28;
+
 inline int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
 panels panels_of(const kn_flat_gemm_problem& problem);
 
+// Column `lane` of panel `panel` is this row of w; -1 beyond n.
+int64_t source_row(const kn_flat_gemm_problem& problem, int64_t panel, int64_t lane);
+
 // The rules of the operation itself, the same for every row. 1, or 0 with the broken rule.
 int32_t valid(const kn_flat_gemm_problem* problem, const kn_launch* launch, const char** why);
 
-// The rules of one call of a row that reads packed weights (packed = true) or w itself. KN_OK or KN_INVALID.
-int32_t check(const kn_flat_gemm_problem* problem, const kn_flat_gemm_args* args, bool packed, int64_t workspace);
+// The rules of one call of a row that reads packed weights of so many bytes, or w itself (packed < 0). KN_OK or
+// KN_INVALID.
+int32_t check(const kn_flat_gemm_problem* problem, const kn_flat_gemm_args* args, int64_t packed, int64_t workspace);
+
+// Whether y shares no byte with what lies here.
+bool y_apart(const kn_flat_gemm_problem& problem, const kn_flat_gemm_args& args, const void* at, int64_t bytes);
 
 // Members of kn_row, shared by every row that reads panels.
 const char* layout(const void* problem);

@@ -10,18 +10,19 @@ namespace {
 // Most rows for 1, 2, 4, 8 panels; with weights decoded on the way the decoder needs registers too.
 constexpr int kRows[] = {16, 12, 6, 3}, kDecodedRows[] = {8, 8, 4, 2};
 
-inline int panel_slot(int64_t step) { return step == 1 ? 0 : step == 2 ? 1 : step == 4 ? 2 : 3; }
+constexpr int panel_slot(int64_t step) { return step == 1 ? 0 : step == 2 ? 1 : step == 4 ? 2 : 3; }
 
-// Decode: kRaw bytes of a panel become kParts operands of Dot, in the order of k. This one is for weights that are
-// operands.
+// Decode: kRaw bytes of a panel, loaded, become kParts operands of Dot, in the order of k. This one is for weights that
+// are operands.
 template <class Dot>
 struct as_is {
-  using v = typename Dot::v;
+  using raw = typename Dot::v;
   static constexpr int64_t kRaw = 64;
   static constexpr int kParts = 1;
   struct zero {};
   static zero load_zero(const uint8_t*) { return {}; }
-  static void decode(const char* raw, zero, v (&b)[1]) { b[0] = Dot::load(raw); }
+  static raw load(const char* w) { return Dot::load(w); }
+  static void decode(raw w, zero, raw (&b)[1]) { b[0] = w; }
 };
 
 // Dot: v a 512-bit accumulator type; zero(), broadcast(x at a step), dot(acc, x, w), scale(sum, scales, acc), kXBytes
@@ -49,7 +50,7 @@ void tile(const multiplication<X>& t) {
     if constexpr (kParts == 1 && R > P) {
       v b[P][1];
 #pragma GCC unroll 8
-      for (int p = 0; p < P; p++) Decode::decode(w + p * t.w_stride, zero[p], b[p]);
+      for (int p = 0; p < P; p++) Decode::decode(Decode::load(w + p * t.w_stride), zero[p], b[p]);
 #pragma GCC unroll 16
       for (int r = 0; r < R; r++) {
         const v a = Dot::broadcast(x + r * x_stride);
@@ -60,7 +61,7 @@ void tile(const multiplication<X>& t) {
 #pragma GCC unroll 8
       for (int p = 0; p < P; p++) {
         v b[kParts];
-        Decode::decode(w + p * t.w_stride, zero[p], b);
+        Decode::decode(Decode::load(w + p * t.w_stride), zero[p], b);
 #pragma GCC unroll 8
         for (int i = 0; i < kParts; i++)
 #pragma GCC unroll 16

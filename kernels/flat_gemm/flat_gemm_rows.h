@@ -69,7 +69,7 @@ struct row_of {
     if (!accepts(p, launch, &why)) return kn_fail(KN_UNSUPPORTED, why);
     kn_launch l = *launch;
     l.threads = kn_workers(l.threads);
-    if (const int32_t status = check(p, a, true, workspace(p, &l)); status != KN_OK) return status;
+    if (const int32_t status = check(p, a, panels_of(*p).total, workspace(p, &l)); status != KN_OK) return status;
     if (a->m == 0 || p->n == 0) return KN_OK;
     const blocks b = blocks_of(Flow, Params, &l);
     File::with_engine(*p, [&]<class Engine>() { drive<Engine>(*p, *a, l.threads, b.step, b.k, b.m, b.n, b.decode); });

@@ -68,6 +68,7 @@ uint32_t detect() {
   features |= KN_CPU_AVX512;
   if (has(l71.eax, 5)) features |= KN_CPU_AVX512BF16;
   if (has(l7.edx, 23)) features |= KN_CPU_AVX512FP16;
+  if (has(l7.ecx, 1) && has(l7.ecx, 6)) features |= KN_CPU_AVX512VBMI2;
   const bool amx = has(l7.edx, 22) && has(l7.edx, 24) && has(l7.edx, 25) && (saved & tile) == tile;
   if (amx && (features & KN_CPU_AVX512BF16) && tile_state_granted()) features |= KN_CPU_AMX;
   return features;

@@ -4,6 +4,7 @@
 #include <kn.h>
 #include <require.h>
 #include <spgemm/spgemm.h>
+#include <sparse_linear/sparse_linear.h>
 
 #include <cstring>
 
@@ -119,6 +120,14 @@ const kn_struct structs[] = {
       KN_AT(kn_spgemm_args, c_offsets), KN_AT(kn_spgemm_args, c_columns), KN_AT(kn_spgemm_args, c_values),
       KN_AT(kn_spgemm_args, c_capacity), KN_AT(kn_spgemm_args, rows_done), KN_AT(kn_spgemm_args, workspace),
       KN_AT(kn_spgemm_args, workspace_bytes), -1}},
+    {"kn_sparse_linear_problem",
+     sizeof(kn_sparse_linear_problem),
+     {KN_AT(kn_sparse_linear_problem, size), KN_AT(kn_sparse_linear_problem, sets),
+      KN_AT(kn_sparse_linear_problem, layer), KN_AT(kn_sparse_linear_problem, nnz), -1}},
+    {"kn_sparse_linear_args",
+     sizeof(kn_sparse_linear_args),
+     {KN_AT(kn_sparse_linear_args, size), KN_AT(kn_sparse_linear_args, reserved), KN_AT(kn_sparse_linear_args, call),
+      KN_AT(kn_sparse_linear_args, outputs), KN_AT(kn_sparse_linear_args, inputs), -1}},
 };
 
 thread_local const char* failure = "";

@@ -38,14 +38,20 @@ typedef enum kn_dtype {
   KN_NONE = 7,  // no values: a sparse structure alone
 } kn_dtype;
 
-typedef enum kn_op { KN_OP_FLAT_GEMM = 1, KN_OP_DECODE_ATTENTION = 2, KN_OP_SPGEMM = 3 } kn_op;
+typedef enum kn_op {
+  KN_OP_FLAT_GEMM = 1,
+  KN_OP_DECODE_ATTENTION = 2,
+  KN_OP_SPGEMM = 3,
+  KN_OP_SPARSE_LINEAR = 4,
+} kn_op;
 
 // What a row needs and what a machine has, as bits.
 enum {
   KN_CPU_AVX512 = 1 << 0,      // F BW DQ VL VNNI, with the operating system saving zmm and mask state
   KN_CPU_AVX512BF16 = 1 << 1,  // vdpbf16ps
   KN_CPU_AVX512FP16 = 1 << 2,
-  KN_CPU_AMX = 1 << 3,  // TILE BF16 INT8, with tile state granted to this process
+  KN_CPU_AMX = 1 << 3,          // TILE BF16 INT8, with tile state granted to this process
+  KN_CPU_AVX512VBMI2 = 1 << 4,  // VBMI and VBMI2: byte permutes, vpexpandw and vpexpandb
 };
 
 enum { KN_MAX_PARAMS = 4, KN_MAX_VALUES = 8 };

@@ -42,10 +42,16 @@ internal sealed partial class FlatGemmOperation : Operation
 
     public override Axis Axis { get; } = new("m", "Rows of x", 1, "1,4,16,64,256", "1,2,4,8,16,32,64,256", string.Join(',', FlatGemmSelection.ModelGrid.Where(g => g <= 512)));
 
-    protected override IReadOnlyList<Option> ShapeOptions =>
+    protected override IReadOnlyList<Option> ShapeOptions => LayerOptions;
+
+    /// <summary>Options that describe a linear layer, for every operation on one.</summary>
+    internal static IReadOnlyList<Option> LayerOptions =>
         [Arguments.Model, s_n, s_k, s_weights, s_input, Arguments.Output, s_group, s_zeros, s_quantize, s_gated, s_bias, s_residual, s_activation, Arguments.BatchInvariant, Arguments.Row];
 
-    public override IReadOnlyList<Layer> Layers(ParseResult parsed, int threads)
+    public override IReadOnlyList<Layer> Layers(ParseResult parsed, int threads) => LayersOf(parsed, threads, RowName(parsed));
+
+    /// <summary>The layers that the command line names, with the row that it forces.</summary>
+    internal static IReadOnlyList<FlatGemmLayer> LayersOf(ParseResult parsed, int threads, string? row)
     {
         string? model = parsed.GetValue(Arguments.Model);
         int? n = parsed.GetValue(s_n), k = parsed.GetValue(s_k);
@@ -55,14 +61,14 @@ internal sealed partial class FlatGemmOperation : Operation
         IEnumerable<ModelMatrix> matrices = model is null
             ? [new ModelMatrix(string.Create(CultureInfo.InvariantCulture, $"{n} x {k}"), n!.Value, k!.Value)]
             : Model.Load(model).FlatGemm;
-        var layers = new List<Layer>();
+        var layers = new List<FlatGemmLayer>();
         foreach (DType weights in parsed.GetValue(s_weights)!)
             foreach (ModelMatrix matrix in matrices)
-                layers.Add(new FlatGemmLayer(name + matrix.Matrix, Options(parsed, matrix.N, matrix.K, weights, threads), matrix.Tune));
+                layers.Add(new FlatGemmLayer(name + matrix.Matrix, Options(parsed, matrix.N, matrix.K, weights, threads, row), matrix.Tune));
         return layers;
     }
 
-    private FlatGemmOptions Options(ParseResult parsed, int n, int k, DType weights, int threads)
+    private static FlatGemmOptions Options(ParseResult parsed, int n, int k, DType weights, int threads, string? row)
     {
         DType other = weights == DType.Float32 ? DType.Float32 : DType.BFloat16;
         var options = new FlatGemmOptions
@@ -81,7 +87,7 @@ internal sealed partial class FlatGemmOperation : Operation
             Residual = parsed.GetValue(s_residual),
             Activation = parsed.GetValue(s_activation),
             BatchInvariant = parsed.GetValue(Arguments.BatchInvariant),
-            Row = RowName(parsed),
+            Row = row,
         };
         options.Check();
         return options;

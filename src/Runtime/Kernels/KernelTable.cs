@@ -41,7 +41,7 @@ internal sealed unsafe class KernelTable
     }
 
     /// <summary>The managed rows, last within their operation.</summary>
-    private static ImmutableArray<Row> Managed => [new FlatGemmManaged(), new DecodeAttentionManaged(), new SpGemmManaged()];
+    private static ImmutableArray<Row> Managed => [new FlatGemmManaged(), new DecodeAttentionManaged(), new SpGemmManaged(), new SparseLinearManaged()];
 
     /// <summary>The rows of a GPU, best first within their operation.</summary>
     private static ImmutableArray<Row> GpuRows(GpuDriver gpu) => [.. FlatGemmGpu.Rows(gpu), .. DecodeAttentionGpu.Rows(gpu)];

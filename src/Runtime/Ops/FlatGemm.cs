@@ -103,8 +103,8 @@ public sealed unsafe class FlatGemm : IDisposable
         where TX : unmanaged where TY : unmanaged
     {
         RequireHost();
-        CheckTypes<TX, TY>();
-        CheckShapes(x.Height, x.Width, y.Height, y.Width, residual.Height, residual.Width, xScales.Length);
+        Options.CheckTypes<TX, TY>();
+        Options.CheckShapes(x.Height, x.Width, y.Height, y.Width, residual.Height, residual.Width, xScales.Length);
         fixed (TX* px = x)
         fixed (TY* py = y)
         fixed (TY* pr = residual)
@@ -118,12 +118,12 @@ public sealed unsafe class FlatGemm : IDisposable
         where TX : unmanaged where TY : unmanaged
     {
         RequireHost();
-        CheckTypes<TX, TY>();
+        Options.CheckTypes<TX, TY>();
         int m = Options.K > 0 ? x.Length / Options.K : Options.N > 0 ? y.Length / Options.N : 0;
         KernelsException.Require(x.Length == (long)m * Options.K, nameof(x), $"a multiple of K = {Options.K} elements, not {x.Length}");
         KernelsException.Require(y.Length == (long)m * Options.N, nameof(y), $"{m} x {Options.N} elements, not {y.Length}");
         KernelsException.Require(residual.Length == (Options.Residual ? y.Length : 0), nameof(residual), $"{(Options.Residual ? y.Length : 0)} elements, not {residual.Length}");
-        CheckShapes(m, Options.K, m, Options.N, Options.Residual ? m : 0, Options.Residual ? Options.N : 0, xScales.Length);
+        Options.CheckShapes(m, Options.K, m, Options.N, Options.Residual ? m : 0, Options.Residual ? Options.N : 0, xScales.Length);
         fixed (TX* px = x)
         fixed (TY* py = y)
         fixed (TY* pr = residual)
@@ -181,10 +181,10 @@ public sealed unsafe class FlatGemm : IDisposable
     private void Run<TX, TY>(in TensorView<TX> x, in TensorView<TY> y, TensorView<TY>? residual, float* xScales, int scales, nint stream, Buffer<byte>? workspace)
         where TX : unmanaged where TY : unmanaged
     {
-        CheckTypes<TX, TY>();
+        Options.CheckTypes<TX, TY>();
         KernelsException.Require(x.Rank == 2 && (x.Stride(1) == 1 || x.Shape(1) <= 1), nameof(x), "two dimensions, the last one contiguous");
         KernelsException.Require(y.Rank == 2 && (y.Stride(1) == 1 || y.Shape(1) <= 1), nameof(y), "two dimensions, the last one contiguous");
-        CheckShapes(x.Shape(0), x.Shape(1), y.Shape(0), y.Shape(1), residual?.Shape(0) ?? 0, residual?.Shape(1) ?? 0, scales);
+        Options.CheckShapes(x.Shape(0), x.Shape(1), y.Shape(0), y.Shape(1), residual?.Shape(0) ?? 0, residual?.Shape(1) ?? 0, scales);
         RequireHere(x, nameof(x));
         RequireHere(y, nameof(y));
         if (residual is { } given) RequireHere(given, nameof(residual));
@@ -210,31 +210,6 @@ public sealed unsafe class FlatGemm : IDisposable
 
     private void RequireHere<T>(in TensorView<T> view, string name) where T : unmanaged =>
         KernelsException.Require(view.Buffer.Device.Shares(Device), name, $"a buffer on {Device}, not on {view.Buffer.Device}");
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private void CheckTypes<TX, TY>() where TX : unmanaged where TY : unmanaged
-    {
-        if (DTypes.Of<TX>() != Options.Input || DTypes.Of<TY>() != Options.Output) WrongTypes(DTypes.Of<TX>(), DTypes.Of<TY>());
-    }
-
-    private void WrongTypes(DType x, DType y) => throw new KernelsException(Status.Invalid, x != Options.Input ? "x" : "y",
-        $"x of {Options.Input.Name()} and y of {Options.Output.Name()}, not {x.Name()} and {y.Name()}");
-
-    private void CheckShapes(long xm, long xk, long ym, long yn, long rm, long rn, int scales)
-    {
-        if (xm > Options.MaxM || (xk != Options.K && xm != 0) || ym != xm || (yn != Options.N && ym != 0)
-            || (Options.Residual ? rm != ym || (rn != yn && ym != 0) : rm != 0) || scales != (Options.Input == DType.Int8 ? xm : 0))
-            WrongShapes(xm, xk, ym, yn, rm, rn, scales);
-    }
-
-    private void WrongShapes(long xm, long xk, long ym, long yn, long rm, long rn, int scales)
-    {
-        KernelsException.Require(xm <= Options.MaxM, "x", $"at most MaxM = {Options.MaxM} rows, not {xm}");
-        KernelsException.Require(xk == Options.K || xm == 0, "x", $"K = {Options.K} columns, not {xk}");
-        KernelsException.Require(ym == xm && (yn == Options.N || ym == 0), "y", $"shape [{xm}, {Options.N}], not [{ym}, {yn}]");
-        KernelsException.Require(scales == (Options.Input == DType.Int8 ? xm : 0), "xScales", $"{(Options.Input == DType.Int8 ? xm : 0)} values, not {scales}");
-        throw new KernelsException(Status.Invalid, "residual", Options.Residual ? $"shape [{xm}, {Options.N}], not [{rm}, {rn}]" : "none, since the options have none");
-    }
 
     private void Run(int m, void* x, long ldx, float* xScales, void* residual, long ldr, void* y, long ldy, nint stream = 0, Buffer<byte>? workspace = null)
     {

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using Kernels.Interop.Native;
 
 namespace Kernels;
@@ -115,6 +116,31 @@ public sealed record FlatGemmOptions
         if (!FlatGemmRules.Valid(Problem(MaxM), out _))
             throw new KernelsException(Status.Invalid, nameof(Weights),
                 $"a combination of the table in FlatGemmOptions, not {Input.Name()} x {Weights.Name()} -> {Output.Name()}{(QuantizeInput ? ", quantised input" : "")}");
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    internal void CheckTypes<TX, TY>() where TX : unmanaged where TY : unmanaged
+    {
+        if (DTypes.Of<TX>() != Input || DTypes.Of<TY>() != Output) WrongTypes(DTypes.Of<TX>(), DTypes.Of<TY>());
+    }
+
+    private void WrongTypes(DType x, DType y) => throw new KernelsException(Status.Invalid, x != Input ? "x" : "y",
+        $"x of {Input.Name()} and y of {Output.Name()}, not {x.Name()} and {y.Name()}");
+
+    internal void CheckShapes(long xm, long xk, long ym, long yn, long rm, long rn, int scales)
+    {
+        if (xm > MaxM || (xk != K && xm != 0) || ym != xm || (yn != N && ym != 0)
+            || (Residual ? rm != ym || (rn != yn && ym != 0) : rm != 0) || scales != (Input == DType.Int8 ? xm : 0))
+            WrongShapes(xm, xk, ym, yn, rm, rn, scales);
+    }
+
+    private void WrongShapes(long xm, long xk, long ym, long yn, long rm, long rn, int scales)
+    {
+        KernelsException.Require(xm <= MaxM, "x", $"at most MaxM = {MaxM} rows, not {xm}");
+        KernelsException.Require(xk == K || xm == 0, "x", $"K = {K} columns, not {xk}");
+        KernelsException.Require(ym == xm && (yn == N || ym == 0), "y", $"shape [{xm}, {N}], not [{ym}, {yn}]");
+        KernelsException.Require(scales == (Input == DType.Int8 ? xm : 0), "xScales", $"{(Input == DType.Int8 ? xm : 0)} values, not {scales}");
+        throw new KernelsException(Status.Invalid, "residual", Residual ? $"shape [{xm}, {N}], not [{rm}, {rn}]" : "none, since the options have none");
     }
 
     /// <summary>Rows of w: N, or 2 N when gated.</summary>

@@ -1,0 +1,111 @@
+using System.Numerics;
+using Kernels.Interop.Native;
+
+namespace Kernels;
+
+/// <summary>One call of sparse_linear/managed: what its tasks share. Lies on the caller's stack.</summary>
+internal unsafe struct SparseLinearManagedPlan
+{
+    public const int MaxRows = 64;
+
+    /// <summary>A block of one panel as f32 [64][16].</summary>
+    public const long WideBytes = SparsePanels.Block * SparsePanels.Lanes * sizeof(float);
+
+    public const long ScratchBytes = WideBytes + 2 * MaxRows * SparsePanels.Lanes * sizeof(double);
+
+    public FlatGemmManagedPlan Flat;
+    public SparsePanels At;
+    public ulong* Inputs;
+    public long MTasks;
+
+    private static long RoundUp(long value) => (value + 63) / 64 * 64;
+
+    private static long ScalesBytes(in KnSparseLinearProblem p) =>
+        p.Layer.WType == (int)DType.Int8 ? RoundUp(new SparsePanels(p).Count * SparsePanels.Lanes * 4) : 0;
+
+    private static long KeptBytes(in KnSparseLinearProblem p, long m) =>
+        (p.Sets & (int)KnSparseSets.Inputs) != 0 ? RoundUp(m * p.Layer.K * ((DType)p.Layer.XType).Bits() / 8) : 0;
+
+    public static long Workspace(in KnSparseLinearProblem p, int threads) => p.Layer.M == 0 || p.Layer.N == 0 ? 0
+        : FlatGemmManagedPlan.XBytes(p.Layer, p.Layer.M, out _) + ManagedPool.Workers(threads) * ScratchBytes + ScalesBytes(p) + KeptBytes(p, p.Layer.M);
+
+    /// <summary><paramref name="call"/>: a copy of the call's arguments, which this changes and keeps.</summary>
+    public SparseLinearManagedPlan(KnSparseLinearProblem* p, KnSparseLinearArgs* a, KnFlatGemmArgs* call, int threads)
+    {
+        At = new SparsePanels(*p);
+        Inputs = (p->Sets & (int)KnSparseSets.Inputs) != 0 ? a->Inputs : null;
+        Flat = new FlatGemmManagedPlan(&p->Layer, call, threads);
+        byte* scales = Flat.Scratch + ManagedPool.Workers(threads) * ScratchBytes, kept = scales + ScalesBytes(*p);
+        if (p->Layer.WType == (int)DType.Int8)
+        {
+            call->Scales = (float*)scales;
+            for (long panel = 0; panel < At.Count; panel++)
+                for (int lane = 0; lane < SparsePanels.Lanes; lane++)
+                    if (At.SourceRow(p->Layer.N, panel, lane) is >= 0 and var row)
+                        call->Scales[row] = ((float*)((byte*)call->Packed + At.ScalesAt))[panel * SparsePanels.Lanes + lane];
+        }
+        if (Inputs != null) KeepActive(*p, call, kept);
+        if (Flat.InPlace)
+        {
+            Flat.X = (float*)call->X;
+            Flat.Ldx = call->Ldx;
+        }
+        Flat.Outputs = (p->Sets & (int)KnSparseSets.Outputs) != 0 ? a->Outputs : null;
+        MTasks = (call->M + MaxRows - 1L) / MaxRows;
+    }
+
+    /// <summary>Lets the call read a copy of x with zeros for inputs that are not active.</summary>
+    private readonly void KeepActive(in KnSparseLinearProblem p, KnFlatGemmArgs* call, byte* kept)
+    {
+        int bytes = ((DType)p.Layer.XType).Bits() / 8, k = p.Layer.K;
+        for (long r = 0; r < call->M; r++)
+            for (long i = 0; i < k; i++)
+                for (int b = 0; b < bytes; b++)
+                    kept[(r * k + i) * bytes + b] = Active(Inputs, i) ? ((byte*)call->X)[(r * call->Ldx + i) * bytes + b] : (byte)0;
+        call->X = kept;
+        call->Ldx = k;
+    }
+
+    private static bool Active(ulong* set, long i) => (set[i >> 6] >> (int)(i & 63) & 1) != 0;
+
+    /// <summary>Whether any of these outputs is active.</summary>
+    public readonly bool Computes(long column, long count)
+    {
+        if (Flat.Outputs == null) return true;
+        for (long i = 0; i < count; i++)
+            if (Active(Flat.Outputs, column + i)) return true;
+        return false;
+    }
+
+    /// <summary>Whether any input of a block is active.</summary>
+    public readonly bool Reads(long block)
+    {
+        if (Inputs == null) return true;
+        long left = Flat.Problem->K - block * SparsePanels.Block;
+        return left > 0 && (Inputs[block] & (left >= 64 ? ~0UL : (1UL << (int)left) - 1)) != 0;
+    }
+
+    /// <summary>A block of a panel to f32 [k][16]; the elements of k that there are, padding left out.</summary>
+    public readonly int Expand(long panel, long block, float* wide)
+    {
+        byte* packed = (byte*)Flat.Args->Packed;
+        long k0 = block * SparsePanels.Block, length = Math.Min(SparsePanels.Block, Flat.Problem->K - k0);
+        new Span<float>(wide, SparsePanels.Block * SparsePanels.Lanes).Clear();
+        long value = ((long*)packed)[panel * At.Blocks + block];
+        byte* values = packed + At.ValuesAt;
+        var type = (DType)Flat.Problem->WType;
+        for (int k = 0; k < length; k += At.Step)
+            for (ulong bits = At.Bits(packed, panel, k0 + k); bits != 0; bits &= bits - 1, value++)
+            {
+                int at = BitOperations.TrailingZeroCount(bits);
+                wide[(k + at % At.Step) * SparsePanels.Lanes + at / At.Step] = type switch
+                {
+                    DType.Float32 => ((float*)values)[value],
+                    DType.BFloat16 => ((BFloat16*)values)[value],
+                    DType.Float16 => (float)((Half*)values)[value],
+                    _ => ((sbyte*)values)[value],
+                };
+            }
+        return (int)Math.Max(length, 0);
+    }
+}

@@ -1,0 +1,37 @@
+using Kernels.Interop.Native;
+
+namespace Kernels;
+
+/// <summary>
+/// The closed-form cost of sparse_linear: packed bytes over the bandwidth of memory against the dot products of all weights, for
+/// none is skipped, and their expansion. Rates are those of FlatGemmModel, so that the two can be compared.
+/// </summary>
+internal static class SparseLinearModel
+{
+    private const double CallSeconds = 1e-6, TaskSeconds = 2e-7, Clock = 3.5e9;
+
+    /// <summary>Cycles to expand one operand of a panel: load, mask, expand, count.</summary>
+    private const double Expand = 3;
+
+    public static double Seconds(Row row, in KnLaunch launch, in KnSparseLinearProblem p, int m, Device device)
+    {
+        ref readonly KnFlatGemmProblem q = ref p.Layer;
+        int threads = Math.Max(1, Math.Min(launch.Threads == 0 ? device.Threads : launch.Threads, device.Threads));
+        var at = new SparsePanels(p);
+        double operands = (double)at.Count * at.KPadded / at.Step;
+        double bytes = p.Nnz * (double)at.Element + at.Count * at.KPadded * 2.0 + (double)m * q.K * ((DType)q.XType).Bits() / 8;
+        double memory = FlatGemmModel.ReadSeconds(bytes, threads, device);
+        bool gemv = row.Name.EndsWith("gemv", StringComparison.Ordinal);
+        int panels = launch.Param[0] == 0 ? 4 : launch.Param[0];
+        // The tiles of sparse_linear_registers.h: each expands its weights anew.
+        double passes = Math.Ceiling(m / (!gemv ? 256.0 : panels == 4 ? 6 : panels == 2 ? 8 : 16));
+        // flat writes what it expanded and reads it again for every tile of rows.
+        double expand = operands * passes * (gemv ? Expand : 2 * Expand) / Clock;
+        // A chain of sums of one element takes 7 cycles a product, and one row has only as many of them as panels.
+        double rate = FlatGemmModel.Rate(row, q) * Math.Min(1, m / passes * panels / 14.0);
+        double dots = 2.0 * Math.Max(m, 1) * at.Count * SparsePanels.Lanes * at.KPadded / rate;
+        if (row.Target == "managed") expand = p.Nnz * 2 / Clock;
+        double compute = (row.Target == "amx" ? Math.Max(expand, dots) : expand + dots) / threads;
+        return Math.Max(memory, compute) + 0.1 * Math.Min(memory, compute) + CallSeconds + TaskSeconds * at.Count / 4 / threads;
+    }
+}

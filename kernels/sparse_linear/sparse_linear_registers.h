@@ -1,0 +1,95 @@
+// The microkernel that expands weights in registers: R rows by P panels of accumulators, as flat_gemm_registers.h has
+// them, whose operands are expanded once per tile of rows.
+#pragma once
+#include <flat_gemm/flat_gemm_registers.h>
+
+#include <utility>
+
+#include "sparse_linear_expand.h"
+
+namespace kn::sparse_linear {
+namespace {
+
+using flat_gemm::kPanel;
+
+// Rows of x times `panels` panels over `length` elements of k; see flat_gemm's multiplication.
+template <class X>
+struct sparse_multiplication {
+  int64_t rows, panels, length;
+  const X* x;
+  int64_t ldx;
+  const char* values[8];
+  const char* bits[8];
+  char* acc;
+  int64_t ld;
+  bool first;
+};
+
+// Most rows for 1, 2, 4 panels. One accumulator must not be needed again before its last sum is there, some 7 cycles,
+// so that few panels want many rows.
+constexpr int kRows[] = {16, 8, 6};
+
+template <class Dot, class Expand, class Decode, int R, int P, class X>
+void tile(const sparse_multiplication<X>& t) {
+  using v = typename Dot::v;
+  using mask = typename Expand::mask;
+  constexpr int kParts = Decode::kParts;
+  const int64_t x_stride = t.ldx * static_cast<int64_t>(sizeof(X));
+  const int64_t steps = t.length * static_cast<int64_t>(sizeof(X)) / (Dot::kXBytes * kParts);
+  v c[R][P];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int p = 0; p < P; p++) c[r][p] = t.first ? Dot::zero() : Dot::load(t.acc + r * t.ld + p * 64);
+  const char *values[P], *bits[P];
+#pragma GCC unroll 4
+  for (int p = 0; p < P; p++) values[p] = t.values[p], bits[p] = t.bits[p];
+  const char* x = reinterpret_cast<const char*>(t.x);
+  for (int64_t s = 0; s < steps; s++) {
+    v b[P][kParts];
+#pragma GCC unroll 4
+    for (int p = 0; p < P; p++) {
+      mask m;
+      memcpy(&m, bits[p] + s * static_cast<int64_t>(sizeof m), sizeof m);
+      _mm_prefetch(values[p] + kAheadBytes, _MM_HINT_T0);
+      Decode::decode(std::bit_cast<typename Decode::raw>(Expand::expand(values[p], m)), {}, b[p]);
+      values[p] += Expand::count(m) * Expand::kElement;
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < kParts; i++)
+#pragma GCC unroll 16
+      for (int r = 0; r < R; r++) {
+        const v a = Dot::broadcast(x + r * x_stride + i * Dot::kXBytes);
+#pragma GCC unroll 4
+        for (int p = 0; p < P; p++) c[r][p] = Dot::dot(c[r][p], a, b[p][i]);
+      }
+    x += Dot::kXBytes * kParts;
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+    for (int p = 0; p < P; p++) Dot::store(t.acc + r * t.ld + p * 64, c[r][p]);
+}
+
+template <class Dot, class Expand, class Decode, class X>
+struct tiles {
+  void (*at[3][17])(const sparse_multiplication<X>&) = {};
+  template <int P, int... R>
+  constexpr void fill(std::integer_sequence<int, R...>) {
+    ((at[flat_gemm::panel_slot(P)][R + 1] = &tile<Dot, Expand, Decode, R + 1, P, X>), ...);
+  }
+  constexpr tiles() {
+    fill<1>(std::make_integer_sequence<int, kRows[0]>{});
+    fill<2>(std::make_integer_sequence<int, kRows[1]>{});
+    fill<4>(std::make_integer_sequence<int, kRows[2]>{});
+  }
+};
+
+template <class Dot, class Expand, class Decode, class X>
+void multiply_expanded(const sparse_multiplication<X>& t) {
+  static constexpr tiles<Dot, Expand, Decode, X> table;
+  table.at[flat_gemm::panel_slot(t.panels)][t.rows](t);
+}
+
+}  // namespace
+}  // namespace kn::sparse_linear

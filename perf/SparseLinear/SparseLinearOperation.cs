@@ -1,0 +1,138 @@
+using System.CommandLine;
+using System.Globalization;
+using Kernels.Interop.Native;
+using Kernels.Tuning;
+
+namespace Kernels.Perf;
+
+/// <summary>A layer of flat_gemm of which a part of the weights is stored.</summary>
+internal sealed record SparseLinearLayer(string Case, FlatGemmOptions Options, double Density, string Dtypes, bool Tune) : Layer(Case, Dtypes, Tune)
+{
+    public override IReadOnlyList<(string, int)> Shape => [("n", Options.N), ("k", Options.K), ("density_percent", (int)Math.Round(100 * Density))];
+}
+
+/// <summary>sparse_linear for the verbs: the layers of flat_gemm, and --density.</summary>
+internal sealed unsafe partial class SparseLinearOperation : Operation
+{
+    private readonly Option<double[]> _density = new("--density")
+    {
+        Description = "Part of the weights that is not 0, or a list (default 0.5)",
+        HelpName = "LIST",
+        CustomParser = result =>
+        {
+            var values = new List<double>();
+            foreach (string text in result.Tokens.SelectMany(t => t.Value.Split(',')))
+            {
+                if (double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out double value) && value is >= 0 and <= 1) values.Add(value);
+                else result.AddError($"--density: numbers from 0 to 1, not {text}");
+            }
+            return [.. values];
+        },
+        DefaultValueFactory = _ => [0.5],
+    };
+
+    public override string Name => SparseLinearSelection.Operation;
+
+    public override KnOp Op => KnOp.SparseLinear;
+
+    public override Axis Axis => All[0].Axis;
+
+    protected override IReadOnlyList<Option> ShapeOptions => [.. FlatGemmOperation.LayerOptions, _density];
+
+    public override IReadOnlyList<Layer> Layers(ParseResult parsed, int threads) =>
+        [.. FlatGemmOperation.LayersOf(parsed, threads, RowName(parsed)).SelectMany(l => parsed.GetValue(_density)!.Select(d => new SparseLinearLayer(
+            string.Create(CultureInfo.InvariantCulture, $"{l.Case} at {d}"), l.Options, d, l.Dtypes, l.Tune)))];
+
+    public override Work WorkOf(Layer layer, int at)
+    {
+        var l = (SparseLinearLayer)layer;
+        return FlatGemmOperation.WorkOf(l.Options, at) with { Bytes = new SparsePanels(SparseLinear.Problem(l.Options, at, Nnz(l), 0)).Total };
+    }
+
+    internal static long Nnz(SparseLinearLayer layer) => (long)(layer.Density * layer.Options.Columns * layer.Options.K);
+
+    public override Workbench Open(Layer layer, IReadOnlyList<int> points, CacheState cache, TuningStore store) =>
+        new SparseLinearWorkbench((SparseLinearLayer)layer, WorkOf, points, cache, store);
+
+    public override TuningResult Tune(Layer layer, TuneSettings settings, TuningStore store) => SparseLinearTuner.Tune(Device.Cpu, store, new SparseLinearTuning
+    {
+        Layer = ((SparseLinearLayer)layer).Options,
+        Density = ((SparseLinearLayer)layer).Density,
+        Grid = [.. settings.Grid],
+        Cache = settings.Cache,
+        Budget = settings.Budget,
+        Cancellation = settings.Cancellation,
+        Progress = settings.Progress,
+        Candidates = settings.Candidates,
+    });
+
+    public override TuningKey KeyOf(Layer layer, CacheState cache) =>
+        SparseLinearSelection.Key(Device.Cpu, ((SparseLinearLayer)layer).Options, Nnz((SparseLinearLayer)layer), cache);
+
+    public override Layer? LayerOf(TuningKey key)
+    {
+        if (key.Operation != Name) return null;
+        try
+        {
+            int Number(string name) => int.Parse(key.Problem[name], CultureInfo.InvariantCulture);
+            DType Type(string name) => DTypes.TryParse(key.Problem[name], out DType type) ? type : throw new FormatException(name);
+            var options = new FlatGemmOptions
+            {
+                N = Number("n"),
+                K = Number("k"),
+                Weights = Type("weights"),
+                Input = Type("input"),
+                Output = Type("output"),
+                Activation = (Activation)Number("activation"),
+                Bias = Number("bias") != 0,
+                Residual = Number("residual") != 0,
+                Gated = Number("gated") != 0,
+                QuantizeInput = Number("quantize_input") != 0,
+                Threads = key.Device.Threads == Device.Cpu.Threads ? 0 : key.Device.Threads,
+            };
+            double density = Number("density_percent") / 100.0;
+            return new SparseLinearLayer(string.Create(CultureInfo.InvariantCulture, $"{options.N} x {options.K} at {density}"), options, density,
+                $"{options.Input.Name()} x {options.Weights.Name()} -> {options.Output.Name()}", true);
+        }
+        catch (Exception e) when (e is KeyNotFoundException or FormatException or OverflowException)
+        {
+            return null;
+        }
+    }
+
+    public override IReadOnlyList<string> LayoutsOf(Row row)
+    {
+        var layouts = new List<string>();
+        foreach (FlatGemmCases.Kind kind in SparseLinearCases.MainKinds)
+        {
+            var problem = new KnSparseLinearProblem { Size = (uint)sizeof(KnSparseLinearProblem), Layer = FlatGemmCases.Problem(kind, 1, 64, 128), Nnz = 100 };
+            if (row.Accepts(&problem, row.DefaultLaunch(0), out _) && row.Layout(&problem) is { } layout) layouts.Add(layout);
+        }
+        return [.. layouts.Distinct()];
+    }
+
+    private sealed record Explanation(int M, string Sparse, double SparseUs, string Dense, double DenseUs, double Crossover, string Choice);
+
+    /// <summary>For every m the costs of both kinds by their models and the density at which they cross.</summary>
+    public override void Explain(ParseResult parsed, Screen screen, TuningStore store)
+    {
+        var all = new List<object>();
+        foreach (int threads in parsed.GetValue(ExplainVerb.Threads)!)
+            foreach (SparseLinearLayer layer in Layers(parsed, threads).Cast<SparseLinearLayer>())
+            {
+                var table = new Table($"{Name} {layer.Case}: {layer.Extents}, {layer.Dtypes}, {(threads == 0 ? "all" : Format.Int(threads))} threads, by the models",
+                    ">m", "sparse", ">us", "dense", ">us", ">dense from density", "choice");
+                var rows = new List<Explanation>();
+                foreach (int m in Axis.Explain(parsed))
+                {
+                    SparseLinearChoice c = SparseLinear.Choose(layer.Options, layer.Density, m);
+                    rows.Add(new(m, c.Sparse.ToString(), c.SparseSeconds * 1e6, c.Dense.ToString(), c.DenseSeconds * 1e6, c.Crossover, c.Reason));
+                    table.Add(Format.Int(m), Format.Short(c.Sparse), Format.Number(c.SparseSeconds * 1e6), Format.Short(c.Dense), Format.Number(c.DenseSeconds * 1e6),
+                        c.Crossover.ToString("0.00", CultureInfo.InvariantCulture), c.IsSparse ? "sparse" : "dense");
+                }
+                screen.Show(table);
+                all.Add(new { op = Name, layer = layer.Case, shape = layer.Shape.ToDictionary(s => s.Item1, s => s.Item2), layer.Dtypes, threads, rows });
+            }
+        screen.Json(all);
+    }
+}

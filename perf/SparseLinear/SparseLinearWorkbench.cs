@@ -1,0 +1,83 @@
+using Kernels.Interop.Native;
+using Kernels.Tuning;
+
+namespace Kernels.Perf;
+
+/// <summary>Operands of one sparse layer. The peer is our own dense flat_gemm on the same weights, zeros stored, as it would be chosen.</summary>
+internal sealed unsafe class SparseLinearWorkbench : Workbench
+{
+    private readonly SparseLinearLayer _layer;
+    private readonly FlatGemmOptions _options;
+    private readonly Func<Layer, int, Work> _work;
+    private readonly CacheState _cache;
+    private readonly TuningStore _store;
+    private readonly SparseLinearTrial _trial;
+    private int _m;
+
+    public SparseLinearWorkbench(SparseLinearLayer layer, Func<Layer, int, Work> work, IReadOnlyList<int> ms, CacheState cache, TuningStore store)
+    {
+        (_layer, _work, _cache, _store) = (layer, work, cache, store);
+        _m = ms.Max();
+        _options = layer.Options with { MaxM = _m };
+        // The sparse copies are the smaller ones: as many as make them cold.
+        int copies = CallTimer.Copies(cache, WorkAt(_m).Bytes, CallTimer.MemoryCap);
+        Timer = new CallTimer(copies, cache);
+        _trial = new SparseLinearTrial(_options.Problem(_m), 7, layer.Density, copies: copies, sampleRows: 4, sampleColumns: 8);
+    }
+
+    public override Layer Layer => _layer;
+
+    public override Work WorkAt(int at) => _work(_layer, at);
+
+    public override CallTimer Timer { get; }
+
+    public override IReadOnlyList<TimedCall> Calls(int m, int threads, bool every)
+    {
+        Narrow(m);
+        FlatGemmOptions options = _options with { Threads = threads };
+        long nnz = _trial.Sparse.Nnz;
+        var chosen = SparseLinearSelection.Choose(Device.Cpu, options, nnz, 0, _store, _cache).First(s => m <= s.To);
+        var calls = new List<TimedCall> { Call(chosen.Row, chosen.Launch, m) };
+        if (!every) return calls;
+        KnSparseLinearProblem problem = SparseLinear.Problem(options, m, nnz, 0);
+        foreach (Row row in Device.Cpu.Table.Of(KnOp.SparseLinear).Where(r => Device.Cpu.Table.Runs(r, out _)))
+            foreach (KnLaunch launch in row.Launches(threads))
+                if (row.Dataflow(launch) != chosen.Row.Dataflow(chosen.Launch) && row.Accepts(&problem, launch, out _)) calls.Add(Call(row, launch, m));
+        return calls;
+    }
+
+    private void Narrow(int m)
+    {
+        if (_m != m) _trial.Narrow(m);
+        _m = m;
+    }
+
+    /// <summary>A call that has been run once and found right: a wrong result has no speed.</summary>
+    private TimedCall Call(Row row, KnLaunch launch, int m)
+    {
+        if (!_trial.Prepare(row, launch, out KnStatus status, out string error)) throw new KernelsException((Status)status, row.Name, error);
+        var call = new TimedCall(row.Dataflow(launch).ToString(), copy =>
+        {
+            KnStatus done = _trial.Run(row, launch, m, copy);
+            if (done != KnStatus.Ok) throw KernelsException.FromSentence((Status)done, row.Name, row.LastError);
+        });
+        _trial.Poison();
+        call.Run(0);
+        FlatGemmVerdict verdict = _trial.Check(m);
+        return verdict.Ok ? call : throw new KernelsException(Status.Internal, call.Name, $"{_layer.Case}, m {m}: {verdict}");
+    }
+
+    public override IReadOnlyList<PeerCall> Peers(int m, int threads, PeerSet peers, List<string> reasons)
+    {
+        Narrow(m);
+        FlatGemmOptions options = _options with { Threads = threads, Row = null };
+        KnFlatGemmProblem problem = options.Problem(_options.MaxM);
+        string? layout = FlatGemmSelection.LayoutRow(Device.Cpu, options).Layout(&problem);
+        var dense = FlatGemmSelection.Choose(Device.Cpu, options, layout, _store, _cache).First(s => m <= s.To);
+        TimedCall call = Call(dense.Row, dense.Launch, m);
+        reasons.Add("the peer is our dense flat_gemm; oneDNN and others are compared with it by perf compare flat_gemm");
+        return [new PeerCall("flat_gemm", new TimedCall("flat_gemm", call.Run), null)];
+    }
+
+    public override void Dispose() => _trial.Dispose();
+}

@@ -1,0 +1,238 @@
+using System.Collections.Immutable;
+using System.Globalization;
+using CommunityToolkit.HighPerformance;
+using Kernels.Interop.Native;
+using Kernels.Tuning;
+
+namespace Kernels;
+
+/// <summary>What the two kinds of a layer cost at one m, and where they cross.</summary>
+/// <param name="M">Rows of x.</param>
+/// <param name="Density">Part of the weights that is not 0.</param>
+/// <param name="Sparse">The best dataflow of sparse_linear.</param>
+/// <param name="SparseSeconds">Its cost.</param>
+/// <param name="Dense">The best dataflow of flat_gemm on the same weights, zeros stored.</param>
+/// <param name="DenseSeconds">Its cost.</param>
+/// <param name="Crossover">The density from which on the dense one is faster: 0 where it always is, 1 where it never is.</param>
+public sealed record SparseLinearChoice(int M, double Density, Dataflow Sparse, double SparseSeconds, Dataflow Dense, double DenseSeconds, double Crossover)
+{
+    /// <summary>Whether the sparse layer is the faster one.</summary>
+    public bool IsSparse => SparseSeconds <= DenseSeconds;
+
+    /// <summary>The choice in words.</summary>
+    public string Reason => IsSparse
+        ? string.Create(CultureInfo.InvariantCulture, $"sparse_linear: {SparseSeconds * 1e6:0.0} us against {DenseSeconds * 1e6:0.0}; dense flat_gemm is faster from density {Crossover:0.00}")
+        : string.Create(CultureInfo.InvariantCulture, $"dense flat_gemm is faster from density {Crossover:0.00}: {DenseSeconds * 1e6:0.0} us against {SparseSeconds * 1e6:0.0}");
+}
+
+/// <summary>
+/// A linear layer with unstructured sparse weights: the product of <see cref="FlatGemm"/>, of which few weights are stored and
+/// none is skipped in the arithmetic, so the bits are those of its rows of the same target on dense weights. Worth it while reading
+/// weights is what a layer waits for. After SparAMX (arXiv 2502.12444). Any number of threads may run one plan at a time.
+/// </summary>
+public sealed unsafe class SparseLinear : IDisposable
+{
+    private readonly ImmutableArray<Segment<KnSparseLinearProblem>> _segments;
+    private readonly SparseLinearWeights _weights;
+    private readonly bool _ownsWeights;
+    private readonly Buffer<float>? _bias;
+    private readonly long _workspaceBytes;
+    private Buffer<byte>? _idle;
+    private bool _disposed;
+
+    private SparseLinear(FlatGemmOptions options, SparseLinearWeights weights, bool owns, Buffer<float>? bias, ImmutableArray<Segment<KnSparseLinearProblem>> segments)
+    {
+        (Options, _weights, _ownsWeights, _bias, _segments) = (options, weights, owns, bias, segments);
+        _workspaceBytes = segments.Max(s => s.Workspace);
+        _idle = Buffer<byte>.Allocate(_workspaceBytes);
+    }
+
+    /// <summary>The layer.</summary>
+    public FlatGemmOptions Options { get; }
+
+    /// <summary>Bytes of packed weights.</summary>
+    public long PackedBytes => _weights.Bytes;
+
+    /// <summary>Part of the weights that is stored.</summary>
+    public double Density => _weights.Density;
+
+    /// <summary>What runs for every m, in order of m.</summary>
+    public ImmutableArray<Choice> Choices => [.. _segments.Select(s => new Choice(s.From, s.To, s.Row.Dataflow(s.Launch).WithThreads(Options.Threads), s.Source, s.Reason, s.Workspace))];
+
+    /// <summary>Packs what is not 0 of <paramref name="w"/> and plans; see <see cref="Prune"/>.</summary>
+    /// <param name="options">The layer, with Row a row of sparse_linear; no u4 weights.</param>
+    /// <param name="w">[N or 2 N, K] float, BFloat16, Half or sbyte.</param>
+    /// <param name="bias">[N or 2 N] when the options say so.</param>
+    /// <param name="scales">s8: [N or 2 N].</param>
+    /// <param name="device">The CPU when null.</param>
+    /// <exception cref="KernelsException">A shape, type or value that breaks a rule, or a forced row that cannot run.</exception>
+    public static SparseLinear Create<T>(FlatGemmOptions options, ReadOnlySpan2D<T> w, ReadOnlySpan<float> bias = default,
+        ReadOnlySpan<float> scales = default, Device? device = null) where T : unmanaged =>
+        Plan(options, SparseLinearWeights.Pack(options, w, scales), true, bias, device);
+
+    /// <summary>Plans over weights that are packed already; they must outlive the plan's last call.</summary>
+    /// <exception cref="KernelsException">Weights of another layer, or a forced row that cannot run.</exception>
+    public static SparseLinear Create(FlatGemmOptions options, SparseLinearWeights weights, ReadOnlySpan<float> bias = default, Device? device = null) =>
+        Plan(options, weights, false, bias, device);
+
+    private static SparseLinear Plan(FlatGemmOptions options, SparseLinearWeights weights, bool owns, ReadOnlySpan<float> bias, Device? device)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        ArgumentNullException.ThrowIfNull(weights);
+        try
+        {
+            device ??= Device.Cpu;
+            Check(options);
+            KernelsException.Require(weights.Fits(options), nameof(weights), "weights packed for this dtype and shape");
+            int columns = options.Bias ? options.Columns : 0;
+            KernelsException.Require(bias.Length == columns, nameof(bias), $"{columns} values, not {bias.Length}");
+            // Sized for calls with sets, which need more.
+            var segments = SparseLinearSelection.Choose(device, options, weights.NonZeros, KnSparseSets.Outputs | KnSparseSets.Inputs, TuningStore.Default);
+            segments = [.. segments.Select(s => s.Sized(device))];
+            return new SparseLinear(options, weights, owns, columns > 0 ? Buffer<float>.Of(bias) : null, segments);
+        }
+        catch when (owns)
+        {
+            weights.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Whether a layer of this density is faster sparse or dense at <paramref name="m"/>, by the closed-form models of both.</summary>
+    /// <exception cref="KernelsException">A layer that breaks a rule, or a density outside 0 to 1.</exception>
+    public static SparseLinearChoice Choose(FlatGemmOptions options, double density, int m, Device? device = null)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        KernelsException.Require(density is >= 0 and <= 1, nameof(density), $"0 <= density <= 1, not {density}");
+        KernelsException.Require(m >= 1, nameof(m), $"1 <= m, not {m}");
+        device ??= Device.Cpu;
+        FlatGemmOptions layer = options with { MaxM = m, Row = null };
+        Check(layer);
+        KnFlatGemmProblem problem = layer.Problem(m);
+        string? layout = FlatGemmSelection.LayoutRow(device, layer).Layout(&problem);
+        var dense = new FlatGemmSelection(device, layer, layout, FlatGemmSelection.Sharing(device, layer, layout)).Best(m);
+        double all = (double)layer.Columns * layer.K;
+        (Row Row, KnLaunch Launch, double Seconds) At(double part)
+        {
+            long nnz = (long)(part * all);
+            return new SparseLinearSelection(device, layer, nnz, 0, SparseLinearSelection.Runnable(device, layer, nnz)).Best(m);
+        }
+        var sparse = At(density);
+        double low = 0, high = 1;
+        if (At(0).Seconds > dense.Seconds) high = 0;
+        else if (At(1).Seconds <= dense.Seconds) low = 1;
+        // The cost of the sparse layer only grows with its density.
+        while (high - low > 0.001) (low, high) = At((low + high) / 2).Seconds <= dense.Seconds ? ((low + high) / 2, high) : (low, (low + high) / 2);
+        return new SparseLinearChoice(m, density, sparse.Row.Dataflow(sparse.Launch), sparse.Seconds, dense.Row.Dataflow(dense.Launch), dense.Seconds, Math.Min(low, high));
+    }
+
+    /// <summary>Makes a set of active outputs or inputs out of a list of them.</summary>
+    /// <param name="active">Ascending, each at most once.</param>
+    /// <param name="set">A bit for each of them is set, all others are cleared: 64 to a word, the lowest first.</param>
+    /// <exception cref="KernelsException">A list that is out of order or range.</exception>
+    public static void SetOf(ReadOnlySpan<int> active, Span<ulong> set)
+    {
+        for (int i = 0; i < active.Length; i++)
+        {
+            KernelsException.Require(active[i] >= 0 && active[i] < set.Length * 64L, nameof(active), $"0 <= index < {set.Length * 64L}, not {active[i]}");
+            KernelsException.Require(i == 0 || active[i - 1] < active[i], nameof(active), $"ascending indices, each once; {active[i]} follows {(i == 0 ? 0 : active[i - 1])}");
+        }
+        set.Clear();
+        foreach (int i in active) set[i >> 6] |= 1UL << (i & 63);
+    }
+
+    /// <summary>Computes y from x, both in host memory. m is the height of <paramref name="x"/>, at most MaxM.</summary>
+    /// <param name="x">[m, K] of the input type; rows may be apart.</param>
+    /// <param name="y">[m, N] of the output type; overlaps nothing but, exactly, the residual.</param>
+    /// <param name="residual">[m, N] when the options say so.</param>
+    /// <param name="xScales">[m], s8 input only: x = q * scale of its row.</param>
+    /// <param name="outputs">Empty, or a bit for each of N outputs (see <see cref="SetOf"/>): those that are clear are not computed and come out as 0 (plus the residual).</param>
+    /// <param name="inputs">Empty, or a bit for each of K inputs: those that are clear count as 0.</param>
+    /// <exception cref="KernelsException">A shape, type or overlap that breaks a rule; y is then untouched.</exception>
+    public void Run<TX, TY>(ReadOnlySpan2D<TX> x, Span2D<TY> y, ReadOnlySpan2D<TY> residual = default, ReadOnlySpan<float> xScales = default,
+        ReadOnlySpan<ulong> outputs = default, ReadOnlySpan<ulong> inputs = default)
+        where TX : unmanaged where TY : unmanaged
+    {
+        Options.CheckTypes<TX, TY>();
+        Options.CheckShapes(x.Height, x.Width, y.Height, y.Width, residual.Height, residual.Width, xScales.Length);
+        KernelsException.Require(outputs.Length == 0 || outputs.Length == (Options.N + 63) / 64, nameof(outputs), $"0 or {(Options.N + 63) / 64} words, not {outputs.Length}");
+        KernelsException.Require(inputs.Length == 0 || inputs.Length == (Options.K + 63) / 64, nameof(inputs), $"0 or {(Options.K + 63) / 64} words, not {inputs.Length}");
+        fixed (TX* px = x)
+        fixed (TY* py = y)
+        fixed (TY* pr = residual)
+        fixed (float* ps = xScales)
+        fixed (ulong* po = outputs)
+        fixed (ulong* pi = inputs)
+        {
+            var args = new KnSparseLinearArgs { Size = (uint)sizeof(KnSparseLinearArgs), Outputs = po, Inputs = pi };
+            args.Call = new KnFlatGemmArgs
+            {
+                Size = (uint)sizeof(KnFlatGemmArgs),
+                M = x.Height,
+                X = px,
+                Ldx = x.Stride(),
+                XScales = ps,
+                Residual = pr,
+                Ldr = residual.Stride(),
+                Y = py,
+                Ldy = ((ReadOnlySpan2D<TY>)y).Stride(),
+            };
+            Run(ref args, (KnSparseSets)((outputs.Length > 0 ? 1 : 0) | (inputs.Length > 0 ? 2 : 0)));
+        }
+    }
+
+    private void Run(ref KnSparseLinearArgs args, KnSparseSets sets)
+    {
+        if (args.Call.M == 0 || Options.N == 0) return;
+        int i = 0;
+        while (_segments[i].To < args.Call.M) i++;
+        ref readonly Segment<KnSparseLinearProblem> segment = ref _segments.ItemRef(i);
+        Buffer<byte> workspace = Interlocked.Exchange(ref _idle, null) ?? Buffer<byte>.Allocate(_workspaceBytes);
+        bool held = false, heldBias = false;
+        try
+        {
+            _weights.Data.DangerousAddRef(ref held);
+            _bias?.DangerousAddRef(ref heldBias);
+            args.Call.Bias = _bias == null ? null : _bias.Pointer;
+            args.Call.Packed = _weights.Data.Pointer;
+            args.Call.PackedBytes = _weights.Bytes;
+            args.Call.Workspace = workspace.Pointer;
+            args.Call.WorkspaceBytes = workspace.Bytes;
+            KnSparseLinearProblem problem = segment.Problem;
+            problem.Sets = (int)sets;
+            fixed (KnSparseLinearArgs* at = &args)
+            {
+                KnStatus status = segment.Row.Run(&problem, segment.Launch, at);
+                if (status != KnStatus.Ok) throw KernelsException.FromSentence((Status)status, segment.Row.Name, segment.Row.LastError);
+            }
+        }
+        catch (ObjectDisposedException)
+        {
+            throw new KernelsException(Status.Invalid, "plan", "a plan, weights and buffers that were not disposed");
+        }
+        finally
+        {
+            if (heldBias) _bias!.DangerousRelease();
+            if (held) _weights.Data.DangerousRelease();
+            if (_disposed || Interlocked.CompareExchange(ref _idle, workspace, null) is not null) workspace.Dispose();
+        }
+    }
+
+    internal static KnSparseLinearProblem Problem(FlatGemmOptions options, int m, long nnz, KnSparseSets sets) =>
+        new() { Size = (uint)sizeof(KnSparseLinearProblem), Sets = (int)sets, Layer = options.Problem(m), Nnz = nnz };
+
+    internal static void Check(FlatGemmOptions options)
+    {
+        options.Check();
+        KernelsException.Require(options.Weights != DType.UInt4, nameof(options.Weights), "f32, bf16, f16 or s8 weights, not u4");
+    }
+
+    /// <summary>Frees workspace, bias and, if this plan packed them, the weights, once the calls that run have returned.</summary>
+    public void Dispose()
+    {
+        _disposed = true;
+        Interlocked.Exchange(ref _idle, null)?.Dispose();
+        _bias?.Dispose();
+        if (_ownsWeights) _weights.Dispose();
+    }
+}
