@@ -228,29 +228,12 @@ internal static unsafe class Widening
                 for (; i < count; i++) to[i] = (float)((Half*)from)[i];
                 break;
             case DType.Float8E4M3:
-                for (; i < count; i++) to[i] = Float8.E4M3(from[i]);
+                for (; i < count; i++) to[i] = Float8E4M3.FromBits(from[i]);
                 break;
             default:
                 for (; i < whole; i += L.Count) L.Store(L.Int8((sbyte*)from + i), to + i);
                 for (; i < count; i++) to[i] = ((sbyte*)from)[i];
                 break;
         }
-    }
-}
-
-/// <summary>OCP FP8, in f32.</summary>
-internal static class Float8
-{
-    private static readonly float[] s_e4m3 = [.. Enumerable.Range(0, 256).Select(Decode)];
-
-    /// <summary>The value of these bits: s eeee mmm, bias 7, no infinities, NaN is 0x7f and 0xff.</summary>
-    public static float E4M3(byte bits) => s_e4m3[bits];
-
-    private static float Decode(int bits)
-    {
-        int exponent = bits >> 3 & 15, fraction = bits & 7;
-        float magnitude = (bits & 0x7f) == 0x7f ? float.NaN
-            : exponent == 0 ? MathF.ScaleB(fraction, -9) : MathF.ScaleB(8 + fraction, exponent - 10);
-        return bits < 128 ? magnitude : -magnitude;
     }
 }

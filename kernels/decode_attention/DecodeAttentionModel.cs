@@ -50,8 +50,6 @@ internal static class DecodeAttentionModel
         // The last wave of tasks leaves some threads without work.
         double uneven = Math.Ceiling(tasks / threads) * threads / tasks;
         double combine = splits <= 1 ? 0 : rows * splits * ((p.VHeadDim + 2) * 8 / CacheRate + 2e-9) / threads;
-        // Where sequences and heads alone keep all threads busy, splits only take workspace.
-        double idle = splits > 1 && heads >= 8 * threads ? 1.02 : 1;
-        return (Math.Max(memory, compute) + 0.1 * Math.Min(memory, compute)) * uneven * idle + combine + CallSeconds + TaskSeconds * tasks / threads;
+        return (Math.Max(memory, compute) + 0.1 * Math.Min(memory, compute)) * uneven + combine + CallSeconds + TaskSeconds * tasks / threads;
     }
 }

@@ -115,6 +115,13 @@ internal sealed unsafe partial class DecodeAttentionTrial : IDisposable
         return row.Run(_problem, launch, &args);
     }
 
+    /// <summary>Runs a row that was prepared, maybe before others were, with all the workspace there is: candidates take turns.</summary>
+    public KnStatus Turn(Row row, in KnLaunch launch, int copy)
+    {
+        KnDecodeAttentionArgs args = Call(copy) with { WorkspaceBytes = _workspace.Bytes };
+        return row.Run(_problem, launch, &args);
+    }
+
     /// <summary>The arguments of a call as it was prepared.</summary>
     public KnDecodeAttentionArgs Call(int copy = 0) => _args with
     {

@@ -253,7 +253,7 @@ internal sealed unsafe partial class DecodeAttentionTrial
         DType.BFloat16 => (float)((BFloat16*)at)[i],
         DType.Float16 => (double)((Half*)at)[i],
         DType.Int8 => ((sbyte*)at)[i],
-        _ => Float8.E4M3(((byte*)at)[i]),
+        _ => (float)((Float8E4M3*)at)[i],
     };
 
     private static void Encode(DType type, void* at, long i, float value)
@@ -264,14 +264,7 @@ internal sealed unsafe partial class DecodeAttentionTrial
             case DType.BFloat16: ((BFloat16*)at)[i] = (BFloat16)value; break;
             case DType.Float16: ((Half*)at)[i] = (Half)value; break;
             case DType.Int8: ((sbyte*)at)[i] = (sbyte)value; break;
-            default:
-                // Codes without their sign ascend with what they mean; 0x7f is NaN.
-                int best = float.IsNaN(value) ? 0x7f : 0;
-                for (int step = 64; step > 0 && best != 0x7f; step /= 2)
-                    if (best + step <= 0x7e && 0.5f * (Float8.E4M3((byte)(best + step)) + Float8.E4M3((byte)(best + step - 1))) <= MathF.Abs(value)) best += step;
-                if (value < 0) best |= 0x80;
-                ((byte*)at)[i] = (byte)best;
-                break;
+            default: ((Float8E4M3*)at)[i] = Float8E4M3.Saturate(value); break;
         }
     }
 }

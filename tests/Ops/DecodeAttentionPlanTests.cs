@@ -11,8 +11,16 @@ public sealed class DecodeAttentionPlanTests
 
     private static readonly DecodeAttentionOptions s_options = new()
     {
-        QHeads = QHeads, KvHeads = KvHeads, HeadDim = Dim, VHeadDim = VDim, MaxBatch = 4, MaxKvLen = 40, PageSize = PageSize,
-        Query = DType.Float32, Kv = DType.Float32, Output = DType.Float32,
+        QHeads = QHeads,
+        KvHeads = KvHeads,
+        HeadDim = Dim,
+        VHeadDim = VDim,
+        MaxBatch = 4,
+        MaxKvLen = 40,
+        PageSize = PageSize,
+        Query = DType.Float32,
+        Kv = DType.Float32,
+        Output = DType.Float32,
     };
 
     private static float[] Random(int count, int seed, float most = 1)
@@ -82,7 +90,7 @@ public sealed class DecodeAttentionPlanTests
         (double[] expected, double[] sums) = Reference(q);
         int[,] pages = Table(1);
         using KvCache<float> cache = Filled<float>(pages);
-        using DecodeAttention plan = DecodeAttention.Create(s_options with { Row = row });
+        using Kernels.DecodeAttention plan = Kernels.DecodeAttention.Create(s_options with { Row = row });
         plan.Run<float, float, float>(q, cache, s_lens, pages, output, lse);
         Assert.That(output.Select(o => (double)o), Is.EqualTo(expected).Within(Bound()));
         Assert.That(lse.Select(l => (double)l.Nats), Is.EqualTo(sums).Within(Bound() + Math.Pow(2, -22)));
@@ -102,7 +110,7 @@ public sealed class DecodeAttentionPlanTests
         float[] q = Random(4 * QHeads * Dim, 3), output = new float[4 * QHeads * VDim];
         using KvCache<float> cache = KvCache<float>.Allocate(4, 40, KvHeads, Dim, VDim);
         cache.Append<float>(Random(80 * KvHeads * Dim, 1), Random(80 * KvHeads * VDim, 2), s_lens, default, [0, 33, 40, 40, 80]);
-        using DecodeAttention plan = DecodeAttention.Create(s_options with { PageSize = 0, Row = row });
+        using Kernels.DecodeAttention plan = Kernels.DecodeAttention.Create(s_options with { PageSize = 0, Row = row });
         plan.Run<float, float, float>(q, cache, s_lens, default, output);
         Assert.That(output.Select(o => (double)o), Is.EqualTo(Reference(q).Out).Within(Bound()));
     }
@@ -117,7 +125,7 @@ public sealed class DecodeAttentionPlanTests
         using KvCache<float> cache = Filled<float>(pages, most, keyNorms: true);
         foreach (SoftmaxDataflow softmax in (SoftmaxDataflow[])[SoftmaxDataflow.Sync, SoftmaxDataflow.Lazy, SoftmaxDataflow.Unified, SoftmaxDataflow.Bounded])
         {
-            using DecodeAttention plan = DecodeAttention.Create(s_options with { Softmax = softmax, KeyNorms = true }, phi);
+            using Kernels.DecodeAttention plan = Kernels.DecodeAttention.Create(s_options with { Softmax = softmax, KeyNorms = true }, phi);
             float[] output = new float[4 * QHeads * VDim];
             var lse = new LogSumExp[4 * QHeads];
             plan.Run<float, float, float>(q, cache, s_lens, pages, output, lse);
@@ -137,12 +145,12 @@ public sealed class DecodeAttentionPlanTests
         var lse = new LogSumExp[4 * QHeads];
         int[,] pages = Table(1);
         using KvCache<float> cache = Filled<float>(pages, 5);
-        using DecodeAttention sync = DecodeAttention.Create(s_options with { Softmax = SoftmaxDataflow.Sync });
+        using Kernels.DecodeAttention sync = Kernels.DecodeAttention.Create(s_options with { Softmax = SoftmaxDataflow.Sync });
         sync.Run<float, float, float>(q, cache, s_lens, pages, output, lse);
         var calibration = new SoftmaxCalibration(QHeads, 1);
         calibration.Record(lse, s_lens);
         Assert.That(calibration.Propose().Sum(p => p.Recomputed), Is.Zero);
-        using DecodeAttention unified = DecodeAttention.Create(s_options with { Softmax = SoftmaxDataflow.Unified }, calibration.Phi());
+        using Kernels.DecodeAttention unified = Kernels.DecodeAttention.Create(s_options with { Softmax = SoftmaxDataflow.Unified }, calibration.Phi());
         unified.Run<float, float, float>(q, cache, s_lens, pages, output, lse);
         Assert.That(unified.RecomputedRows, Is.Zero);
     }
@@ -158,7 +166,7 @@ public sealed class DecodeAttentionPlanTests
         void Near<T>(double error) where T : unmanaged
         {
             using KvCache<T> cache = Filled<T>(pages);
-            using DecodeAttention plan = DecodeAttention.Create(s_options with { Query = DType.BFloat16, Kv = DTypes.Of<T>() });
+            using Kernels.DecodeAttention plan = Kernels.DecodeAttention.Create(s_options with { Query = DType.BFloat16, Kv = DTypes.Of<T>() });
             float[] output = new float[4 * QHeads * VDim];
             plan.Run<BFloat16, T, float>(narrow, cache, s_lens, pages, output);
             Assert.That(output.Select(o => (double)o), Is.EqualTo(expected).Within(2 * Math.Sqrt(Dim) * error + error + Math.Pow(2, -8)), DTypes.Of<T>().Name());
@@ -180,7 +188,7 @@ public sealed class DecodeAttentionPlanTests
         float[] q = Random(12 * QHeads * Dim, 3);
         float[] Run(DecodeAttentionOptions o, int first, int batch, int[] start)
         {
-            using DecodeAttention plan = DecodeAttention.Create(o);
+            using Kernels.DecodeAttention plan = Kernels.DecodeAttention.Create(o);
             int from = first * 4 + (4 - start[1]), tokens = start[^1];
             float[] output = new float[tokens * QHeads * VDim];
             plan.Run<float, float, float>(q.AsSpan(from * QHeads * Dim, tokens * QHeads * Dim), cache, lens.AsSpan(first, batch), pages.AsSpan2D()[first..(first + batch), ..], output, default, start);
@@ -202,7 +210,7 @@ public sealed class DecodeAttentionPlanTests
         var lse = new LogSumExp[4 * QHeads];
         int[,] pages = Table(1);
         using KvCache<float> cache = Filled<float>(pages);
-        using DecodeAttention plan = DecodeAttention.Create(s_options);
+        using Kernels.DecodeAttention plan = Kernels.DecodeAttention.Create(s_options);
         for (int i = 0; i < 50; i++) plan.Run<float, float, float>(q, cache, s_lens, pages, output, lse);
         long before = GC.GetAllocatedBytesForCurrentThread();
         for (int i = 0; i < 1000; i++) plan.Run<float, float, float>(q, cache, s_lens, pages, output, lse);
@@ -215,7 +223,7 @@ public sealed class DecodeAttentionPlanTests
         float[] q = Random(4 * QHeads * Dim, 3), expected = new float[4 * QHeads * VDim];
         int[,] pages = Table(1);
         using KvCache<float> cache = Filled<float>(pages);
-        using DecodeAttention plan = DecodeAttention.Create(s_options);
+        using Kernels.DecodeAttention plan = Kernels.DecodeAttention.Create(s_options);
         plan.Run<float, float, float>(q, cache, s_lens, pages, expected);
         Parallel.For(0, 32, _ =>
         {
@@ -254,7 +262,7 @@ public sealed class DecodeAttentionPlanTests
     [TestCaseSource(nameof(s_badOptions))]
     public void BadOptionsAreRefusedByName((string Argument, string Rule, DecodeAttentionOptions Options) bad)
     {
-        var e = Assert.Throws<KernelsException>(() => DecodeAttention.Create(bad.Options))!;
+        var e = Assert.Throws<KernelsException>(() => Kernels.DecodeAttention.Create(bad.Options))!;
         Assert.That(e.Argument, Is.EqualTo(bad.Argument), e.Message);
         Assert.That(e.Message, Does.Contain(bad.Rule));
     }
@@ -264,13 +272,13 @@ public sealed class DecodeAttentionPlanTests
     {
         float[] six = [0, 1, 2, 3, 4, 5], bad = [0, 1, 2, float.NaN, 4, 5];
         void Refused(string argument, Action call) => Assert.That(Assert.Throws<KernelsException>(call)!.Argument, Is.EqualTo(argument));
-        Refused("phi", () => DecodeAttention.Create(s_options, [1, 2]));
-        Refused("phi", () => DecodeAttention.Create(s_options, bad));
-        Refused("alibi", () => DecodeAttention.Create(s_options with { Alibi = true }, alibi: bad));
-        Refused("alibi", () => DecodeAttention.Create(s_options with { Alibi = true }, alibi: [0, -1, 2, 3, 4, 5]));
-        Refused("alibi", () => DecodeAttention.Create(s_options, alibi: six));
-        Refused("sinks", () => DecodeAttention.Create(s_options with { Sinks = true }, sinks: bad));
-        DecodeAttention.Create(s_options with { Sinks = true }, sinks: [0, 1, 2, float.NegativeInfinity, 4, 5]).Dispose();
+        Refused("phi", () => Kernels.DecodeAttention.Create(s_options, [1, 2]));
+        Refused("phi", () => Kernels.DecodeAttention.Create(s_options, bad));
+        Refused("alibi", () => Kernels.DecodeAttention.Create(s_options with { Alibi = true }, alibi: bad));
+        Refused("alibi", () => Kernels.DecodeAttention.Create(s_options with { Alibi = true }, alibi: [0, -1, 2, 3, 4, 5]));
+        Refused("alibi", () => Kernels.DecodeAttention.Create(s_options, alibi: six));
+        Refused("sinks", () => Kernels.DecodeAttention.Create(s_options with { Sinks = true }, sinks: bad));
+        Kernels.DecodeAttention.Create(s_options with { Sinks = true }, sinks: [0, 1, 2, float.NegativeInfinity, 4, 5]).Dispose();
     }
 
     [TestCaseSource(nameof(Rows))]
@@ -281,7 +289,7 @@ public sealed class DecodeAttentionPlanTests
         int[,] pages = Table(1), badPages = Table(1), shortPages = new int[4, 2];
         badPages[3, 7] = 4 * Columns;
         KvCache<float> cache = Filled<float>(pages), other = KvCache<float>.Allocate(4, PageSize, 3, Dim, VDim), sized = KvCache<float>.Allocate(4, 4, KvHeads, Dim, VDim);
-        using DecodeAttention plan = DecodeAttention.Create(s_options with { Row = row }), tree = DecodeAttention.Create(s_options with { Row = row, Mask = AttentionMask.Tree });
+        using Kernels.DecodeAttention plan = Kernels.DecodeAttention.Create(s_options with { Row = row }), tree = Kernels.DecodeAttention.Create(s_options with { Row = row, Mask = AttentionMask.Tree });
         void Refused(string argument, Action call)
         {
             var e = Assert.Throws<KernelsException>(call)!;
@@ -335,7 +343,7 @@ public sealed class DecodeAttentionPlanTests
     public void ACallWithoutTokensTouchesNothing()
     {
         using KvCache<float> cache = KvCache<float>.Allocate(0, PageSize, KvHeads, Dim, VDim);
-        using DecodeAttention plan = DecodeAttention.Create(s_options), none = DecodeAttention.Create(s_options with { MaxBatch = 0, MaxKvLen = 0 });
+        using Kernels.DecodeAttention plan = Kernels.DecodeAttention.Create(s_options), none = Kernels.DecodeAttention.Create(s_options with { MaxBatch = 0, MaxKvLen = 0 });
         plan.Run<float, float, float>([], cache, [], default, []);
         none.Run<float, float, float>([], cache, [], default, []);
         plan.Run<float, float, float>([], cache, [0, 0], new int[2, 0], [], default, [0, 0, 0]);

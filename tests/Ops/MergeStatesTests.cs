@@ -37,7 +37,7 @@ public sealed class MergeStatesTests
         const int rows = 5;
         float[] outs = Random(parts * rows * dim, parts + dim), output = new float[rows * dim];
         LogSumExp[] lses = Lses(parts * rows, parts), lse = new LogSumExp[rows];
-        DecodeAttention.MergeStates<float, float>(outs, lses, output, lse);
+        Kernels.DecodeAttention.MergeStates<float, float>(outs, lses, output, lse);
         for (int r = 0; r < rows; r++)
             for (int d = 0; d < dim; d++)
             {
@@ -52,13 +52,13 @@ public sealed class MergeStatesTests
     {
         float[] outs = [1, 2, float.NaN, float.PositiveInfinity, 5, 6], output = new float[2];
         var lse = new LogSumExp[1];
-        DecodeAttention.MergeStates<float, float>(outs, [new LogSumExp(0.5f), LogSumExp.Empty, new LogSumExp(0.5f)], output, lse);
+        Kernels.DecodeAttention.MergeStates<float, float>(outs, [new LogSumExp(0.5f), LogSumExp.Empty, new LogSumExp(0.5f)], output, lse);
         Assert.That(output, Is.EqualTo(new float[] { 3, 4 }));
         Assert.That(lse[0].Nats, Is.EqualTo((float)(0.5 + Math.Log(2))));
-        DecodeAttention.MergeStates<float, float>(outs, [LogSumExp.Empty, LogSumExp.Empty, LogSumExp.Empty], output, lse);
+        Kernels.DecodeAttention.MergeStates<float, float>(outs, [LogSumExp.Empty, LogSumExp.Empty, LogSumExp.Empty], output, lse);
         Assert.That(output, Is.All.Zero);
         Assert.That(lse[0].IsEmpty);
-        DecodeAttention.MergeStates<float, float>([], [], output, lse);
+        Kernels.DecodeAttention.MergeStates<float, float>([], [], output, lse);
         Assert.That(output, Is.All.Zero, "no parts at all");
     }
 
@@ -67,9 +67,9 @@ public sealed class MergeStatesTests
     {
         float[] output = new float[1];
         var lse = new LogSumExp[1];
-        DecodeAttention.MergeStates<float, float>([1, 3], [new LogSumExp(860), new LogSumExp(860)], output, lse);
+        Kernels.DecodeAttention.MergeStates<float, float>([1, 3], [new LogSumExp(860), new LogSumExp(860)], output, lse);
         Assert.That((output[0], lse[0].Nats), Is.EqualTo((2f, (float)(860 + Math.Log(2)))));
-        DecodeAttention.MergeStates<float, float>([1, 3], [new LogSumExp(-900), new LogSumExp(-860)], output, lse);
+        Kernels.DecodeAttention.MergeStates<float, float>([1, 3], [new LogSumExp(-900), new LogSumExp(-860)], output, lse);
         Assert.That((output[0], lse[0].Nats), Is.EqualTo((3f, -860f)));
     }
 
@@ -79,10 +79,10 @@ public sealed class MergeStatesTests
         const int tokens = 3, heads = 2, dim = 24, rows = tokens * heads;
         float[] outs = Random(2 * rows * dim, 1), expected = new float[rows * dim];
         LogSumExp[] lses = Lses(2 * rows, 2), expectedLse = new LogSumExp[rows];
-        DecodeAttention.MergeStates<float, float>(outs, lses, expected, expectedLse);
+        Kernels.DecodeAttention.MergeStates<float, float>(outs, lses, expected, expectedLse);
         float[] into = outs[..(rows * dim)];
         LogSumExp[] intoLse = lses[..rows];
-        DecodeAttention.MergeInto<float>(outs.AsSpan(rows * dim), lses.AsSpan(rows), into, intoLse);
+        Kernels.DecodeAttention.MergeInto<float>(outs.AsSpan(rows * dim), lses.AsSpan(rows), into, intoLse);
         Assert.That(into, Is.EqualTo(expected));
         Assert.That(intoLse, Is.EqualTo(expectedLse));
         // Heads before tokens in memory, rows with gaps.
@@ -92,7 +92,7 @@ public sealed class MergeStatesTests
             for (int t = 0; t < tokens; t++)
                 for (int h = 0; h < heads; h++)
                     outs.AsSpan(((i * tokens + t) * heads + h) * dim, dim).CopyTo(from.Span[(((i * heads + h) * tokens + t) * 32)..]);
-        DecodeAttention.MergeStates(new TensorView<float>(from, 0, [2, tokens, heads, dim], [rows * 32, 32, tokens * 32, 1]),
+        Kernels.DecodeAttention.MergeStates(new TensorView<float>(from, 0, [2, tokens, heads, dim], [rows * 32, 32, tokens * 32, 1]),
             new TensorView<LogSumExp>(fromLse, 2, tokens, heads), new TensorView<float>(to, 0, [tokens, heads, dim], [heads * 40, 40, 1]), new TensorView<LogSumExp>(toLse, 0, [tokens, heads], [heads * 3, 3]));
         for (int r = 0; r < rows; r++)
         {
@@ -108,9 +108,9 @@ public sealed class MergeStatesTests
         Half[] halves = [.. outs.Select(v => (Half)(float)v)], halfOutput = new Half[16];
         LogSumExp[] lses = Lses(2, 4), lse = new LogSumExp[1];
         var wide = new float[16];
-        DecodeAttention.MergeStates<BFloat16, float>(outs, lses, wide, lse);
-        DecodeAttention.MergeStates<BFloat16, BFloat16>(outs, lses, output, lse);
-        DecodeAttention.MergeStates<Half, Half>(halves, lses, halfOutput, lse);
+        Kernels.DecodeAttention.MergeStates<BFloat16, float>(outs, lses, wide, lse);
+        Kernels.DecodeAttention.MergeStates<BFloat16, BFloat16>(outs, lses, output, lse);
+        Kernels.DecodeAttention.MergeStates<Half, Half>(halves, lses, halfOutput, lse);
         for (int i = 0; i < 16; i++)
         {
             Assert.That(output[i], Is.EqualTo((BFloat16)wide[i]));
@@ -122,11 +122,11 @@ public sealed class MergeStatesTests
     public void WrongLengthsAreRefusedByName()
     {
         void Refused(string argument, Action call) => Assert.That(Assert.Throws<KernelsException>(call)!.Argument, Is.EqualTo(argument));
-        Refused("lses", () => DecodeAttention.MergeStates<float, float>(new float[8], new LogSumExp[3], new float[4], new LogSumExp[2]));
-        Refused("output", () => DecodeAttention.MergeStates<float, float>(new float[8], new LogSumExp[4], new float[5], new LogSumExp[2]));
-        Refused("outs", () => DecodeAttention.MergeStates<float, float>(new float[7], new LogSumExp[4], new float[4], new LogSumExp[2]));
-        Refused("outs", () => DecodeAttention.MergeStates<sbyte, float>(new sbyte[8], new LogSumExp[4], new float[4], new LogSumExp[2]));
-        Refused("part", () => DecodeAttention.MergeInto<float>(new float[3], new LogSumExp[2], new float[4], new LogSumExp[2]));
+        Refused("lses", () => Kernels.DecodeAttention.MergeStates<float, float>(new float[8], new LogSumExp[3], new float[4], new LogSumExp[2]));
+        Refused("output", () => Kernels.DecodeAttention.MergeStates<float, float>(new float[8], new LogSumExp[4], new float[5], new LogSumExp[2]));
+        Refused("outs", () => Kernels.DecodeAttention.MergeStates<float, float>(new float[7], new LogSumExp[4], new float[4], new LogSumExp[2]));
+        Refused("outs", () => Kernels.DecodeAttention.MergeStates<sbyte, float>(new sbyte[8], new LogSumExp[4], new float[4], new LogSumExp[2]));
+        Refused("part", () => Kernels.DecodeAttention.MergeInto<float>(new float[3], new LogSumExp[2], new float[4], new LogSumExp[2]));
     }
 
     [Test]
@@ -134,9 +134,9 @@ public sealed class MergeStatesTests
     {
         float[] outs = Random(3 * 4 * 64, 1), output = new float[4 * 64];
         LogSumExp[] lses = Lses(12, 1), lse = new LogSumExp[4];
-        for (int i = 0; i < 50; i++) DecodeAttention.MergeStates<float, float>(outs, lses, output, lse);
+        for (int i = 0; i < 50; i++) Kernels.DecodeAttention.MergeStates<float, float>(outs, lses, output, lse);
         long before = GC.GetAllocatedBytesForCurrentThread();
-        for (int i = 0; i < 500; i++) DecodeAttention.MergeStates<float, float>(outs, lses, output, lse);
+        for (int i = 0; i < 500; i++) Kernels.DecodeAttention.MergeStates<float, float>(outs, lses, output, lse);
         Assert.That(GC.GetAllocatedBytesForCurrentThread() - before, Is.Zero);
     }
 

@@ -82,7 +82,8 @@ public sealed class DecodeAttentionSelectionTests
         Row row = new DecodeAttentionSelection(Device.Cpu, s_options, false).Rows[^1];
         Dataflow dataflow = row.Dataflow(row.Launches(0).First(l => row.Value(l, DecodeAttentionSelection.Softmax) == (int)KnSoftmax.Sync));
         TuningRecord record = TuningRecord.Pin(DecodeAttentionTuned.Key(Device.Cpu, s_options, false, CacheState.Cold), DateTimeOffset.UtcNow, dataflow)
-            with { Intervals = [new MInterval(1000, 5000, dataflow, null)] };
+            with
+        { Intervals = [new MInterval(1000, 5000, dataflow, null)] };
         Assert.That(_store.TryWrite(record, out string reason), reason);
         Segment<KnDecodeAttentionProblem> tuned = Choose(s_options, store: _store).Single(s => s.Source == ChoiceSource.Tuned);
         Assert.That((tuned.From, tuned.To, tuned.Row.Dataflow(tuned.Launch)), Is.EqualTo((1000, 5000, dataflow)));
@@ -104,5 +105,21 @@ public sealed class DecodeAttentionSelectionTests
         string[] keys = [.. all.Select(a => DecodeAttentionTuned.Key(Device.Cpu, a, false, CacheState.Cold).Text), DecodeAttentionTuned.Key(Device.Cpu, o, true, CacheState.Cold).Text, DecodeAttentionTuned.Key(Device.Cpu, o, false, CacheState.Warm).Text];
         Assert.That(keys, Is.Unique);
         Assert.That(DecodeAttentionTuned.Key(Device.Cpu, o with { MaxKvLen = 5, Scale = 2 }, false, CacheState.Cold).Text, Is.EqualTo(keys[0]), "the axis, and what no time depends on");
+    }
+
+    [Test]
+    public void Tuning_stores_what_a_plan_then_takes_with_every_softmax_that_the_policy_allows()
+    {
+        DecodeAttentionOptions options = s_options with { QHeads = 4, KvHeads = 2, HeadDim = 64, MaxKvLen = 1000 };
+        var what = new DecodeAttentionTuning { Options = options, Phi = true, Grid = [100, 1000], Cache = CacheState.Warm, Budget = TimeSpan.FromSeconds(4), Candidates = 5 };
+        TuningResult result = DecodeAttentionTuner.Tune(Device.Cpu, _store, what);
+        Assert.That(result.Stored, result.Problem);
+        Assert.That(result.Record!.Evidence.Select(e => e.M), Is.EqualTo(what.Grid));
+        Assert.That(result.Record.Evidence.SelectMany(e => e.Result.Timings).Select(t => t.Failure).Where(f => f is { Kind: FailureKind.WrongResult or FailureKind.Error }), Is.Empty);
+        Assert.That(result.Record.Notes.Keys, Has.Some.StartsWith("predicted m=1000 "));
+        Assert.That(Replay.Of(result.Record).IsSame);
+        Assert.That(DecodeAttentionSelection.Choose(Device.Cpu, options, true, _store, CacheState.Warm)[^1].Source, Is.EqualTo(ChoiceSource.Tuned));
+        Assert.That(Choose(options, true, _store).All(s => s.Source == ChoiceSource.Modelled), "policies are not mixed");
+        Assert.That(() => DecodeAttentionTuner.Tune(Device.Cpu, _store, what with { Grid = [0] }), Throws.TypeOf<KernelsException>());
     }
 }

@@ -128,23 +128,17 @@ public sealed unsafe partial class DecodeAttention : IDisposable
         long tokens = Tokens(kvLens, qStart);
         CheckView(q, tokens, Options.HeadDim, nameof(q));
         CheckView(output, tokens, Options.ValueDim, nameof(output));
-        Handles.Hold(q.Buffer, nameof(q));
+        var held = new Held();
         try
         {
-            Handles.Hold(output.Buffer, nameof(output));
-            try
-            {
-                var args = new KnDecodeAttentionArgs { Q = q.Pointer, QToken = q.Stride(0), QHead = q.Stride(1), Out = output.Pointer, OutToken = output.Stride(0), OutHead = output.Stride(1) };
-                Run(ref args, tokens, cache, kvLens, pages, lse, qStart, tree);
-            }
-            finally
-            {
-                output.Buffer.DangerousRelease();
-            }
+            held.Add(q.Buffer, nameof(q));
+            held.Add(output.Buffer, nameof(output));
+            var args = new KnDecodeAttentionArgs { Q = q.Pointer, QToken = q.Stride(0), QHead = q.Stride(1), Out = output.Pointer, OutToken = output.Stride(0), OutHead = output.Stride(1) };
+            Run(ref args, tokens, cache, kvLens, pages, lse, qStart, tree);
         }
         finally
         {
-            q.Buffer.DangerousRelease();
+            held.Dispose();
         }
     }
 
@@ -210,9 +204,13 @@ public sealed unsafe partial class DecodeAttention : IDisposable
         bool masks = Options.Mask == AttentionMask.Tree;
         KernelsException.Require(tree.Length == (masks ? tokens : 0), nameof(tree), $"{(masks ? tokens : 0)} masks, not {tree.Length}");
         if (tokens == 0) return;
-        cache.Hold();
+        var held = new Held();
         try
         {
+            cache.Hold(ref held);
+            held.Add(_phi, "plan");
+            held.Add(_alibi, "plan");
+            held.Add(_sinks, "plan");
             fixed (int* lengths = kvLens)
             fixed (int* table = pages)
             fixed (int* start = qStart)
@@ -235,7 +233,7 @@ public sealed unsafe partial class DecodeAttention : IDisposable
         }
         finally
         {
-            cache.Release();
+            held.Dispose();
         }
     }
 
@@ -260,12 +258,9 @@ public sealed unsafe partial class DecodeAttention : IDisposable
         ref readonly Segment<KnDecodeAttentionProblem> segment = ref _segments.ItemRef(i);
         KernelsException.Require(!_disposed, "plan", "a plan that was not disposed");
         Buffer<byte> workspace = Interlocked.Exchange(ref _idle, null) ?? Buffer<byte>.Allocate(WorkspaceBytes);
-        int held = 0;
         long recomputed = 0;
         try
         {
-            for (; held < 3; held++)
-                if (PerHead(held) is { } values) Handles.Hold(values, "plan");
             args.Phi = _phi is null ? null : _phi.Pointer;
             args.Alibi = _alibi is null ? null : _alibi.Pointer;
             args.Sinks = _sinks is null ? null : _sinks.Pointer;
@@ -280,13 +275,10 @@ public sealed unsafe partial class DecodeAttention : IDisposable
         }
         finally
         {
-            while (--held >= 0) PerHead(held)?.DangerousRelease();
             // One workspace waits for the next caller; those of more concurrent callers are let go.
             if (_disposed || Interlocked.CompareExchange(ref _idle, workspace, null) is not null) workspace.Dispose();
         }
     }
-
-    private Buffer<float>? PerHead(int i) => i switch { 0 => _phi, 1 => _alibi, _ => _sinks };
 
     /// <summary>Frees what the plan holds, once the calls that run have returned.</summary>
     public void Dispose()

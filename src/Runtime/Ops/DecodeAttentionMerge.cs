@@ -69,14 +69,23 @@ public sealed unsafe partial class DecodeAttention
         KernelsException.Require(outs.Shape(1) == tokens && outs.Shape(2) == heads && outs.Shape(3) == dim, nameof(outs), $"shape [parts, {tokens}, {heads}, {dim}]");
         KernelsException.Require(lses.Rank == 3 && lses.Shape(0) == parts && lses.Shape(1) == tokens && lses.Shape(2) == heads, nameof(lses), $"shape [{parts}, {tokens}, {heads}]");
         KernelsException.Require(lse.Rank == 2 && lse.Shape(0) == tokens && lse.Shape(1) == heads, nameof(lse), $"shape [{tokens}, {heads}]");
-        T* from = outs.Pointer;
-        TOut* to = output.Pointer;
-        float* fromLse = (float*)lses.Pointer, toLse = (float*)lse.Pointer;
-        for (long t = 0; t < tokens; t++)
-            for (long h = 0; h < heads; h++)
-                MergeRow((int)parts, (int)dim, from + t * outs.Stride(1) + h * outs.Stride(2), outs.Stride(0), fromLse + t * lses.Stride(1) + h * lses.Stride(2), lses.Stride(0),
-                    to + t * output.Stride(0) + h * output.Stride(1), toLse + t * lse.Stride(0) + h * lse.Stride(1));
-        // Views keep their buffers alive as objects; that they are not disposed meanwhile is the caller's part, as with spans.
+        var held = new Held();
+        try
+        {
+            held.Add(outs.Buffer, nameof(outs));
+            held.Add(lses.Buffer, nameof(lses));
+            held.Add(output.Buffer, nameof(output));
+            held.Add(lse.Buffer, nameof(lse));
+            for (long t = 0; t < tokens; t++)
+                for (long h = 0; h < heads; h++)
+                    MergeRow((int)parts, (int)dim, outs.Pointer + t * outs.Stride(1) + h * outs.Stride(2), outs.Stride(0),
+                        (float*)(lses.Pointer + t * lses.Stride(1) + h * lses.Stride(2)), lses.Stride(0),
+                        output.Pointer + t * output.Stride(0) + h * output.Stride(1), (float*)(lse.Pointer + t * lse.Stride(0) + h * lse.Stride(1)));
+        }
+        finally
+        {
+            held.Dispose();
+        }
     }
 
     private static void CheckMergeTypes<T, TOut>() where T : unmanaged where TOut : unmanaged

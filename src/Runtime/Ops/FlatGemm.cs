@@ -130,21 +130,17 @@ public sealed unsafe class FlatGemm : IDisposable
         CheckShapes(x.Shape(0), x.Shape(1), y.Shape(0), y.Shape(1), residual?.Shape(0) ?? 0, residual?.Shape(1) ?? 0, xScales.Length);
         fixed (float* ps = xScales)
         {
-            bool held = false, heldY = false;
+            var held = new Held();
             try
             {
-                x.Buffer.DangerousAddRef(ref held);
-                y.Buffer.DangerousAddRef(ref heldY);
+                held.Add(x.Buffer, nameof(x));
+                held.Add(y.Buffer, nameof(y));
+                held.Add(residual?.Buffer, nameof(residual));
                 Run((int)x.Shape(0), x.Pointer, x.Stride(0), ps, residual is { } r ? r.Pointer : null, residual?.Stride(0) ?? 0, y.Pointer, y.Stride(0));
-            }
-            catch (ObjectDisposedException)
-            {
-                throw new KernelsException(Status.Invalid, held ? nameof(y) : nameof(x), "a buffer that was not disposed");
             }
             finally
             {
-                if (heldY) y.Buffer.DangerousRelease();
-                if (held) x.Buffer.DangerousRelease();
+                held.Dispose();
             }
         }
     }
@@ -181,11 +177,11 @@ public sealed unsafe class FlatGemm : IDisposable
         while (_segments[i].To < m) i++;
         ref readonly Segment<KnFlatGemmProblem> segment = ref _segments.ItemRef(i);
         Buffer<byte> workspace = Interlocked.Exchange(ref _idle, null) ?? Buffer<byte>.Allocate(_workspaceBytes);
-        bool held = false, heldBias = false;
+        var held = new Held();
         try
         {
-            _weights.Data.DangerousAddRef(ref held);
-            _bias?.DangerousAddRef(ref heldBias);
+            held.Add(_weights.Data, "plan");
+            held.Add(_bias, "plan");
             var args = new KnFlatGemmArgs
             {
                 Size = (uint)sizeof(KnFlatGemmArgs),
@@ -218,14 +214,9 @@ public sealed unsafe class FlatGemm : IDisposable
             KnStatus status = segment.Row.Run(&problem, segment.Launch, &args);
             if (status != KnStatus.Ok) throw KernelsException.FromSentence((Status)status, segment.Row.Name, segment.Row.LastError);
         }
-        catch (ObjectDisposedException)
-        {
-            throw new KernelsException(Status.Invalid, "plan", "a plan, weights and buffers that were not disposed");
-        }
         finally
         {
-            if (heldBias) _bias!.DangerousRelease();
-            if (held) _weights.Data.DangerousRelease();
+            held.Dispose();
             Return(workspace);
         }
     }

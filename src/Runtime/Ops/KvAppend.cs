@@ -47,22 +47,16 @@ public sealed unsafe partial class KvCache<T> where T : unmanaged
     {
         KernelsException.Require(k.Rank == 3 && k.Stride(2) == 1 && k.Shape(1) == KvHeads && k.Shape(2) == HeadDim, nameof(k), $"shape [tokens, {KvHeads}, {HeadDim}], the last dimension contiguous");
         KernelsException.Require(v.Rank == 3 && v.Stride(2) == 1 && v.Shape(0) == k.Shape(0) && v.Shape(1) == KvHeads && v.Shape(2) == VHeadDim, nameof(v), $"shape [{k.Shape(0)}, {KvHeads}, {VHeadDim}], the last dimension contiguous");
-        Handles.Hold(k.Buffer, nameof(k));
+        var held = new Held();
         try
         {
-            Handles.Hold(v.Buffer, nameof(v));
-            try
-            {
-                Append(k.Shape(0), k.Pointer, k.Stride(0), k.Stride(1), v.Pointer, v.Stride(0), v.Stride(1), kvLens, pages, qStart);
-            }
-            finally
-            {
-                v.Buffer.DangerousRelease();
-            }
+            held.Add(k.Buffer, nameof(k));
+            held.Add(v.Buffer, nameof(v));
+            Append(k.Shape(0), k.Pointer, k.Stride(0), k.Stride(1), v.Pointer, v.Stride(0), v.Stride(1), kvLens, pages, qStart);
         }
         finally
         {
-            k.Buffer.DangerousRelease();
+            held.Dispose();
         }
     }
 
@@ -72,9 +66,10 @@ public sealed unsafe partial class KvCache<T> where T : unmanaged
         if (DTypes.Of<TIn>() is DType.Int8 or DType.Float8E4M3) throw new KernelsException(Status.Invalid, nameof(k), "float, BFloat16 or Half, which Append quantises itself");
         int qLen = TokensEach(tokens, kvLens.Length, qStart);
         for (int b = 0; b < kvLens.Length; b++) CheckSequence(b, Count(b, qLen, qStart), kvLens[b], pages);
-        Hold();
+        var held = new Held();
         try
         {
+            Hold(ref held);
             long t = 0;
             for (int b = 0; b < kvLens.Length; b++)
                 for (int count = Count(b, qLen, qStart), i = 0; i < count; i++, t++)
@@ -86,7 +81,7 @@ public sealed unsafe partial class KvCache<T> where T : unmanaged
         }
         finally
         {
-            Release();
+            held.Dispose();
         }
     }
 

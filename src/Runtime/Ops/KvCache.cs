@@ -145,26 +145,10 @@ public sealed unsafe partial class KvCache<T> : IDisposable where T : unmanaged
     private static bool SameSlots<TOther>(in TensorView<T> k, in TensorView<TOther> other) where TOther : unmanaged =>
         other.Shape(0) == k.Shape(0) && other.Shape(1) == k.Shape(1) && other.Shape(2) == k.Shape(2);
 
-    /// <summary>Keeps the memory from being freed until <see cref="Release"/>.</summary>
-    internal void Hold()
+    /// <summary>Keeps the memory from being freed during a call.</summary>
+    internal void Hold(ref Held held)
     {
-        for (int i = 0; i < _memory.Length; i++)
-        {
-            try
-            {
-                Handles.Hold(_memory[i], "cache");
-            }
-            catch
-            {
-                while (--i >= 0) _memory[i].DangerousRelease();
-                throw;
-            }
-        }
-    }
-
-    internal void Release()
-    {
-        foreach (SafeHandle memory in _memory) memory.DangerousRelease();
+        foreach (SafeHandle memory in _memory) held.Add(memory, "cache");
     }
 
     /// <summary>Frees the memory that <see cref="Allocate"/> made, once the calls that use it have returned.</summary>
@@ -172,23 +156,5 @@ public sealed unsafe partial class KvCache<T> : IDisposable where T : unmanaged
     {
         if (!_owner) return;
         foreach (SafeHandle memory in _memory) memory.Dispose();
-    }
-}
-
-/// <summary>Buffers that must outlive a call.</summary>
-internal static class Handles
-{
-    /// <summary>Counts one more use; the caller calls DangerousRelease.</summary>
-    internal static void Hold(SafeHandle handle, string argument)
-    {
-        try
-        {
-            bool held = false;
-            handle.DangerousAddRef(ref held);
-        }
-        catch (ObjectDisposedException)
-        {
-            throw new KernelsException(Status.Invalid, argument, "a buffer that was not disposed");
-        }
     }
 }

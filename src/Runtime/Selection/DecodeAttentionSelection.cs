@@ -44,8 +44,13 @@ internal sealed unsafe class DecodeAttentionSelection : Selection<KnDecodeAttent
 
     public override KnDecodeAttentionProblem Problem(int at) => _options.Problem(at, _phi);
 
-    public override double Seconds(Row row, in KnLaunch launch, int at) =>
-        DecodeAttentionModel.Seconds(row, launch, Problem(at), Device);
+    /// <summary>The model's; where sequences and heads alone keep all threads busy, a split that some length needs only takes workspace.</summary>
+    public override double Seconds(Row row, in KnLaunch launch, int at)
+    {
+        int threads = Threads == 0 ? Device.Threads : Math.Min(Threads, Device.Threads);
+        bool idle = (long)_options.MaxBatch * _options.KvHeads >= 8 * threads && row.Value(launch, Split) < Most;
+        return DecodeAttentionModel.Seconds(row, launch, Problem(at), Device) * (idle ? 1.02 : 1);
+    }
 
     public override TuningKey Key(CacheState cache) => DecodeAttentionTuned.Key(Device, _options, _phi, cache);
 

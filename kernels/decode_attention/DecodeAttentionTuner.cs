@@ -1,0 +1,85 @@
+using System.Diagnostics;
+using Kernels.Interop.Native;
+using Kernels.Tuning;
+
+namespace Kernels;
+
+/// <summary>What to tune and how much to measure.</summary>
+internal sealed record DecodeAttentionTuning : TuningEffort
+{
+    /// <summary>The problem; its MaxKvLen, Row and BatchInvariant do not matter.</summary>
+    public required DecodeAttentionOptions Options { get; init; }
+
+    /// <summary>Whether the plans will have a phi, so that Unified is a candidate.</summary>
+    public bool Phi { get; init; }
+}
+
+/// <summary>
+/// Measures the dataflows of a problem over a grid of kv_len: all sequences of that length, keys and values rotated when cold. In
+/// the trial's data the fixed phi fits, so a tuned Unified is as fast as a calibrated one.
+/// </summary>
+internal sealed class DecodeAttentionTuner : Tuner<KnDecodeAttentionProblem>
+{
+    private const ulong Seed = 20231102;
+    private readonly DecodeAttentionSelection _selection;
+    private readonly CacheState _cache;
+    private DecodeAttentionTrial? _trial;
+    private CallTimer? _timer;
+
+    private DecodeAttentionTuner(DecodeAttentionSelection selection, DecodeAttentionTuning what) : base(selection, what) =>
+        (_selection, _cache) = (selection, what.Cache);
+
+    protected override CallTimer Timer => _timer!;
+
+    /// <inheritdoc cref="Tuner{TProblem}.Measure(TuningStore, long)"/>
+    /// <exception cref="KernelsException">The options break a rule, or there is no memory for the operands.</exception>
+    public static TuningResult Tune(Device device, TuningStore store, DecodeAttentionTuning what)
+    {
+        KernelsException.Require(!what.Grid.IsDefaultOrEmpty && what.Grid.All(l => l >= 1), "kv_len", "at least one kv_len, each at least 1");
+        KernelsException.Require(what.Options.MaxBatch > 0, nameof(what.Options.MaxBatch), "at least one sequence");
+        long start = Stopwatch.GetTimestamp();
+        DecodeAttentionOptions options = what.Options with { MaxKvLen = what.Grid.Max(), Row = null, BatchInvariant = false };
+        options.Check();
+        using var tuner = new DecodeAttentionTuner(new DecodeAttentionSelection(device, options, what.Phi), what);
+        return tuner.Measure(store, start);
+    }
+
+    /// <summary>Operands of one kv_len: a trial is of one length, and the next one takes its memory.</summary>
+    protected override void Narrow(int at)
+    {
+        _trial?.Dispose();
+        _trial = null;
+        KnDecodeAttentionProblem problem = _selection.Problem(at);
+        long bytes = problem.Batch * (long)at * problem.KvHeads * (problem.HeadDim + problem.VHeadDim) * ((DType)problem.KvType).Bits() / 8;
+        int copies = CallTimer.Copies(_cache, bytes, CallTimer.MemoryCap);
+        _timer = new CallTimer(copies, _cache);
+        _trial = new DecodeAttentionTrial(problem, new DecodeAttentionData(Seed)
+        {
+            KvLens = [.. Enumerable.Repeat(at, problem.Batch)],
+            QLens = [.. Enumerable.Repeat(problem.QLen, problem.Batch)],
+            NoStarts = true,
+            Copies = copies,
+            SampleRows = 4,
+        });
+        Note($"copies m={at}", copies);
+        Note($"kv_bytes m={at}", bytes);
+    }
+
+    protected override Failure? Fault(Row row, in KnLaunch launch, int at)
+    {
+        if (!_trial!.Prepare(row, launch, out string error)) return new Failure(FailureKind.Constraint, error);
+        _trial.Poison();
+        KnStatus status = _trial.Run(row, launch);
+        if (status != KnStatus.Ok) return new Failure(FailureKind.Error, $"{(Status)status}: {row.LastError}");
+        DecodeAttentionVerdict verdict = _trial.Check();
+        return verdict.Ok ? null : new Failure(FailureKind.WrongResult, verdict.ToString());
+    }
+
+    protected override void Run(Row row, in KnLaunch launch, int at, int copy)
+    {
+        KnStatus status = _trial!.Turn(row, launch, copy);
+        if (status != KnStatus.Ok) throw KernelsException.FromSentence((Status)status, row.Name, row.LastError);
+    }
+
+    public override void Dispose() => _trial?.Dispose();
+}
