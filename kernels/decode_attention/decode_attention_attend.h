@@ -1,10 +1,9 @@
 // A worker's walk over keys: chunks of tokens, the heads of a task, the rows of each. Everything is static, see
 // avx512.h.
 //
-// What comes from memory is read once and in the order in which it lies, as a few streams at the same time: that is
-// what hardware prefetchers follow. One stream, or rows of one head that lie 2 KB apart, reach half the bandwidth, and
-// so do prefetch instructions (seen on Zen 5). So a chunk is 4 runs of 16 tokens, and neighbouring slots of it are
-// tokens of different runs.
+// What comes from memory is read in the order in which it lies, as a few streams at the same time: that is what
+// hardware prefetchers follow, while rows of one head that lie 2 KB apart lose them. So a chunk is 4 runs of 16 tokens,
+// and neighbouring slots of it are tokens of different runs. Kernels fetch kAhead slots further themselves.
 //
 // An Engine has
 //   kRounds: it multiplies weights in less than f32
@@ -25,6 +24,7 @@ namespace {
 alignas(64) inline constexpr char kNothing[kWidest * 4] = {};
 
 constexpr int64_t kRuns = 4, kRun = kChunk / kRuns;
+constexpr int64_t kAhead = 8;  // slots: two tokens of each run are on their way to L1
 
 inline int64_t slot_of(int64_t token) { return token % kRun * kRuns + token / kRun; }
 inline int64_t token_of(int64_t slot) { return slot % kRuns * kRun + slot / kRuns; }
@@ -37,7 +37,7 @@ inline uint64_t slots_of(uint64_t tokens) {
   return slots;
 }
 
-// The keys of a chunk: where those of kv head 0 lie, by slots. Null where there is none.
+// The keys of a chunk: where those of kv head 0 lie, by slots. Where there is none, anything that may be fetched.
 struct located {
   const char* k[kChunk];
   const char* v[kChunk];
@@ -85,12 +85,12 @@ inline void locate(const call& c, const sequence& s, int64_t chunk, int64_t end,
 
 // The chunk as one kv head and one set of seen keys have it.
 struct view {
-  const char* k[kChunk];
-  const char* v[kChunk];
+  const char* k[2 * kChunk];  // and of the next one, to fetch
+  const char* v[2 * kChunk];
   marks keys;
 };
 
-inline void look(const call& c, const located& at, int64_t head, uint64_t seen, view* out) {
+inline void look(const call& c, const located& at, const located& next, int64_t head, uint64_t seen, view* out) {
   const int64_t k_offset = head * c.k_head_bytes, v_offset = head * c.v_head_bytes;
   if (seen == ~uint64_t{0}) {
     for (int64_t i = 0; i < kChunk; i++) out->k[i] = at.k[i] + k_offset;
@@ -102,6 +102,8 @@ inline void look(const call& c, const located& at, int64_t head, uint64_t seen, 
       out->v[i] = there ? at.v[i] + v_offset : kNothing;
     }
   }
+  for (int64_t i = 0; i < kChunk; i++) out->k[kChunk + i] = next.k[i] + k_offset;
+  for (int64_t i = 0; i < kChunk; i++) out->v[kChunk + i] = next.v[i] + v_offset;
   if (!(c.problem->flags & KN_ATTN_SCALES)) return;
   const int64_t s_offset = head * c.args->scale_head;
   for (int64_t i = 0; i < kChunk; i++) {
@@ -229,11 +231,13 @@ template <class Engine>
 void attend(const call& c, const sequence& s, const rows_of& rows, int64_t head0, int64_t heads, int64_t from,
             int64_t to, bool fixed, const work& w) {
   const kn_decode_attention_problem& p = *c.problem;
-  located now;
+  located now, next;
   view keys[kMostHeads];
   attending t{&s, &rows, head0, heads, 0, 0, fixed, 0, keys};
+  locate(c, s, from / kChunk * kChunk, to, &next);
   for (int64_t chunk = from / kChunk * kChunk; chunk < to; chunk += kChunk) {
-    locate(c, s, chunk, to, &now);
+    now = next;
+    locate(c, s, smaller(chunk + kChunk, (to - 1) / kChunk * kChunk), to, &next);
     if (p.flags & KN_ATTN_ALIBI)
       for (int64_t h = 0; h < heads; h++) positions(c, s, chunk, keys[h].keys.position);
     for (int64_t r = 0; r < rows.count; r += t.count) {
@@ -245,7 +249,7 @@ void attend(const call& c, const sequence& s, const rows_of& rows, int64_t head0
       }
       if (seen == 0) continue;
       t.seen = slots_of(seen);
-      for (int64_t h = 0; h < heads; h++) look(c, now, head0 + h, t.seen, &keys[h]);
+      for (int64_t h = 0; h < heads; h++) look(c, now, next, head0 + h, t.seen, &keys[h]);
       attend_chunk<Engine>(c, t, w);
     }
   }

@@ -58,6 +58,7 @@ void score_rows(const multiplication& m) {
     __m512 a[R];
     each<R>([&](auto r) KN_INLINE { a[r] = _mm512_load_ps(q + r * q_row + d * 4); });
     each<T>([&](auto t) KN_INLINE {
+      if ((d * From::kBytes) % 64 == 0) _mm_prefetch(m.at[kAhead + t] + d * From::kBytes, _MM_HINT_T0);
       const __m512 k = From::at(at[t] + d * From::kBytes, mask);
       each<R>([&](auto r) KN_INLINE { sum[r * T + t] = _mm512_fmadd_ps(a[r], k, sum[r * T + t]); });
     });
@@ -82,6 +83,7 @@ void add_rows(const multiplication& m) {
     __m512 sum[R];
     each<R>([&](auto r) KN_INLINE { sum[r] = _mm512_load_ps(sums + r * out_row + d); });
     each<T>([&](auto t) KN_INLINE {
+      if ((d * From::kBytes) % 64 == 0) _mm_prefetch(m.at[kAhead + t] + d * From::kBytes, _MM_HINT_T0);
       const __m512 v = From::at(at[t] + d * From::kBytes, mask);
       each<R>([&](auto r) KN_INLINE { sum[r] = _mm512_fmadd_ps(p[r * T + t], v, sum[r]); });
     });

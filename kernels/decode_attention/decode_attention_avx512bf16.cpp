@@ -78,6 +78,7 @@ struct bf16_engine {
       __m512i a[R];
       each<R>([&](auto r) KN_INLINE { a[r] = _mm512_load_si512(q + r * q_row + d * 2); });
       each<T>([&](auto t) KN_INLINE {
+        if ((d * From::kBytes) % 64 == 0) _mm_prefetch(m.at[kAhead + t] + d * From::kBytes, _MM_HINT_T0);
         const __m512i k = From::at(at[t] + d * From::kBytes, mask);
         each<R>([&](auto r)
                     KN_INLINE { sum[r * T + t] = _mm512_dpbf16_ps(sum[r * T + t], as_bf16(a[r]), as_bf16(k)); });
@@ -108,6 +109,10 @@ struct bf16_engine {
         high[r] = _mm512_load_ps(sums + r * out_row + d + 16);
       });
       each<P>([&](auto t) KN_INLINE {
+        if ((d * From::kBytes) % 64 == 0) {
+          _mm_prefetch(m.at[kAhead + 2 * t] + d * From::kBytes, _MM_HINT_T0);
+          _mm_prefetch(m.at[kAhead + 2 * t + 1] + d * From::kBytes, _MM_HINT_T0);
+        }
         const __m512i v0 = From::at(at[2 * t] + d * From::kBytes, mask);
         const __m512i v1 = From::at(at[2 * t + 1] + d * From::kBytes, mask);
         const __m512i first = _mm512_unpacklo_epi16(v0, v1), second = _mm512_unpackhi_epi16(v0, v1);

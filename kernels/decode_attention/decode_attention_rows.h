@@ -13,7 +13,7 @@ namespace {
 inline constexpr kn_param params[] = {
     {"softmax", 4, {KN_SOFTMAX_LAZY, KN_SOFTMAX_SYNC, KN_SOFTMAX_UNIFIED, KN_SOFTMAX_BOUNDED}},
     {"split", 8, {2048, 512, 1024, 4096, 8192, 16384, 65536, 1 << 28}},
-    {"heads", 4, {4, 1, 2, 8}}};
+    {"heads", 4, {8, 1, 2, 4}}};
 inline constexpr int kParams = 3;
 
 // Fewer multiply-adds than this are done before another thread is awake.
