@@ -75,7 +75,7 @@ public sealed class MatrixMarketTests
         Assert.That(back.Values.ToArray(), Is.EqualTo(x.Values.ToArray()));
     }
 
-    /// <summary>Thousands of damaged files: read, or refused with a line; never anything else.</summary>
+    /// <summary>Thousands of damaged files, one in four whole: read, or refused with a line; never anything else.</summary>
     [Test]
     public void DamagedFilesAreReadOrRefused()
     {
@@ -90,7 +90,7 @@ public sealed class MatrixMarketTests
         for (int i = 0; i < 10_000; i++)
         {
             byte[] bytes = [.. good[i % good.Length]];
-            for (int faults = random.Next(1, 4); faults > 0; faults--)
+            for (int faults = random.Next(0, 4); faults > 0; faults--)
             {
                 int at = random.Next(bytes.Length);
                 switch (random.Next(4))
