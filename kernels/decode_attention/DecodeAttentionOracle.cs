@@ -33,8 +33,9 @@ internal sealed class DecodeAttentionView
 /// p has the relative error E = exp(e) - 1, and what is common to all p cancels: |d out| is at most sum p E |v - out| / l.</para>
 /// <para>4. Sums. Of n keys, renewed and rescaled at most once per 16, in any order of splits: C = n + n / 16 + 32 roundings,
 /// gamma(C) (sum p |v| / l + |out|).</para>
-/// <para>5. P. Rows of bf16 may hold p (times the scale of v) in bf16, 2^-9 relative, of f16 in f16, 2^-12; integer rows in 15
-/// bits of the largest, 2^-15 for each v. A flushed p is below 2^-24 of l, by the end test.</para>
+/// <para>5. P. Rows of bf16 may hold p (times the scale of v) in bf16, 2^-8 relative, of f16 in f16, 2^-11, and divide by the sum
+/// of p as it was or as it is held: 2^-8 times the larger of sum p |v| / l and sum p |v - out| / l. Integer rows may hold it in
+/// 15 bits of the largest, 2^-15 for each v. A flushed p is below 2^-24 of l, by the end test.</para>
 /// <para>6. Quotient and output: 4 u and half an ulp. lse = M + ln l: sum p E / l, the sums, 4 u, and 4 u of its size and of the
 /// reference's.</para>
 /// <para>Not finite: a NaN or infinite score spoils the row; a value that is not finite spoils its column where its weight is
@@ -83,7 +84,7 @@ internal static class DecodeAttentionOracle
         double logs = 4 * U * (Math.Abs(value) + reference) + 4 * U;
         spread = wrongLikely = Math.Sqrt(wrongLikely) / l;
         lse = new Expected(value, wrong / (1 - Math.Min(wrong, 0.5)) + sums + logs + HalfUlp(DType.Float32, Math.Abs(value)), wrong < 0.5 ? Outcome.Finite : Outcome.Any);
-        double stored = p.QType switch { (int)DType.BFloat16 => 1.0 / 512, (int)DType.Float16 => 1.0 / 4096, _ => U };
+        double stored = p.QType switch { (int)DType.BFloat16 => 1.0 / 256, (int)DType.Float16 => 1.0 / 2048, _ => U };
         double peak = 0;
         for (int i = 0; i < n; i++) peak = Math.Max(peak, x[i] * Math.Abs(r.VScales[r.Visible[i]]));
         for (int d = 0; d < dv; d++)
@@ -91,7 +92,7 @@ internal static class DecodeAttentionOracle
             Column c = Sum(p, r, x, error, likely, d, l);
             double far = (c.Far + sinkWeight * sinkError * Math.Abs(c.Out)) / l / (1 - Math.Min(wrong, 0.5));
             double rest = U * c.Largest + 4 * U * Math.Abs(c.Out) + (p.KvType == (int)DType.Int8 ? Fixed15 * peak * c.Plain / l : 0);
-            double tolerance = far + sums * (c.Magnitude + Math.Abs(c.Out)) + stored * c.Magnitude + rest;
+            double tolerance = far + sums * (c.Magnitude + Math.Abs(c.Out)) + stored * Math.Max(c.Magnitude, c.Around) + rest;
             var type = (DType)p.OutType;
             expected[d] = new Expected(c.Out, tolerance + HalfUlp(type, Math.Abs(c.Out) + tolerance),
                 c.Outcome == Outcome.Finite && wrong >= 0.5 ? Outcome.Any : c.Outcome);
@@ -102,12 +103,12 @@ internal static class DecodeAttentionOracle
         return lse;
     }
 
-    private readonly record struct Column(double Out, double Magnitude, double Plain, double Far, double FarLikely, double Largest, Outcome Outcome);
+    private readonly record struct Column(double Out, double Magnitude, double Around, double Plain, double Far, double FarLikely, double Largest, Outcome Outcome);
 
-    // Sums over the visible keys of one column of v: p v / l, p |v| / l, |v| as stored, p E |v - out|.
+    // Sums over the visible keys of one column of v: p v / l, p |v| / l, p |v - out| / l, |v| as stored, p E |v - out|.
     private static Column Sum(in KnDecodeAttentionProblem p, DecodeAttentionView r, double[] weights, double[] error, double[] likely, int d, double l)
     {
-        double o = 0, magnitude = 0, plain = 0, largest = 0, far = 0, farLikely = 0;
+        double o = 0, magnitude = 0, plain = 0, largest = 0, around = 0, far = 0, farLikely = 0;
         Outcome outcome = Outcome.Finite;
         for (int i = 0; i < weights.Length; i++)
         {
@@ -128,10 +129,11 @@ internal static class DecodeAttentionOracle
         {
             double distance = weights[i] * Math.Abs(r.V[r.Visible[i] * (long)p.VHeadDim + d] * r.VScales[r.Visible[i]] - o);
             if (double.IsNaN(distance)) continue;
+            around += distance;
             far += distance * error[i];
             farLikely += distance * likely[i] * distance * likely[i];
         }
-        return new Column(o, magnitude / l, plain, far, farLikely, largest, outcome);
+        return new Column(o, magnitude / l, around / l, plain, far, farLikely, largest, outcome);
     }
 
     /// <summary>x of one visible key, and how far a row may be from it, at worst and likely.</summary>

@@ -9,8 +9,14 @@ namespace Kernels;
 /// </summary>
 internal static class DecodeAttentionPlain
 {
-    /// <summary>out [Dv], rounded to the output's dtype; returns lse.</summary>
-    public static float Row(in KnDecodeAttentionProblem p, DecodeAttentionView r, Span<float> @out)
+    /// <summary>References that a row is tried with, in octaves below its maximum.</summary>
+    public const int References = 4;
+
+    /// <summary>
+    /// out [Dv], rounded to the output's dtype; returns lse. What is subtracted lies reference / References octaves below the
+    /// maximum: rounding P depends on where in an octave its values fall, and with the maximum itself the largest is exact.
+    /// </summary>
+    public static float Row(in KnDecodeAttentionProblem p, DecodeAttentionView r, Span<float> @out, int reference = 0)
     {
         var type = (DType)p.QType;
         int n = r.Visible.Length, dim = p.HeadDim, dv = p.VHeadDim;
@@ -28,6 +34,7 @@ internal static class DecodeAttentionPlain
         }
         @out.Clear();
         if (float.IsNegativeInfinity(top)) return top;
+        top -= reference * (MathF.Log(2) / References);
         for (int i = 0; i < n; i++) l += x[i] = MathF.Exp(x[i] - top);
         if (!double.IsNaN(r.Sink)) l += MathF.Exp((float)r.Sink - top);
         for (int i = 0; i < n; i++)

@@ -40,11 +40,14 @@ internal sealed unsafe partial class DecodeAttentionTrial
                         View(view, b, t, h);
                         var @out = new Expected[p.VHeadDim];
                         DecodeAttentionOracle.Row(p, view, @out, out Expected lse, out double own);
-                        DecodeAttentionPlain.Row(p, view, plain);
                         rows.Add(new RowExpected(_firstToken[b] + t, h, b, view.Visible, @out, lse));
                         spread = Math.Max(spread, own);
-                        for (int d = 0; d < p.VHeadDim; d++)
-                            if (@out[d].Outcome == Outcome.Finite && float.IsFinite(plain[d])) error = Math.Max(error, Math.Abs(plain[d] - @out[d].Value));
+                        for (int i = 0; i < DecodeAttentionPlain.References; i++)
+                        {
+                            DecodeAttentionPlain.Row(p, view, plain, i);
+                            for (int d = 0; d < p.VHeadDim; d++)
+                                if (@out[d].Outcome == Outcome.Finite && float.IsFinite(plain[d])) error = Math.Max(error, Math.Abs(plain[d] - @out[d].Value));
+                        }
                     }
             }
         return new Rows([.. rows], error, spread);
