@@ -137,7 +137,8 @@ struct row_of {
     kn_launch l = *launch;
     l.threads = kn_workers(l.threads);
     if (const int32_t status = check(p, a, workspace(p, &l)); status != KN_OK) return status;
-    if (a->batch == 0) return KN_OK;
+    // Without a token nothing else of the arguments was looked at.
+    if (a->batch == 0 || (a->q_start != nullptr && a->q_start[a->batch] == 0)) return KN_OK;
     File::with_engine(*p, [&]<class Engine>() {
       call c = call_of<Engine>(*p, l);
       c.args = a;

@@ -4,7 +4,7 @@ using Kernels.Tuning;
 namespace Kernels;
 
 /// <summary>A trial of a row of a GPU: the operands go there for one call and what it wrote comes back, so that Check sees it.</summary>
-internal sealed unsafe partial class FlatGemmTrial
+internal unsafe partial class FlatGemmTrial
 {
     private KnStatus RunOnDevice(GpuRow row, in KnLaunch launch, KnFlatGemmArgs args, Call call)
     {

@@ -84,7 +84,7 @@ internal sealed partial class SpGemmOperation : Operation
                     worst = (Math.Max(worst.Fraction, trial.Worst.Fraction), Math.Max(worst.Ulp, trial.Worst.Ulp), Math.Max(worst.Relative, trial.Worst.Relative));
                 }
             }
-            yield return new CheckResult(row.Name, matrix, ran, refused, worst.Fraction, worst.Ulp, worst.Relative, faults);
+            yield return new CheckResult(row.Name, matrix, ran, refused, worst.Fraction, [("worst ulp", worst.Ulp), ("worst relative", worst.Relative)], faults);
         }
     }
 

@@ -25,7 +25,7 @@ internal sealed partial class SparseLinearOperation
             Try(row, c, index++, tally);
         }
         foreach ((string kind, Tally t) in tallies)
-            yield return new CheckResult(row.Name, kind, t.Cases, t.Refused, t.Fraction, t.Ulp, t.Relative, t.Faults);
+            yield return new CheckResult(row.Name, kind, t.Cases, t.Refused, t.Fraction, [("worst ulp", t.Ulp), ("worst relative", t.Relative)], t.Faults);
     }
 
     /// <summary>One case: strided and dense operands, launches and thread bounds take turns.</summary>

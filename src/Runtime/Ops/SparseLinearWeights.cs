@@ -143,7 +143,7 @@ public sealed unsafe class SparseLinearWeights : IDisposable
     }
 
     /// <summary>Writes a header of 64 bytes, the content, its SHA-256.</summary>
-    public void Save(Stream stream)
+    public void Save(System.IO.Stream stream)
     {
         ArgumentNullException.ThrowIfNull(stream);
         Span<byte> header = stackalloc byte[HeaderBytes];
@@ -172,7 +172,7 @@ public sealed unsafe class SparseLinearWeights : IDisposable
 
     /// <summary>Reads weights that <see cref="Save"/> wrote, for the same layer.</summary>
     /// <exception cref="KernelsException">The file is foreign, damaged, for another layer, or not of the layout; nothing is kept.</exception>
-    public static SparseLinearWeights Load(FlatGemmOptions options, Stream stream)
+    public static SparseLinearWeights Load(FlatGemmOptions options, System.IO.Stream stream)
     {
         ArgumentNullException.ThrowIfNull(options);
         ArgumentNullException.ThrowIfNull(stream);
@@ -194,7 +194,7 @@ public sealed unsafe class SparseLinearWeights : IDisposable
         throw new KernelsException(Status.Invalid, nameof(stream), $"undamaged content; at fault is: {fault}");
     }
 
-    private static bool Read(Stream stream, Buffer<byte> data, ReadOnlySpan<byte> header)
+    private static bool Read(System.IO.Stream stream, Buffer<byte> data, ReadOnlySpan<byte> header)
     {
         using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
         hash.AppendData(header);
