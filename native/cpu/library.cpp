@@ -3,8 +3,8 @@
 #include <flat_gemm/flat_gemm.h>
 #include <kn.h>
 #include <require.h>
-#include <spgemm/spgemm.h>
 #include <sparse_linear/sparse_linear.h>
+#include <spgemm/spgemm.h>
 
 #include <cstring>
 
