@@ -67,6 +67,9 @@ inline void locate(const call& c, const sequence& s, int64_t chunk, int64_t end,
   const kn_decode_attention_args& a = *c.args;
   const int64_t k_bytes = bytes_of(p.kv_type), first = larger(chunk, s.begin), last = smaller(chunk + kChunk, end);
   const int64_t length = p.page_size > 0 ? p.page_size : kMost;
+  // Strides of scales that there are not may be any number.
+  const bool scaled = (p.flags & KN_ATTN_SCALES) != 0;
+  const int64_t scale_page = scaled ? a.scale_page : 0, scale_token = scaled ? a.scale_token : 0;
   for (int64_t i = 0; i < kChunk; i++)
     out->k[i] = static_cast<const char*>(a.k), out->v[i] = static_cast<const char*>(a.v);
   int64_t number = first / length, in_page = first % length;
@@ -74,11 +77,11 @@ inline void locate(const call& c, const sequence& s, int64_t chunk, int64_t end,
     const int64_t page = p.page_size > 0 ? a.pages[s.index * a.pages_ld + number] : s.index;
     const char* k = static_cast<const char*>(a.k) + (page * a.k_page + in_page * a.k_token) * k_bytes;
     const char* v = static_cast<const char*>(a.v) + (page * a.v_page + in_page * a.v_token) * k_bytes;
-    int64_t scale = page * a.scale_page + in_page * a.scale_token;
+    int64_t scale = page * scale_page + in_page * scale_token;
     for (const int64_t stop = smaller(last, j + length - in_page); j < stop; j++) {
       const int64_t slot = slot_of(j - chunk);
       out->k[slot] = k, out->v[slot] = v, out->scale[slot] = scale;
-      k += a.k_token * k_bytes, v += a.v_token * k_bytes, scale += a.scale_token;
+      k += a.k_token * k_bytes, v += a.v_token * k_bytes, scale += scale_token;
     }
   }
 }
