@@ -94,7 +94,8 @@ struct view {
 };
 
 inline void look(const call& c, const located& at, const located& next, int64_t head, uint64_t seen, view* out) {
-  const int64_t k_offset = head * c.k_head_bytes, v_offset = head * c.v_head_bytes;
+  const int64_t head_bytes = head * bytes_of(c.problem->kv_type);
+  const int64_t k_offset = head_bytes * c.args->k_head, v_offset = head_bytes * c.args->v_head;
   if (seen == ~uint64_t{0}) {
     for (int64_t i = 0; i < kChunk; i++) out->k[i] = at.k[i] + k_offset;
     for (int64_t i = 0; i < kChunk; i++) out->v[i] = at.v[i] + v_offset;

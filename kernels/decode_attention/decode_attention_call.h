@@ -17,7 +17,6 @@ struct call {
   int64_t split, heads;              // keys of a split, kv heads that a task walks together
   int64_t group, rows, most_splits;  // query heads of a kv head; rows and splits that scratch is for
   int64_t q_row, out_row;            // bytes of a row of q as the engine reads it; floats of a row of sums
-  int64_t k_head_bytes, v_head_bytes;
   int64_t head_blocks;
   float scale2;        // from a dot product to the exponent of 2
   float cap2, cap_in;  // softcap: exponent = cap2 tanh(cap_in s)

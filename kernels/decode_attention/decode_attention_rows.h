@@ -88,8 +88,6 @@ inline void set_rules(call& c) {
   c.cap2 = p.softcap * kLog2e;
   c.cap_in = p.softcap > 0 ? scale / p.softcap : 0;
   c.plain = p.softcap == 0 && (p.flags & (KN_ATTN_ALIBI | KN_ATTN_SCALES)) == 0;
-  c.k_head_bytes = c.args->k_head * bytes_of(p.kv_type);
-  c.v_head_bytes = c.args->v_head * bytes_of(p.kv_type);
 }
 
 template <class Engine>

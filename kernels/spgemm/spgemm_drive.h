@@ -165,7 +165,10 @@ struct driver {
   // Moves `ready` over all finished slots, unless another thread is at it.
   void advance() {
     for (;;) {
-      if (busy.exchange(true, std::memory_order_acquire)) return;
+      // A count is stored before `busy` is tried, and `busy` is given up before the counts are looked at again. All
+      // four are in one order: with less, either side may miss the other's store, and the slots after it are never
+      // placed.
+      if (busy.exchange(true, std::memory_order_seq_cst)) return;
       int64_t t = ready.load(std::memory_order_relaxed);
       for (; t < slots; t++) {
         const int64_t count = __atomic_load_n(counts + t, __ATOMIC_ACQUIRE);
@@ -177,9 +180,9 @@ struct driver {
         bases[t + 1] = bases[t] + count;
         ready.store(t + 1, std::memory_order_release);
       }
-      busy.store(false, std::memory_order_release);
+      busy.store(false, std::memory_order_seq_cst);
       // A slot that was finished meanwhile, whose thread found this one busy.
-      if (t >= slots || stop.load(std::memory_order_relaxed) <= t || __atomic_load_n(counts + t, __ATOMIC_ACQUIRE) < 0)
+      if (t >= slots || stop.load(std::memory_order_relaxed) <= t || __atomic_load_n(counts + t, __ATOMIC_SEQ_CST) < 0)
         return;
     }
   }
@@ -238,7 +241,7 @@ struct driver {
       d.shift_ends(slot);
     else
       w.waiting[b] = slot;
-    __atomic_store_n(d.counts + slot, count, __ATOMIC_RELEASE);
+    __atomic_store_n(d.counts + slot, count, __ATOMIC_SEQ_CST);
     d.advance();
     d.flush(w);
   }
