@@ -3,18 +3,20 @@
 //
 // What comes from memory is read in the order in which it lies, as a few streams at the same time: that is what
 // hardware prefetchers follow, while rows of one head that lie 2 KB apart lose them. So a chunk is 4 runs of 16 tokens,
-// and neighbouring slots of it are tokens of different runs. Kernels fetch kAhead slots further themselves.
+// and neighbouring slots of it are tokens of different runs. Kernels fetch what their next step reads, past the caches
+// that it would push others out of.
 //
 // An Engine has
 //   kRounds: it multiplies weights in less than f32
 //   kValueSlots: slots times rows of one step of add_values
 //   q_row(problem): bytes of a row of q as it reads it
 //   pack_q(problem, q, out): one row
-//   scores<R>(m): s = q . k of R rows over 16 / R slots
+//   scores<R, D>(m): s = q . k of R rows over 16 / R slots; D is head_dim, or 0
 //   out_row(problem): floats of a row of sums; order(sums, out_row): to the order of the output, at the end
 //   put(weights, i, p): 16 weights of a row from slot i on as it multiplies them; returns them so, as f32
-//   add_values<R>(m): sums += weights . v of R rows over kValueSlots / R slots
+//   add_values<R, D>(m): sums += weights . v of R rows over kValueSlots / R slots; D is v_head_dim, or 0
 #pragma once
+#include "decode_attention_reduce.h"
 #include "decode_attention_softmax.h"
 
 namespace kn::decode_attention {
@@ -24,7 +26,6 @@ namespace {
 alignas(64) inline constexpr char kNothing[kWidest * 4] = {};
 
 constexpr int64_t kRuns = 4, kRun = kChunk / kRuns;
-constexpr int64_t kAhead = 8;  // slots: two tokens of each run are on their way to L1
 
 inline int64_t slot_of(int64_t token) { return token % kRun * kRuns + token / kRun; }
 inline int64_t token_of(int64_t slot) { return slot % kRuns * kRun + slot / kRuns; }
@@ -37,17 +38,19 @@ inline uint64_t slots_of(uint64_t tokens) {
   return slots;
 }
 
-// The keys of a chunk: where those of kv head 0 lie, by slots. Where there is none, anything that may be fetched.
+// Where the keys of kv head 0 lie, by slots: those of a chunk, and of the next one, to be fetched. Where there is none,
+// anything that may be fetched.
 struct located {
-  const char* k[kChunk];
-  const char* v[kChunk];
-  int64_t scale[kChunk];
+  const char* k[2 * kChunk];
+  const char* v[2 * kChunk];
+  int64_t scale[2 * kChunk];
 };
 
 // Some rows of one kv head times the keys of some slots.
 struct multiplication {
   const kn_decode_attention_problem* problem;
-  const char* const* at;  // k or v of the first slot, and of those that follow
+  const char* const* at;  // k or v of kv head 0 in the first slot, and in those that follow
+  int64_t offset;         // bytes from there to the kv head
   const char* q;          // [rows, q_row] from the first row on, as are the others
   int64_t q_row;          // bytes
   float* scores;          // [rows, kChunk]; for add_values the weights in their place
@@ -62,6 +65,7 @@ struct rows_of {
   int32_t token[kRows], head[kRows];  // by tokens, ascending; the head within its group
 };
 
+// Fills the second half.
 inline void locate(const call& c, const sequence& s, int64_t chunk, int64_t end, located* out) {
   const kn_decode_attention_problem& p = *c.problem;
   const kn_decode_attention_args& a = *c.args;
@@ -70,8 +74,9 @@ inline void locate(const call& c, const sequence& s, int64_t chunk, int64_t end,
   // Strides of scales that there are not may be any number.
   const bool scaled = (p.flags & KN_ATTN_SCALES) != 0;
   const int64_t scale_page = scaled ? a.scale_page : 0, scale_token = scaled ? a.scale_token : 0;
-  for (int64_t i = 0; i < kChunk; i++)
-    out->k[i] = static_cast<const char*>(a.k), out->v[i] = static_cast<const char*>(a.v);
+  if (last - first < kChunk)
+    for (int64_t i = kChunk; i < 2 * kChunk; i++)
+      out->k[i] = static_cast<const char*>(a.k), out->v[i] = static_cast<const char*>(a.v);
   int64_t number = first / length, in_page = first % length;
   for (int64_t j = first; j < last; number++, in_page = 0) {
     const int64_t page = p.page_size > 0 ? a.pages[s.index * a.pages_ld + number] : s.index;
@@ -79,35 +84,46 @@ inline void locate(const call& c, const sequence& s, int64_t chunk, int64_t end,
     const char* v = static_cast<const char*>(a.v) + (page * a.v_page + in_page * a.v_token) * k_bytes;
     int64_t scale = page * scale_page + in_page * scale_token;
     for (const int64_t stop = smaller(last, j + length - in_page); j < stop; j++) {
-      const int64_t slot = slot_of(j - chunk);
+      const int64_t slot = kChunk + slot_of(j - chunk);
       out->k[slot] = k, out->v[slot] = v, out->scale[slot] = scale;
       k += a.k_token * k_bytes, v += a.v_token * k_bytes, scale += scale_token;
     }
   }
 }
 
+inline void advance(located* at) {
+  memcpy(at->k, at->k + kChunk, sizeof at->k / 2);
+  memcpy(at->v, at->v + kChunk, sizeof at->v / 2);
+  memcpy(at->scale, at->scale + kChunk, sizeof at->scale / 2);
+}
+
 // The chunk as one kv head and one set of seen keys have it.
 struct view {
-  const char* k[2 * kChunk];  // and of the next one, to fetch
-  const char* v[2 * kChunk];
+  const char* const* k;  // of kv head 0, as `located` has them
+  const char* const* v;
   marks keys;
+  const char* own_k[2 * kChunk];  // where not every key is seen
+  const char* own_v[2 * kChunk];
 };
 
-inline void look(const call& c, const located& at, const located& next, int64_t head, uint64_t seen, view* out) {
-  const int64_t head_bytes = head * bytes_of(c.problem->kv_type);
-  const int64_t k_offset = head_bytes * c.args->k_head, v_offset = head_bytes * c.args->v_head;
-  if (seen == ~uint64_t{0}) {
-    for (int64_t i = 0; i < kChunk; i++) out->k[i] = at.k[i] + k_offset;
-    for (int64_t i = 0; i < kChunk; i++) out->v[i] = at.v[i] + v_offset;
-  } else {
-    for (int64_t i = 0; i < kChunk; i++) {
-      const bool there = seen >> i & 1;
-      out->k[i] = there ? at.k[i] + k_offset : kNothing;
-      out->v[i] = there ? at.v[i] + v_offset : kNothing;
+inline int64_t k_offset(const call& c, int64_t head) { return head * c.args->k_head * bytes_of(c.problem->kv_type); }
+inline int64_t v_offset(const call& c, int64_t head) { return head * c.args->v_head * bytes_of(c.problem->kv_type); }
+
+inline const char* nothing_before(int64_t offset) {
+  return reinterpret_cast<const char*>(reinterpret_cast<intptr_t>(kNothing) - offset);
+}
+
+inline void look(const call& c, const located& at, int64_t head, uint64_t seen, view* out) {
+  out->k = at.k, out->v = at.v;
+  if (seen != ~uint64_t{0}) {
+    const char *const no_k = nothing_before(k_offset(c, head)), *const no_v = nothing_before(v_offset(c, head));
+    for (int64_t i = 0; i < 2 * kChunk; i++) {
+      const bool there = i >= kChunk || (seen >> i & 1);
+      out->own_k[i] = there ? at.k[i] : no_k;
+      out->own_v[i] = there ? at.v[i] : no_v;
     }
+    out->k = out->own_k, out->v = out->own_v;
   }
-  for (int64_t i = 0; i < kChunk; i++) out->k[kChunk + i] = next.k[i] + k_offset;
-  for (int64_t i = 0; i < kChunk; i++) out->v[kChunk + i] = next.v[i] + v_offset;
   if (!(c.problem->flags & KN_ATTN_SCALES)) return;
   const int64_t s_offset = head * c.args->scale_head;
   for (int64_t i = 0; i < kChunk; i++) {
@@ -162,19 +178,21 @@ void begin(const call& c, const sequence& s, const rows_of& rows, int64_t head0,
 // Calls step<R>(head, row, slot) for runs of 4, 2 and 1 rows, every R over steps of Slots / R slots: the first ones in
 // the order of memory, the rest on what is in cache by then.
 template <int64_t Slots, class F>
-inline void walk(int64_t heads, int64_t rows, bool heads_inside, F step) {
-  const auto each = [&](int64_t slots, auto f) {
+inline KN_INLINE void walk(int64_t heads, int64_t rows, bool heads_inside, F step) {
+  const auto each = [&](int64_t slots, auto f) KN_INLINE {
     for (int64_t o = 0; o < (heads_inside ? kChunk : heads * slots); o += slots)
       for (int64_t i = 0; i < (heads_inside ? heads * slots : kChunk); i += slots)
         f((heads_inside ? i : o) / slots, heads_inside ? o : i);
   };
   const int64_t fours = rows / 4 * 4;
   if (fours > 0)
-    each(Slots / 4, [&](int64_t head, int64_t slot) {
+    each(Slots / 4, [&](int64_t head, int64_t slot) KN_INLINE {
       for (int64_t row = 0; row < fours; row += 4) step.template operator()<4>(head, row, slot);
     });
-  if (rows & 2) each(Slots / 2, [&](int64_t head, int64_t slot) { step.template operator()<2>(head, fours, slot); });
-  if (rows & 1) each(Slots, [&](int64_t head, int64_t slot) { step.template operator()<1>(head, rows - 1, slot); });
+  if (rows & 2)
+    each(Slots / 2, [&](int64_t head, int64_t slot) KN_INLINE { step.template operator()<2>(head, fours, slot); });
+  if (rows & 1)
+    each(Slots, [&](int64_t head, int64_t slot) KN_INLINE { step.template operator()<1>(head, rows - 1, slot); });
 }
 
 // What a run of rows with the same mask is attended with.
@@ -208,26 +226,44 @@ void soften(const call& c, const attending& t, int64_t h, const work& w) {
   }
 }
 
+// Calls f<D>() for the widths that models have, f<0>() for any other.
+template <class F>
+inline KN_INLINE void with_width(int64_t width, F f) {
+  if (width == 128)
+    f.template operator()<128>();
+  else if (width == 64)
+    f.template operator()<64>();
+  else
+    f.template operator()<0>();
+}
+
 // The keys of one chunk for a run of rows.
 template <class Engine>
 void attend_chunk(const call& c, const attending& t, const work& w) {
-  const auto at = [&](int64_t head, int64_t row, int64_t slot) {
+  const auto at = [&](int64_t head, int64_t row, int64_t slot) KN_INLINE {
     const int64_t i = head * t.rows->count + t.first + row;
     return multiplication{
-        c.problem, nullptr, w.q + i * c.q_row, c.q_row, w.scores + i * kChunk, slot, w.sums + i * c.out_row, c.out_row};
+        c.problem, nullptr, 0, w.q + i * c.q_row, c.q_row, w.scores + i * kChunk, slot, w.sums + i * c.out_row,
+        c.out_row};
   };
-  walk<16>(t.heads, t.count, c.args->k_head < c.args->k_token, [&]<int R>(int64_t head, int64_t row, int64_t slot) {
-    multiplication m = at(head, row, slot);
-    m.at = t.keys[head].k + slot;
-    Engine::template scores<R>(m);
+  with_width(c.problem->head_dim, [&]<int D>() {
+    walk<16>(t.heads, t.count, c.args->k_head < c.args->k_token,
+             [&]<int R>(int64_t head, int64_t row, int64_t slot) KN_INLINE {
+               multiplication m = at(head, row, slot);
+               m.at = t.keys[head].k + slot, m.offset = k_offset(c, t.head0 + head);
+               Engine::template scores<R, D>(m);
+             });
   });
   for (int64_t h = 0; h < t.heads; h++) soften<Engine>(c, t, h, w);
-  walk<Engine::kValueSlots>(t.heads, t.count, c.args->v_head < c.args->v_token,
-                            [&]<int R>(int64_t head, int64_t row, int64_t slot) {
-                              multiplication m = at(head, row, slot);
-                              m.at = t.keys[head].v + slot;
-                              Engine::template add_values<R>(m);
-                            });
+  with_width(c.problem->v_head_dim, [&]<int D>() {
+    walk<Engine::kValueSlots>(t.heads, t.count, c.args->v_head < c.args->v_token,
+                              [&]<int R>(int64_t head, int64_t row, int64_t slot) KN_INLINE {
+                                multiplication m = at(head, row, slot);
+                                m.at = t.keys[head].v + slot, m.offset = v_offset(c, t.head0 + head);
+
+                                Engine::template add_values<R, D>(m);
+                              });
+  });
 }
 
 // The keys of [from, to) for `rows` of `heads` kv heads.
@@ -235,13 +271,13 @@ template <class Engine>
 void attend(const call& c, const sequence& s, const rows_of& rows, int64_t head0, int64_t heads, int64_t from,
             int64_t to, bool fixed, const work& w) {
   const kn_decode_attention_problem& p = *c.problem;
-  located now, next;
+  located keys_at;
   view keys[kMostHeads];
   attending t{&s, &rows, head0, heads, 0, 0, fixed, 0, keys};
-  locate(c, s, from / kChunk * kChunk, to, &next);
+  locate(c, s, from / kChunk * kChunk, to, &keys_at);
   for (int64_t chunk = from / kChunk * kChunk; chunk < to; chunk += kChunk) {
-    now = next;
-    locate(c, s, smaller(chunk + kChunk, (to - 1) / kChunk * kChunk), to, &next);
+    advance(&keys_at);
+    if (chunk + kChunk < to) locate(c, s, chunk + kChunk, to, &keys_at);
     if (p.flags & KN_ATTN_ALIBI)
       for (int64_t h = 0; h < heads; h++) positions(c, s, chunk, keys[h].keys.position);
     for (int64_t r = 0; r < rows.count; r += t.count) {
@@ -253,7 +289,7 @@ void attend(const call& c, const sequence& s, const rows_of& rows, int64_t head0
       }
       if (seen == 0) continue;
       t.seen = slots_of(seen);
-      for (int64_t h = 0; h < heads; h++) look(c, now, next, head0 + h, t.seen, &keys[h]);
+      for (int64_t h = 0; h < heads; h++) look(c, keys_at, head0 + h, t.seen, &keys[h]);
       attend_chunk<Engine>(c, t, w);
     }
   }

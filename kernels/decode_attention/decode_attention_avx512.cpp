@@ -43,54 +43,6 @@ struct from_e4m3 {
   static __m512 at(const char* p, __mmask16 mask) { return widen(_mm_maskz_loadu_epi8(mask, p)); }
 };
 
-template <class From, int R>
-void score_rows(const multiplication& m) {
-  constexpr int T = 16 / R;
-  const int64_t dim = m.problem->head_dim, q_row = m.q_row;
-  const char* const q = m.q;
-  const char* at[T];
-  __m512 sum[16];
-  each<T>([&](auto t) KN_INLINE { at[t] = m.at[t]; });
-  each<16>([&](auto i) KN_INLINE { sum[i] = _mm512_setzero_ps(); });
-  // q is padded with zeros; what follows the last element of a key is another one's.
-  for (int64_t d = 0; d < dim; d += 16) {
-    const __mmask16 mask = dim - d >= 16 ? 0xffff : 0xff;
-    __m512 a[R];
-    each<R>([&](auto r) KN_INLINE { a[r] = _mm512_load_ps(q + r * q_row + d * 4); });
-    each<T>([&](auto t) KN_INLINE {
-      if ((d * From::kBytes) % 64 == 0) _mm_prefetch(m.at[kAhead + t] + d * From::kBytes, _MM_HINT_T0);
-      const __m512 k = From::at(at[t] + d * From::kBytes, mask);
-      each<R>([&](auto r) KN_INLINE { sum[r * T + t] = _mm512_fmadd_ps(a[r], k, sum[r * T + t]); });
-    });
-  }
-  store_scores<R>(sum_each(sum), m.scores + m.slot);
-}
-
-// 16 / R slots of R rows.
-template <class From, int R>
-void add_rows(const multiplication& m) {
-  constexpr int T = 16 / R;
-  const int64_t dim = m.problem->v_head_dim, out_row = m.out_row;
-  float* const sums = m.sums;
-  const char* at[T];
-  __m512 p[16];
-  each<T>([&](auto t) KN_INLINE {
-    at[t] = m.at[t];
-    each<R>([&](auto r) KN_INLINE { p[r * T + t] = _mm512_set1_ps(m.scores[r * kChunk + m.slot + t]); });
-  });
-  for (int64_t d = 0; d < dim; d += 16) {
-    const __mmask16 mask = dim - d >= 16 ? 0xffff : 0xff;
-    __m512 sum[R];
-    each<R>([&](auto r) KN_INLINE { sum[r] = _mm512_load_ps(sums + r * out_row + d); });
-    each<T>([&](auto t) KN_INLINE {
-      if ((d * From::kBytes) % 64 == 0) _mm_prefetch(m.at[kAhead + t] + d * From::kBytes, _MM_HINT_T0);
-      const __m512 v = From::at(at[t] + d * From::kBytes, mask);
-      each<R>([&](auto r) KN_INLINE { sum[r] = _mm512_fmadd_ps(p[r * T + t], v, sum[r]); });
-    });
-    each<R>([&](auto r) KN_INLINE { _mm512_store_ps(sums + r * out_row + d, sum[r]); });
-  }
-}
-
 template <class From>
 struct f32_engine {
   static constexpr bool kRounds = false;
@@ -109,13 +61,60 @@ struct f32_engine {
     return p;
   }
 
-  template <int R>
-  static void scores(const multiplication& m) {
-    score_rows<From, R>(m);
+  template <int R, int D>
+  static KN_INLINE void scores(const multiplication& m) {
+    constexpr int T = 16 / R;
+    const char* at[T];
+    const char* ahead[T];
+    __m512 sum[16];
+    each<T>([&](auto t) KN_INLINE { at[t] = m.at[t] + m.offset, ahead[t] = m.at[T + t] + m.offset; });
+    each<16>([&](auto i) KN_INLINE { sum[i] = _mm512_setzero_ps(); });
+    // q is padded with zeros; what follows the last element of a key is another one's.
+    const auto step = [&](int64_t d, __mmask16 mask) KN_INLINE {
+      __m512 a[R];
+      each<R>([&](auto r) KN_INLINE { a[r] = _mm512_load_ps(m.q + r * (D > 0 ? D * 4 : m.q_row) + d * 4); });
+      each<T>([&](auto t) KN_INLINE {
+        if ((d * From::kBytes) % 64 == 0) _mm_prefetch(ahead[t] + d * From::kBytes, _MM_HINT_NTA);
+        const __m512 k = From::at(at[t] + d * From::kBytes, mask);
+        each<R>([&](auto r) KN_INLINE { sum[r * T + t] = _mm512_fmadd_ps(a[r], k, sum[r * T + t]); });
+      });
+    };
+    if constexpr (D > 0) {
+      each<D / 16>([&](auto i) KN_INLINE { step(i * 16, 0xffff); });
+    } else {
+      const int64_t dim = m.problem->head_dim;
+      for (int64_t d = 0; d < dim; d += 16) step(d, first_lanes(dim - d));
+    }
+    store_scores<R>(sum_each(sum), m.scores + m.slot);
   }
-  template <int R>
-  static void add_values(const multiplication& m) {
-    add_rows<From, R>(m);
+
+  template <int R, int D>
+  static KN_INLINE void add_values(const multiplication& m) {
+    constexpr int T = 16 / R;
+    const int64_t out_row = D > 0 ? D : m.out_row;
+    float* const sums = m.sums;
+    const char* at[T];
+    __m512 p[16];
+    each<T>([&](auto t) KN_INLINE {
+      at[t] = m.at[t] + m.offset;
+      each<R>([&](auto r) KN_INLINE { p[r * T + t] = _mm512_set1_ps(m.scores[r * kChunk + m.slot + t]); });
+    });
+    const auto step = [&](int64_t d, __mmask16 mask) KN_INLINE {
+      __m512 sum[R];
+      each<R>([&](auto r) KN_INLINE { sum[r] = _mm512_load_ps(sums + r * out_row + d); });
+      each<T>([&](auto t) KN_INLINE {
+        if ((d * From::kBytes) % 64 == 0) _mm_prefetch(m.at[T + t] + m.offset + d * From::kBytes, _MM_HINT_NTA);
+        const __m512 v = From::at(at[t] + d * From::kBytes, mask);
+        each<R>([&](auto r) KN_INLINE { sum[r] = _mm512_fmadd_ps(p[r * T + t], v, sum[r]); });
+      });
+      each<R>([&](auto r) KN_INLINE { _mm512_store_ps(sums + r * out_row + d, sum[r]); });
+    };
+    if constexpr (D > 0) {
+      each<D / 16>([&](auto i) KN_INLINE { step(i * 16, 0xffff); });
+    } else {
+      const int64_t dim = m.problem->v_head_dim;
+      for (int64_t d = 0; d < dim; d += 16) step(d, first_lanes(dim - d));
+    }
   }
 };
 

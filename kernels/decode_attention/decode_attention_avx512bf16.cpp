@@ -47,45 +47,48 @@ struct bf16_engine {
     return widen_bf16(narrow);
   }
 
-  template <int R>
-  static void scores(const multiplication& m) {
+  template <int R, int D>
+  static KN_INLINE void scores(const multiplication& m) {
     constexpr int T = 16 / R;
-    const int64_t dim = m.problem->head_dim, q_row = m.q_row;
-    const char* const q = m.q;
     const char* at[T];
+    const char* ahead[T];
     __m512 sum[16];
-    each<T>([&](auto t) KN_INLINE { at[t] = m.at[t]; });
+    each<T>([&](auto t) KN_INLINE { at[t] = m.at[t] + m.offset, ahead[t] = m.at[T + t] + m.offset; });
     each<16>([&](auto i) KN_INLINE { sum[i] = _mm512_setzero_ps(); });
-    for (int64_t d = 0; d < dim; d += kStep) {
-      const __mmask32 mask = first_words(dim - d);
+    const auto step = [&](int64_t d, __mmask32 mask) KN_INLINE {
       __m512i a[R];
-      each<R>([&](auto r) KN_INLINE { a[r] = _mm512_load_si512(q + r * q_row + d * 2); });
+      each<R>([&](auto r) KN_INLINE { a[r] = _mm512_load_si512(m.q + r * (D > 0 ? D * 2 : m.q_row) + d * 2); });
       each<T>([&](auto t) KN_INLINE {
-        if ((d * From::kBytes) % 64 == 0) _mm_prefetch(m.at[kAhead + t] + d * From::kBytes, _MM_HINT_T0);
+        if ((d * From::kBytes) % 64 == 0) _mm_prefetch(ahead[t] + d * From::kBytes, _MM_HINT_NTA);
         const __m512i k = From::at(at[t] + d * From::kBytes, mask);
         each<R>([&](auto r)
                     KN_INLINE { sum[r * T + t] = _mm512_dpbf16_ps(sum[r * T + t], as_bf16(a[r]), as_bf16(k)); });
       });
+    };
+    if constexpr (D > 0) {
+      each<D / kStep>([&](auto i) KN_INLINE { step(i * kStep, ~__mmask32{0}); });
+    } else {
+      const int64_t dim = m.problem->head_dim;
+      for (int64_t d = 0; d < dim; d += kStep) step(d, first_words(dim - d));
     }
     store_scores<R>(sum_each(sum), m.scores + m.slot);
   }
 
   // Two tokens interleaved within lanes of 128 bits: the sums of 32 elements are those of 0-3 of every 8, then of 4-7.
-  template <int R>
-  static void add_values(const multiplication& m) {
+  template <int R, int D>
+  static KN_INLINE void add_values(const multiplication& m) {
     constexpr int P = 16 / R;
-    const int64_t dim = m.problem->v_head_dim, out_row = m.out_row;
+    const int64_t out_row = D > 0 ? D : m.out_row;
     float* const sums = m.sums;
     const char* at[2 * P];
     __m512i p[16];
-    each<2 * P>([&](auto t) KN_INLINE { at[t] = m.at[t]; });
+    each<2 * P>([&](auto t) KN_INLINE { at[t] = m.at[t] + m.offset; });
     each<P>([&](auto t) KN_INLINE {
       each<R>([&](auto r) KN_INLINE {
         p[r * P + t] = broadcast_dword(reinterpret_cast<const uint16_t*>(m.scores + r * kChunk) + m.slot + 2 * t);
       });
     });
-    for (int64_t d = 0; d < dim; d += kStep) {
-      const __mmask32 mask = first_words(dim - d);
+    const auto step = [&](int64_t d, __mmask32 mask) KN_INLINE {
       __m512 low[R], high[R];
       each<R>([&](auto r) KN_INLINE {
         low[r] = _mm512_load_ps(sums + r * out_row + d);
@@ -93,8 +96,8 @@ struct bf16_engine {
       });
       each<P>([&](auto t) KN_INLINE {
         if ((d * From::kBytes) % 64 == 0) {
-          _mm_prefetch(m.at[kAhead + 2 * t] + d * From::kBytes, _MM_HINT_T0);
-          _mm_prefetch(m.at[kAhead + 2 * t + 1] + d * From::kBytes, _MM_HINT_T0);
+          _mm_prefetch(m.at[2 * (P + t)] + m.offset + d * From::kBytes, _MM_HINT_NTA);
+          _mm_prefetch(m.at[2 * (P + t) + 1] + m.offset + d * From::kBytes, _MM_HINT_NTA);
         }
         const __m512i v0 = From::at(at[2 * t] + d * From::kBytes, mask);
         const __m512i v1 = From::at(at[2 * t + 1] + d * From::kBytes, mask);
@@ -108,6 +111,12 @@ struct bf16_engine {
         _mm512_store_ps(sums + r * out_row + d, low[r]);
         _mm512_store_ps(sums + r * out_row + d + 16, high[r]);
       });
+    };
+    if constexpr (D > 0) {
+      each<D / kStep>([&](auto i) KN_INLINE { step(i * kStep, ~__mmask32{0}); });
+    } else {
+      const int64_t dim = m.problem->v_head_dim;
+      for (int64_t d = 0; d < dim; d += kStep) step(d, first_words(dim - d));
     }
   }
 

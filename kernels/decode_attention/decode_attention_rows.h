@@ -74,7 +74,7 @@ inline void prepare(call& c, int32_t threads) {
     work += (s.kv_len - s.begin) * s.tokens;
   }
   // Fewer heads at a time where there would be too few tasks to balance; no bit depends on it.
-  while (c.heads > 1 && splits * ((p.kv_heads + c.heads - 1) / c.heads) < 4 * threads) c.heads = (c.heads + 1) / 2;
+  while (c.heads > 1 && splits * ((p.kv_heads + c.heads - 1) / c.heads) < threads) c.heads = (c.heads + 1) / 2;
   c.head_blocks = (p.kv_heads + c.heads - 1) / c.heads;
   for (int64_t b = 0; b < a.batch; b++) c.first_item[b] *= c.head_blocks;
   c.first_item[a.batch] = splits * c.head_blocks;
