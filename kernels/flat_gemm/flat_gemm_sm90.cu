@@ -97,11 +97,12 @@ struct tile {
     full.arrive_expect((x_mapped ? kXBytes : 0) + (w_mapped ? kWBytes : 0));
     const tensor_map* const x_map = reinterpret_cast<const tensor_map*>(j.map->x_map);
     const tensor_map* const w_map = reinterpret_cast<const tensor_map*>(j.map->w_map);
-    const int at = static_cast<int>(k), column = static_cast<int>(j.column0);
-    if (x_mapped) copy_tensor(x, x_map, at, static_cast<int>(j.row0), 0, full);
+    const int at = static_cast<int>(k), row = static_cast<int>(j.row0);
+    const int column = static_cast<int>(gated(j.a) ? j.column0 / 2 : j.column0);
+    if (x_mapped) copy_tensor(x, x_map, at, row, 0, full);
     if (w_mapped && !gated(j.a)) copy_tensor(w, w_map, at, column, 0, full);
     if (w_mapped && gated(j.a))
-      for (int r = 0; r < kColumns; r += 16) copy_tensor(w + r * kTileBytes, w_map, at, (column + r) / 2, 0, full);
+      for (int r = 0; r < kColumns; r += 16) copy_tensor(w + r * kTileBytes, w_map, at, column + r / 2, 0, full);
   }
 
   static __device__ __forceinline__ void produce(job& j) {

@@ -18,7 +18,7 @@ public sealed class FlatGemmConformance
     private static IEnumerable<TestCaseData> RowsByKind()
     {
         foreach (string device in Simulated.Names)
-            foreach (string row in device == "simt64" || device.StartsWith("hip", StringComparison.Ordinal) ? (string[])["flat_gemm/gpu"] : ["flat_gemm/sm80", "flat_gemm/gpu"])
+            foreach (string row in device == "simt64" || device.StartsWith("hip", StringComparison.Ordinal) ? (string[])["flat_gemm/gpu"] : ["flat_gemm/sm90", "flat_gemm/sm80", "flat_gemm/gpu"])
                 foreach (string kind in Cases.Select(p => FlatGemmCases.KindOf(p).ToString()).Distinct())
                     yield return new TestCaseData(device, row, kind).SetArgDisplayNames(device, row, kind);
     }
@@ -80,6 +80,7 @@ public sealed class FlatGemmConformance
     /// <summary>The same bits for a row of x whatever m is, its place in the batch, and the rows of a tile.</summary>
     [TestCase("flat_gemm/gpu")]
     [TestCase("flat_gemm/sm80")]
+    [TestCase("flat_gemm/sm90")]
     public void RowsOfXDoNotMeet(string rowName)
     {
         Device device = Simulated.Open("simt32");

@@ -2,6 +2,7 @@ using System.Collections.Concurrent;
 using System.Diagnostics;
 using System.Globalization;
 using System.Runtime.InteropServices;
+using Kernels.Interop.Cuda;
 using Kernels.Interop.Native;
 
 namespace Kernels;
@@ -45,6 +46,7 @@ internal sealed unsafe class SimtDriver : GpuDriver
             SharedBytesPerMultiprocessor = options.SharedPerBlock,
             MemoryBytes = Memory,
             Cooperative = true,
+            TensorMaps = options.WaveSize == 32,
             Pools = true,
         };
     }
@@ -188,6 +190,15 @@ internal sealed unsafe class SimtDriver : GpuDriver
 
     public override void GrantShared(nint function, int bytes)
     {
+    }
+
+    public override void EncodeTensor(in GpuTensor tensor, CUtensorMap* map)
+    {
+        var encoded = new KnSimtTensor { Size = (uint)sizeof(KnSimtTensor), ElementBytes = tensor.Type.Bits() / 8, Address = (void*)tensor.Address };
+        (encoded.Shape[0], encoded.Shape[1], encoded.Shape[2]) = tensor.Shape;
+        (encoded.Strides[0], encoded.Strides[1]) = tensor.Strides;
+        (encoded.Box[0], encoded.Box[1], encoded.Box[2]) = tensor.Box;
+        Check(_library.EncodeTensor(&encoded, map), "encode_tensor");
     }
 
     public override void Launch(nint function, in GpuGrid grid, nint stream, void* args, int argsBytes)
