@@ -89,15 +89,8 @@ __device__ __forceinline__ void fence_proxy_async() {
 #endif
 }
 
-__device__ __forceinline__ void prefetch_tensor_map(const tensor_map* map) {
-#if !defined(KN_SIMT)
-  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-#else
-  static_cast<void>(map);
-#endif
-}
-
-// Registers of a thread from here on, a multiple of 8; all warps of a warpgroup call it. What some give others can take.
+// Registers of a thread from here on, a multiple of 8; all warps of a warpgroup call it. What some give others can
+// take.
 template <int Registers>
 __device__ __forceinline__ void decrease_registers() {
 #if !defined(KN_SIMT)
@@ -179,10 +172,10 @@ __device__ __forceinline__ void wgmma(f16, float (&d)[R], uint64_t a, uint64_t b
 #define KN_LIST8 KN_LIST4 ", %4, %5, %6, %7"
 #define KN_LIST16 KN_LIST8 ", %8, %9, %10, %11, %12, %13, %14, %15"
 #define KN_LIST32 KN_LIST16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define KN_LIST64                                                                                    \
-  KN_LIST32                                                                                          \
-      ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, " \
-      "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define KN_LIST64                                                                                \
+  KN_LIST32                                                                                      \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, " \
+  "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 #define KN_SUMS4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
 #define KN_SUMS8(i) KN_SUMS4(i), KN_SUMS4(i + 4)
 #define KN_SUMS16(i) KN_SUMS8(i), KN_SUMS8(i + 8)

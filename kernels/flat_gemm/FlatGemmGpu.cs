@@ -44,11 +44,11 @@ internal abstract unsafe class FlatGemmGpu : GpuRow
     /// <summary>Whether weights of this k can be read.</summary>
     protected virtual bool Reads(in KnFlatGemmProblem p) => true;
 
-    /// <summary>Splits that give every multiprocessor its blocks, where there are <paramref name="tiles"/> of them without.</summary>
-    protected virtual int SplitsToFill(int tiles)
+    /// <summary>Splits, 1 to <paramref name="most"/>, that give every multiprocessor its blocks, where there are <paramref name="tiles"/> of them without.</summary>
+    protected virtual int SplitsToFill(int tiles, int most)
     {
         int full = BlocksPerMultiprocessor * Gpu.Limits.Multiprocessors;
-        return (full + tiles - 1) / tiles;
+        return Math.Clamp((full + tiles - 1) / tiles, 1, most);
     }
 
     protected abstract string KernelName(string w, string x, Tile tile);
@@ -220,7 +220,7 @@ internal abstract unsafe class FlatGemmGpu : GpuRow
         if (wanted == 0)
         {
             int width = TileOf(p, launch, 1).Columns, tiles = Math.Max(1, (Columns(p) + width - 1) / width);
-            wanted = Math.Clamp(Math.Min(SplitsToFill(tiles), p.K / LeastSplit), 1, MostSplits);
+            wanted = SplitsToFill(tiles, Math.Clamp(p.K / LeastSplit, 1, MostSplits));
         }
         int k = KSplit(p, wanted);
         return Math.Max(1, (int)(((long)p.K + k - 1) / k));

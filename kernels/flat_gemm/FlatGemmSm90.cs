@@ -34,8 +34,18 @@ internal sealed unsafe class FlatGemmSm90(GpuDriver gpu) : FlatGemmGpu(gpu, "fla
 
     protected override bool Reads(in KnFlatGemmProblem p) => p.K % (Align / sizeof(short)) == 0;
 
-    /// <summary>Blocks take tiles in turn, so a few more tiles than blocks would cost a whole second turn.</summary>
-    protected override int SplitsToFill(int tiles) => Gpu.Limits.Multiprocessors / tiles;
+    /// <summary>Blocks take tiles in turn, and a few tiles more than blocks cost a whole turn more: what counts is turns of what length.</summary>
+    protected override int SplitsToFill(int tiles, int most)
+    {
+        const double Sums = 0.03;  // of a split, written and read again: 32 rows of 8 bytes against 4096 of k in 2
+        (int best, double least) = (1, double.PositiveInfinity);
+        for (int splits = 1; splits <= most; splits++)
+        {
+            double turns = Math.Ceiling(tiles * (double)splits / Gpu.Limits.Multiprocessors), time = turns / splits * (1 + Sums * (splits - 1));
+            if (time < least) (best, least) = (splits, time);
+        }
+        return best;
+    }
 
     protected override string KernelName(string w, string x, Tile tile) => $"flat_gemm_sm90_{w}_{x}_m{tile.Rows}";
 

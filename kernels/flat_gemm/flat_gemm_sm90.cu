@@ -87,22 +87,25 @@ struct tile {
     __syncwarp();
   }
 
-  static __device__ __forceinline__ void load_stage(const job& j, int64_t k, int stage) {
-    char* const x = j.stages + stage * kStageBytes;
-    char* const w = x + kXBytes;
+  static __device__ __forceinline__ void copy_tiles(const job& j, int64_t k, char* x, char* w, mbarrier& full) {
     const bool x_mapped = j.map->x_mapped, w_mapped = j.map->w_mapped;
-    if (!x_mapped || !w_mapped) copy_rows(j, k, x, w);
-    if (lane_id() != 0) return;
-    mbarrier& full = j.full[stage];
-    full.arrive_expect((x_mapped ? kXBytes : 0) + (w_mapped ? kWBytes : 0));
     const tensor_map* const x_map = reinterpret_cast<const tensor_map*>(j.map->x_map);
     const tensor_map* const w_map = reinterpret_cast<const tensor_map*>(j.map->w_map);
     const int at = static_cast<int>(k), row = static_cast<int>(j.row0);
     const int column = static_cast<int>(gated(j.a) ? j.column0 / 2 : j.column0);
+    full.arrive_expect((x_mapped ? kXBytes : 0) + (w_mapped ? kWBytes : 0));
     if (x_mapped) copy_tensor(x, x_map, at, row, 0, full);
     if (w_mapped && !gated(j.a)) copy_tensor(w, w_map, at, column, 0, full);
     if (w_mapped && gated(j.a))
       for (int r = 0; r < kColumns; r += 16) copy_tensor(w + r * kTileBytes, w_map, at, column + r / 2, 0, full);
+  }
+
+  static __device__ __forceinline__ void load_stage(const job& j, int64_t k, int stage) {
+    char* const x = j.stages + stage * kStageBytes;
+    char* const w = x + kXBytes;
+    if (!j.map->x_mapped || !j.map->w_mapped) copy_rows(j, k, x, w);
+    if (lane_id() == 0) copy_tiles(j, k, x, w, j.full[stage]);
+    __syncwarp();  // or the others wait for the next stage before this one is asked for
   }
 
   static __device__ __forceinline__ void produce(job& j) {
