@@ -6,8 +6,8 @@ namespace Kernels;
 
 /// <summary>
 /// flat_gemm/sm90: wgmma on tiles that tensor copies bring, persistent. Compute capability 9.0 exactly: its instructions are of
-/// sm_90a. The tensor maps are part of the kernel's argument and made for each call: x and y change with it, a row keeps nothing
-/// of a plan, and two of them cost less than finding one that was kept.
+/// sm_90a. The tensor maps are part of the kernel's argument and made for each call, without an allocation: x changes with it, and a
+/// row keeps nothing of a plan.
 /// </summary>
 internal sealed unsafe class FlatGemmSm90(GpuDriver gpu) : FlatGemmGpu(gpu, "flat_gemm/sm90", "flat_gemm_sm90", "flat_gemm_sm90_bf16_bf16_m8")
 {

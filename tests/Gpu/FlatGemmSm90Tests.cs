@@ -7,7 +7,7 @@ namespace Kernels.Tests.Gpu;
 [TestFixture]
 public sealed unsafe class FlatGemmSm90Tests
 {
-    private const int N = 150, K = 200;  // two tiles of columns, four stages; the last of each partly outside
+    private const int N = 150, K = 200, LongK = 840;  // two tiles of columns; 4 stages, and 14, more than any ring has; the last of each partly outside
     private static readonly FlatGemmCases.Kind s_bf16 = new(DType.BFloat16, DType.BFloat16, DType.Float32), s_f16 = new(DType.Float16, DType.Float16, DType.Float16);
 
     private static FlatGemmSm90 Open(out Device device)
@@ -30,7 +30,7 @@ public sealed unsafe class FlatGemmSm90Tests
         FlatGemmSm90 row = Open(out Device device);
         int m = rows + 5, n = gated ? N / 2 : N;
         KnGemmFlags flags = KnGemmFlags.Bias | KnGemmFlags.Residual | (gated ? KnGemmFlags.Gated : 0);
-        KnFlatGemmProblem problem = FlatGemmCases.Problem(strided ? s_f16 : s_bf16, m, n, K, FlatGemmActivation.Silu, flags);
+        KnFlatGemmProblem problem = FlatGemmCases.Problem(strided ? s_f16 : s_bf16, m, n, strided ? K : LongK, FlatGemmActivation.Silu, flags);
         // Strides of 207 and 205 elements are no multiples of 16 bytes, so there are no tensor maps.
         using var trial = new FlatGemmTrial(problem, Tables.Seed, strided: strided);
         KnLaunch launch = Launch(row, rows, splits);

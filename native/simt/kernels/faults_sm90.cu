@@ -21,9 +21,10 @@ bool multiplies() { return threadIdx.x < 128; }
 }  // namespace
 
 #define KERNEL(name) KN_KERNEL(simt_fault_##name, 160, 1, kn_simt_tensor_test)
-#define TILE                  \
-  KN_DYNAMIC_SHARED(char, s); \
-  __shared__ kn::mbarrier full, empty
+#define BARRIERS __shared__ kn::mbarrier full, empty
+#define TILE \
+  BARRIERS;  \
+  KN_DYNAMIC_SHARED(char, s)
 
 KERNEL(copy_unwaited) {
   TILE;
@@ -83,14 +84,14 @@ KERNEL(copy_bounds) {
 }
 
 KERNEL(mbarrier_uninitialised) {
-  TILE;
+  BARRIERS;
   if (!args.mode) init(full, empty);
   if (copies()) full.arrive();  // planted
   if (!args.mode) full.wait(0);
 }
 
 KERNEL(mbarrier_arrivals) {
-  TILE;
+  BARRIERS;
   init(full, empty, 2);
   if (threadIdx.x < (args.mode ? 1 : 2)) empty.arrive();
   if (args.mode) __syncthreads();
@@ -98,7 +99,7 @@ KERNEL(mbarrier_arrivals) {
 }
 
 KERNEL(mbarrier_overrun) {
-  TILE;
+  BARRIERS;
   init(full, empty, 2);
   if (threadIdx.x == 0 && args.mode) full.arrive_expect(16);
   if (threadIdx.x == 0) full.arrive();  // planted
