@@ -41,12 +41,22 @@ internal abstract unsafe class FlatGemmGpu : GpuRow
     /// <summary>Multiply-adds a clock of a multiprocessor that a launch can count on.</summary>
     protected abstract double RatePerClock(bool integer);
 
+    /// <summary>Whether weights of this k can be read.</summary>
+    protected virtual bool Reads(in KnFlatGemmProblem p) => true;
+
+    /// <summary>Splits, 1 to <paramref name="most"/>, that give every multiprocessor its blocks, where there are <paramref name="tiles"/> of them without.</summary>
+    protected virtual int SplitsToFill(int tiles, int most)
+    {
+        int full = BlocksPerMultiprocessor * Gpu.Limits.Multiprocessors;
+        return Math.Clamp((full + tiles - 1) / tiles, 1, most);
+    }
+
     protected abstract string KernelName(string w, string x, Tile tile);
 
     protected abstract int SharedBytes(DType w, DType x, Tile tile);
 
     /// <summary>The GPU rows of the operation, best first.</summary>
-    public static ImmutableArray<Row> Rows(GpuDriver gpu) => [new FlatGemmSm80(gpu), new FlatGemmVector(gpu)];
+    public static ImmutableArray<Row> Rows(GpuDriver gpu) => [new FlatGemmSm90(gpu), new FlatGemmSm80(gpu), new FlatGemmVector(gpu)];
 
     public override KnOp Op => KnOp.FlatGemm;
 
@@ -75,6 +85,7 @@ internal abstract unsafe class FlatGemmGpu : GpuRow
         for (int i = 0; i < Parameters.Length; i++) values &= Parameters[i].Values.Contains(launch.Param[i]);
         why = !values || !Fits(launch) ? Wrong
             : KindOf(p) < 0 ? "types of w and x that it has kernels for"
+            : !Reads(p) ? "p.K % 8 == 0, so that rows of 16-bit weights begin at multiples of 16 bytes"
             : Integer(p) && p.K > IntegerK ? "p.K <= 131071, whose products one s32 holds"
             : null;
         return why is null;
@@ -104,10 +115,16 @@ internal abstract unsafe class FlatGemmGpu : GpuRow
             k.XType = (int)DType.Int8;
         }
         Tile tile = TileOf(p, launch, a.M);
-        var grid = new GpuGrid((Columns(p) + tile.Columns - 1) / tile.Columns, splits, Math.Min((a.M + tile.Rows - 1) / tile.Rows, LongestGrid), ThreadsPerBlock,
-            SharedBytes: SharedBytes((DType)p.WType, (DType)k.XType, tile));
-        KernelOf(KindOf(p), tile).Launch(grid, stream, k);
+        Multiply(KernelOf(KindOf(p), tile), k, tile, Columns(p), stream);
         if (splits > 1) _reduce.Launch(new GpuGrid((p.N + ReduceThreads - 1) / ReduceThreads, Math.Min(a.M, LongestGrid), 1, ReduceThreads), stream, k);
+    }
+
+    /// <summary>Launches the kernel over all tiles: a block for each tile and split.</summary>
+    protected virtual void Multiply(GpuKernel kernel, in KnFlatGemmGpu k, Tile tile, int columns, nint stream)
+    {
+        var grid = new GpuGrid((columns + tile.Columns - 1) / tile.Columns, k.Splits, Math.Min((k.M + tile.Rows - 1) / tile.Rows, LongestGrid), ThreadsPerBlock,
+            SharedBytes: SharedBytes((DType)k.WType, (DType)k.XType, tile));
+        kernel.Launch(grid, stream, k);
     }
 
     private static KnFlatGemmGpu Argument(in KnFlatGemmProblem p, in KnFlatGemmArgs a, int splits, in Scratch scratch)
@@ -202,8 +219,8 @@ internal abstract unsafe class FlatGemmGpu : GpuRow
         int wanted = launch.Param[2];
         if (wanted == 0)
         {
-            int width = TileOf(p, launch, 1).Columns, blocks = Math.Max(1, (Columns(p) + width - 1) / width), full = BlocksPerMultiprocessor * Gpu.Limits.Multiprocessors;
-            wanted = Math.Clamp(Math.Min((full + blocks - 1) / blocks, p.K / LeastSplit), 1, MostSplits);
+            int width = TileOf(p, launch, 1).Columns, tiles = Math.Max(1, (Columns(p) + width - 1) / width);
+            wanted = SplitsToFill(tiles, Math.Clamp(p.K / LeastSplit, 1, MostSplits));
         }
         int k = KSplit(p, wanted);
         return Math.Max(1, (int)(((long)p.K + k - 1) / k));

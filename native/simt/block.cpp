@@ -133,6 +133,10 @@ bool Block::prepare(Worker& on, const Launch& what, uint64_t linear) {
     t.waits = nullptr;
     t.async_group = 0;
     t.async.clear();
+    t.wgmma_fenced = false;
+    t.wgmma_group = 0;
+    t.wgmmas.clear();
+    t.sums.clear();
     t.spins = 0;
   }
   for (uint32_t w = 0; w * wave_size < count; w++) {
@@ -141,6 +145,7 @@ bool Block::prepare(Worker& on, const Launch& what, uint64_t linear) {
     waves[w].open = 0;
   }
   for (Barrier& b : barriers) b = {};
+  mbarriers.clear();
   for (uint16_t i : sequence) ready.push(i);
   return !kChecked || shadow.begin(count, what.dynamic_shared, on.statics_bytes, on.clock);
 }
@@ -181,11 +186,16 @@ void Block::wake_barrier(int id) {
 void Block::finish(Thread& self) {
   self.live = false;
   waves[self.wave].live &= ~(1ull << self.lane);
-  live--;
+  if (!self.wgmmas.empty())
+    fault(KN_SIMT_ASYNC_UNFINISHED, self.wgmmas[0].pc, "the thread returns before it has waited for this wgmma");
+  if (!--live)
+    for (const Mbarrier& b : mbarriers)
+      if (!b.copies.empty())
+        fault(KN_SIMT_ASYNC_UNFINISHED, b.copies[0].pc, "the block ends while this tensor copy is on its way");
   leave(self);
 }
 
-static void wait(Thread& self, const char* name, int barrier, uintptr_t pc) {
+void wait(Thread& self, const char* name, int barrier, uintptr_t pc) {
   self.waits = name;
   self.barrier = barrier;
   self.pc = pc;
@@ -208,6 +218,7 @@ void Block::report_stuck() {
   }
   std::string what = std::string("waits at ") + first->waits + " with " + std::to_string(together) + " of " +
                      std::to_string(count) + " threads";
+  if (first->waits == kMbarrierWait) what += describe_mbarrier(*this, first->operand);
   if (returned) what += ", " + std::to_string(returned) + " have returned";
   if (other && other->live) what += std::string(", another waits at ") + other->waits;
   record_fault(*this, *first, KN_SIMT_DIVERGENT, first->pc, what, 0, 0, other, other && other->live ? other->pc : 0);

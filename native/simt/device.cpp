@@ -29,7 +29,7 @@ struct Report {
 // Lives as long as the process: its workers sleep when the process ends.
 struct Device {
   std::mutex call;  // one call at a time
-  kn_simt_options options{sizeof(kn_simt_options), 32, 4, 166912, 0, 0, 0};
+  kn_simt_options options{sizeof(kn_simt_options), 32, 4, kMaxShared, 0, 0, 0};
   uint64_t launches = 0;
   std::string kernel;
   std::vector<Report> reports;
@@ -119,6 +119,7 @@ int32_t check_launch(const kn_simt_launch& l, const kn_simt_registration& kernel
   const uint64_t blocks = uint64_t{l.grid[0]} * l.grid[1] * l.grid[2];
   if (!l.args || l.args_bytes != kernel.args_bytes)
     return fail(KN_INVALID, "args: requires the " + std::to_string(kernel.args_bytes) + " bytes that the kernel takes");
+  if (l.args_bytes > kMaxArgs) return fail(KN_INVALID, "args: requires at most 4096 bytes");
   if (kernel.threads && threads > static_cast<uint64_t>(kernel.threads))
     return fail(KN_INVALID, "block: requires at most the kernel's " + std::to_string(kernel.threads) + " threads");
   if (l.block[0] > kMaxThreads || l.block[1] > kMaxThreads || l.block[2] > 64 || threads < 1 || threads > kMaxThreads)
@@ -153,7 +154,9 @@ int32_t launch_kernel(const kn_simt_launch* l) {
   launch.dynamic_shared = l->dynamic_shared;
   launch.cooperative = l->cooperative != 0;
   launch.options = d.options;
-  launch.args = l->args;
+  alignas(64) char args[kMaxArgs];
+  memcpy(args, l->args, l->args_bytes);
+  launch.args = args;
   launch.blocks = uint64_t{l->grid[0]} * l->grid[1] * l->grid[2];
   run_on_workers(launch);
   if (launch.no_memory) return fail(KN_NO_MEMORY, "the simulated device has no memory for its threads");
@@ -229,6 +232,27 @@ int32_t fill(void* to, int32_t byte, int64_t bytes) {
   return KN_OK;
 }
 
+int32_t encode_tensor(const kn_simt_tensor* t, void* map) {
+  if (!t || t->size != sizeof *t) return fail(KN_INVALID, "tensor: requires the size of kn_simt_tensor");
+  if (!map) return fail(KN_INVALID, "map: requires a place for the result");
+  const uintptr_t address = reinterpret_cast<uintptr_t>(t->address);
+  if (!address || address % 16) return fail(KN_INVALID, "address: requires a multiple of 16 bytes");
+  if (t->element_bytes < 1 || t->element_bytes > 8 || (t->element_bytes & (t->element_bytes - 1)))
+    return fail(KN_INVALID, "element_bytes: requires 1, 2, 4 or 8");
+  for (int64_t n : t->shape)
+    if (n < 1 || n > int64_t{1} << 32) return fail(KN_INVALID, "shape: requires 1 to 2^32");
+  for (int64_t n : t->strides)
+    if (n < 16 || n % 16 || n >= int64_t{1} << 40)
+      return fail(KN_INVALID, "strides: requires multiples of 16 below 2^40");
+  for (int32_t n : t->box)
+    if (n < 1 || n > 256) return fail(KN_INVALID, "box: requires 1 to 256");
+  if (t->box[0] * t->element_bytes != kTileRow) return fail(KN_INVALID, "box: requires rows of 128 bytes");
+  const TensorMap encoded{kTensorMap, *t};
+  memset(map, 0, 128);
+  memcpy(map, &encoded, sizeof encoded);
+  return KN_OK;
+}
+
 int32_t fault_count() {
   const std::lock_guard<std::mutex> guard(device().call);
   return static_cast<int32_t>(device().reports.size());
@@ -276,7 +300,8 @@ int32_t kn_simt_get(uint32_t abi, kn_simt_library* library) {
   std::call_once(once, install_signals);
   int32_t count = 0;
   for (const kn_simt_registration* r = kernels; r; r = r->next) count++;
-  *library = {sizeof *library, KN_SIMT_ABI, KN_SIMT_CHECKED, count, last_error, kernel_at,     find,        get_options,
-              set_options,     alloc,       release,         copy,  fill,       launch_kernel, fault_count, get_fault};
+  *library = {sizeof *library, KN_SIMT_ABI, KN_SIMT_CHECKED, count,   last_error, kernel_at, find,
+              get_options,     set_options, alloc,           release, copy,       fill,      launch_kernel,
+              fault_count,     get_fault,   encode_tensor};
   return KN_OK;
 }

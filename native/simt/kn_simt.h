@@ -8,7 +8,7 @@
 extern "C" {
 #endif
 
-enum { KN_SIMT_ABI = 1 };
+enum { KN_SIMT_ABI = 2 };
 
 typedef struct kn_simt_options {
   uint32_t size;
@@ -53,6 +53,18 @@ typedef struct kn_simt_kernel {
   const char* file;  // the source it comes from
 } kn_simt_kernel;
 
+// A tensor of three dimensions, the first contiguous, of which kernels copy boxes into shared memory in the 128-byte
+// swizzle, with zeros for what is outside of it.
+typedef struct kn_simt_tensor {
+  uint32_t size;
+  int32_t element_bytes;  // 1, 2, 4 or 8
+  const void* address;    // a multiple of 16, as the strides are
+  int64_t shape[3];       // 1 to 2^32
+  int64_t strides[2];     // bytes, of the second and the third dimension
+  int32_t box[3];         // 1 to 256; the first one 128 bytes
+  int32_t unused;
+} kn_simt_tensor;
+
 typedef struct kn_simt_launch {
   uint32_t size;
   uint32_t grid[3], block[3];
@@ -81,6 +93,7 @@ typedef struct kn_simt_library {
       const kn_simt_launch* launch);  // returns when the grid is done; KN_DEVICE: it was stopped by faults
   int32_t (*fault_count)(void);       // of the last launch
   int32_t (*fault)(int32_t index, kn_simt_fault* fault);
+  int32_t (*encode_tensor)(const kn_simt_tensor* tensor, void* map);  // 128 bytes for a kernel's argument
 } kn_simt_library;
 
 // The only export. Fills *library (whose size the caller has set) or says why not.

@@ -26,6 +26,16 @@ constexpr int kMaxThreads = 1024, kMaxWaves = 32, kBarriers = 16, kMaxShared = 2
 constexpr size_t kStack = 128 << 10;  // of a thread
 constexpr size_t kSharedGuard = 64 << 10, kSharedMapping = 2 * kSharedGuard + (kMaxShared + 4095) / 4096 * 4096;
 constexpr int kGrid = kBarriers;  // the barrier number of the grid
+constexpr uint32_t kMaxArgs = 4096;
+constexpr int kTileRow = 128;  // bytes of a row of a swizzled tile
+
+// What a kernel's tensor map holds.
+constexpr uint64_t kTensorMap = 0x70616d20726f736eull;
+struct TensorMap {
+  uint64_t magic;
+  kn_simt_tensor tensor;
+};
+static_assert(sizeof(TensorMap) <= 128);
 
 struct Fault {
   int kind;
@@ -43,6 +53,39 @@ struct AsyncCopy {
   char data[16];
 };
 
+// A tensor copy on its way: what it read when it was issued.
+struct TensorCopy {
+  char* to;
+  std::vector<char> data;
+  uintptr_t pc;
+};
+
+struct Mbarrier {
+  uintptr_t address;
+  int arrivals, missing;  // of a phase; of the one at hand
+  int64_t bytes;          // expected and not landed
+  int parity;             // of the phase at hand
+  int waiting;            // threads
+  std::vector<TensorCopy> copies;
+  std::vector<uint32_t> arriving, opened;  // what its next and its last threads knew
+};
+
+struct Wgmma {
+  float* d;
+  int n;
+  uint64_t a, b;
+  bool bf16;
+  int group;
+  uintptr_t pc;
+};
+
+// Sums that are wgmma's and not the thread's: values while d holds NaN.
+struct Sums {
+  float* d;
+  int count;
+  float values[128];
+};
+
 struct Thread {
   void* stack_pointer;
   char* stack;  // lowest byte
@@ -56,6 +99,10 @@ struct Thread {
   void* operand;      // its part of a collective
   int async_group;    // group that the next cp.async joins
   std::vector<AsyncCopy> async;
+  bool wgmma_fenced;
+  int wgmma_group;  // that the next wgmma joins
+  std::vector<Wgmma> wgmmas;
+  std::vector<Sums> sums;
   uint32_t spins;  // acquire loads since it last gave way
 };
 
@@ -103,6 +150,7 @@ struct Block {
   std::vector<uint16_t> sequence;  // the order in which threads take turns
   Wave waves[kMaxWaves];
   Barrier barriers[kBarriers + 1];
+  std::vector<Mbarrier> mbarriers;
   Queue ready;
   char* shared = nullptr;     // dynamic shared memory, with kSharedGuard on both sides
   std::vector<char> statics;  // static shared memory while another block of this OS thread runs
@@ -187,6 +235,19 @@ void suspect(Thread& thread, uintptr_t pc, std::string what, uint64_t address, i
 // of every lane in block.threads.
 using Complete = void (*)(Block& block, Thread* lanes, uint64_t mask);
 void meet(const char* name, uint64_t mask, void* operand, Complete complete, uintptr_t pc);
+
+// Gives way until somebody wakes this thread.
+void wait(Thread& self, const char* name, int barrier, uintptr_t pc);
+
+// meet for all lanes of a whole warp of 32.
+void meet_warp(const char* name, void* operand, Complete complete, uintptr_t pc);
+
+// Where a byte of a tile lies in the 128-byte swizzle, as offsets in dynamic shared memory, which is aligned.
+inline uintptr_t swizzle(uintptr_t offset) { return offset ^ (offset >> 7 & 7) << 4; }
+
+// What a phase still waits for, for a report.
+std::string describe_mbarrier(const Block& block, const void* barrier);
+extern const char kMbarrierWait[];
 
 #define KN_SIMT_PC reinterpret_cast<uintptr_t>(__builtin_return_address(0))
 

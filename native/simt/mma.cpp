@@ -1,13 +1,23 @@
-// mma.sync and ldmatrix: collectives of a whole warp of 32, with the fragments of the PTX ISA. With group = lane / 4
-// and pair = lane % 4, register r of A (m16) holds row group + 8 (r % 2), and of B (n8) and of C column n = group or
-// rows group + 8 (r / 2); k runs over the pair, elements of one register side by side.
+// mma.sync, ldmatrix and wgmma: collectives of a whole warp of 32, with the fragments of the PTX ISA. With group = lane
+// / 4 and pair = lane % 4, register r of A (m16) holds row group + 8 (r % 2), and of B (n8) and of C column n = group
+// or rows group + 8 (r / 2); k runs over the pair, elements of one register side by side.
 #include <math.h>
 
 #include "machine.h"
 
 using namespace simt;
 
+void simt::meet_warp(const char* name, void* operand, Complete complete, uintptr_t pc) {
+  Thread& thread = self();
+  const Block& block = *thread.block;
+  if (block.launch->kernel->wave != 32 || block.waves[thread.wave].all != 0xffffffffu)
+    fault(KN_SIMT_TRAP, pc, std::string(name) + " outside a whole warp of 32");
+  meet(name, ~0ull, operand, complete, pc);
+}
+
 namespace {
+
+constexpr uint32_t kInFlight = 0x7fc0dead;  // NaN
 
 struct MmaOperand {
   void* d;
@@ -70,14 +80,6 @@ void complete_s8(Block&, Thread* lanes, uint64_t) {
   multiply<int8_t, int32_t>(lanes, a, b);
 }
 
-void warp(const char* name, void* operand, Complete complete, uintptr_t pc) {
-  Thread& thread = self();
-  const Block& block = *thread.block;
-  if (block.launch->kernel->wave != 32 || block.waves[thread.wave].all != 0xffffffffu)
-    fault(KN_SIMT_TRAP, pc, std::string(name) + " outside a whole warp of 32");
-  meet(name, ~0ull, operand, complete, pc);
-}
-
 struct LdmatrixOperand {
   uint32_t* registers;
   const char* row;
@@ -106,21 +108,139 @@ void complete_ldmatrix(Block&, Thread* lanes, uint64_t) {
   }
 }
 
+// Row r of an operand of wgmma, 16 elements of k.
+void tile_row(uint64_t descriptor, int r, const char* (&pieces)[2]) {
+  const uintptr_t offset = (descriptor & 0x3fff) << 4, group = (descriptor >> 32 & 0x3fff) << 4;
+  const uintptr_t row = offset + static_cast<uintptr_t>(r / 8) * group + static_cast<uintptr_t>(r % 8 * kTileRow);
+  for (int i = 0; i < 2; i++) pieces[i] = self().block->shared + swizzle(row + static_cast<uintptr_t>(i) * 16);
+}
+
+// Of a warp, 16 rows of a and all of b, shared among the lanes.
+void check_operands(const Wgmma& op) {
+  if (!kChecked) return;
+  const int lane = static_cast<int>(self().lane), first = static_cast<int>(self().wave % 4 * 16);
+  const char* pieces[2];
+  for (int r = lane; r < 16 + op.n; r += 32) {
+    tile_row(r < 16 ? op.a : op.b, r < 16 ? first + r : r - 16, pieces);
+    for (const char* piece : pieces) check_access(piece, 16, Access::kAsyncRead, op.pc);
+  }
+}
+
+void read_row(uint64_t descriptor, int r, bool bf16, float (&row)[16]) {
+  const char* pieces[2];
+  tile_row(descriptor, r, pieces);
+  for (int k = 0; k < 16; k++) {
+    uint16_t v;
+    memcpy(&v, pieces[k / 8] + k % 8 * 2, 2);
+    row[k] = widen(v, bf16);
+  }
+}
+
+float* sums_of(Thread& thread, const float* d) {
+  for (Sums& s : thread.sums)
+    if (s.d == d) return s.values;
+  return nullptr;
+}
+
+void multiply_warpgroup(Thread* lanes, size_t index) {
+  const Wgmma& op = lanes[0].wgmmas[index];
+  float a[16][16], b[256][16];
+  for (int r = 0; r < 16; r++) read_row(op.a, static_cast<int>(lanes[0].wave % 4) * 16 + r, op.bf16, a[r]);
+  for (int r = 0; r < op.n; r++) read_row(op.b, r, op.bf16, b[r]);
+  for (int lane = 0; lane < 32; lane++) {
+    const Wgmma& own = lanes[lane].wgmmas[index];
+    if (own.a != op.a || own.b != op.b || own.n != op.n)
+      fault_in(lanes[lane], KN_SIMT_DIVERGENT, own.pc, "wgmma where lanes of one warp have different operands");
+    float* const d = sums_of(lanes[lane], own.d);
+    for (int i = 0; i < op.n / 2; i++) {
+      const float *row = a[lane / 4 + i / 2 % 2 * 8], *column = b[i / 4 * 8 + lane % 4 * 2 + i % 2];
+      for (int k = 0; k < 16; k++) d[i] += row[k] * column[k];
+    }
+  }
+}
+
+// Sums without a product on its way become the thread's again.
+void give_back(Thread& thread, uintptr_t pc) {
+  std::erase_if(thread.sums, [&](const Sums& s) {
+    for (const Wgmma& op : thread.wgmmas)
+      if (op.d == s.d) return false;
+    for (int i = 0; i < s.count; i++)
+      if (memcmp(&s.d[i], &kInFlight, 4) != 0)
+        fault_in(thread, KN_SIMT_ASYNC_UNFINISHED, pc, "a register of wgmma's sums was written before the wait");
+    memcpy(s.d, s.values, static_cast<size_t>(s.count) * 4);
+    thread.wgmma_fenced = false;
+    return true;
+  });
+}
+
+struct WgmmaWait {
+  int groups;
+  uintptr_t pc;
+};
+
+size_t over(const Thread& thread, int groups) {
+  size_t done = 0;
+  while (done < thread.wgmmas.size() && thread.wgmmas[done].group < thread.wgmma_group - groups) done++;
+  return done;
+}
+
+void complete_wgmma(Block& block, Thread* lanes, uint64_t mask) {
+  const WgmmaWait& wait = *static_cast<const WgmmaWait*>(lanes[0].operand);
+  const size_t done = over(lanes[0], wait.groups);
+  for (size_t i = 0; i < done; i++) multiply_warpgroup(lanes, i);
+  for (int lane = 0; lane < 32; lane++) {
+    std::vector<Wgmma>& ops = lanes[lane].wgmmas;
+    ops.erase(ops.begin(), ops.begin() + static_cast<ptrdiff_t>(done));
+    give_back(lanes[lane], wait.pc);
+  }
+  // The warp goes on as one: what a lane's operands were read for is over for all.
+  if (kChecked) block.shadow.wave_barrier(lanes->index, mask);
+}
+
 }  // namespace
+
+void kn_simt_wgmma(float* d, int n, uint64_t a, uint64_t b, bool bf16) {
+  const uintptr_t pc = KN_SIMT_PC;
+  Thread& thread = self();
+  constexpr uint64_t kFixed = ~(0x3fffull | 0x3fffull << 16 | 0x3fffull << 32);  // all but addresses and distances
+  if (n < 8 || n > 256 || n % 8 || (a & kFixed) != 1ull << 62 || (b & kFixed) != 1ull << 62)
+    fault(KN_SIMT_TRAP, pc, "wgmma of a shape or a descriptor other than m64nNk16 in the 128-byte swizzle");
+  const Wgmma op{d, n, a, b, bf16, thread.wgmma_group, pc};
+  check_operands(op);
+  if (!sums_of(thread, d)) {
+    if (!thread.wgmma_fenced)
+      fault(KN_SIMT_RACE, pc, "wgmma on registers that the thread has had: no wgmma.fence between");
+    Sums sums{d, n / 2, {}};
+    memcpy(sums.values, d, static_cast<size_t>(n) * 2);
+    for (int i = 0; i < n / 2; i++) memcpy(&d[i], &kInFlight, 4);
+    thread.sums.push_back(sums);
+  }
+  thread.wgmmas.push_back(op);
+}
+
+void kn_simt_wgmma_fence() { self().wgmma_fenced = true; }
+void kn_simt_wgmma_commit() { self().wgmma_group++; }
+
+void kn_simt_wgmma_wait(int groups) {
+  WgmmaWait wait{groups, KN_SIMT_PC};
+  Thread& thread = self();
+  for (size_t i = 0, done = over(thread, groups); i < done; i++) check_operands(thread.wgmmas[i]);
+  meet_warp("wgmma.wait_group", &wait, complete_wgmma, wait.pc);
+}
 
 void kn_simt_mma_m16n8k16_bf16(float* d, const uint32_t* a, const uint32_t* b, const float* c) {
   MmaOperand operand{d, a, b, c};
-  warp("mma.m16n8k16.bf16", &operand, complete_16<true>, KN_SIMT_PC);
+  meet_warp("mma.m16n8k16.bf16", &operand, complete_16<true>, KN_SIMT_PC);
 }
 
 void kn_simt_mma_m16n8k16_f16(float* d, const uint32_t* a, const uint32_t* b, const float* c) {
   MmaOperand operand{d, a, b, c};
-  warp("mma.m16n8k16.f16", &operand, complete_16<false>, KN_SIMT_PC);
+  meet_warp("mma.m16n8k16.f16", &operand, complete_16<false>, KN_SIMT_PC);
 }
 
 void kn_simt_mma_m16n8k32_s8(int32_t* d, const uint32_t* a, const uint32_t* b, const int32_t* c) {
   MmaOperand operand{d, a, b, c};
-  warp("mma.m16n8k32.s8", &operand, complete_s8, KN_SIMT_PC);
+  meet_warp("mma.m16n8k32.s8", &operand, complete_s8, KN_SIMT_PC);
 }
 
 void kn_simt_ldmatrix(uint32_t* registers, const void* row, int count, bool transposed) {
@@ -133,5 +253,5 @@ void kn_simt_ldmatrix(uint32_t* registers, const void* row, int count, bool tran
     check_access(row, 16, Access::kRead, pc);
   }
   LdmatrixOperand operand{registers, static_cast<const char*>(row), count, transposed, pc};
-  warp("ldmatrix", &operand, complete_ldmatrix, pc);
+  meet_warp("ldmatrix", &operand, complete_ldmatrix, pc);
 }

@@ -27,9 +27,10 @@ Cells::~Cells() {
 bool Shadow::begin(uint32_t threads, size_t dynamic_bytes, size_t static_bytes, uint32_t first_clock) {
   if (!dynamic.grow(dynamic_bytes) || !statics.grow(static_bytes)) return false;
   start = first_clock;
-  clock.assign(threads, first_clock);
-  common.assign(threads, first_clock - 1);
-  since.assign(threads, interval);
+  clock.assign(threads + 1, first_clock);
+  common.assign(threads + 1, first_clock - 1);
+  since.assign(threads + 1, interval);
+  fenced.assign(threads + 1, first_clock - 1);
   interval++;
   for (auto& point : arriving) point.clear();
   for (auto& point : opened) point.clear();
@@ -80,8 +81,15 @@ void Shadow::wave_barrier(uint32_t first_thread, uint64_t mask) {
     acquire(first_thread + static_cast<uint32_t>(__builtin_ctzll(left)), point);
 }
 
+void Shadow::land(size_t offset, size_t bytes) {
+  for (size_t i = 0; i < bytes; i++)
+    dynamic.at[offset + i].write = {clock[engine()], static_cast<uint16_t>(engine()), false, false};
+}
+
 static const char* verb(Access access) {
-  return access == Access::kRead ? "read" : access == Access::kAtomic ? "atomic" : "write";
+  return access == Access::kRead || access == Access::kAsyncRead ? "read"
+         : access == Access::kAtomic                             ? "atomic"
+                                                                 : "write";
 }
 
 static std::string phrase(Access access, size_t bytes) {
@@ -94,12 +102,17 @@ static std::string shared_place(const Block& block, uintptr_t address) {
                              : std::string(" of static shared memory");
 }
 
+// The thread of an access; null: it was the copy engine's.
+static const Thread* by(const Block& block, const Stamp& stamp) {
+  return stamp.thread < block.count ? &block.threads[stamp.thread] : nullptr;
+}
+
 [[noreturn]] static void race(Thread& self, uintptr_t address, size_t bytes, Access access, uintptr_t pc,
                               const Stamp& earlier, bool wrote, uint32_t earlier_pc) {
   fault(KN_SIMT_RACE, pc,
         phrase(access, bytes) + shared_place(*self.block, address) + " races with an earlier " +
             (wrote ? "write" : "read") + ": no barrier between",
-        address, static_cast<int>(bytes), &self.block->threads[earlier.thread], image().begin + earlier_pc);
+        address, static_cast<int>(bytes), by(*self.block, earlier), image().begin + earlier_pc);
 }
 
 static void note_read(Cell& cell, int slot, const Stamp& now, uint32_t pc) {
@@ -122,8 +135,8 @@ void Shadow::check(Thread& self, Cell* cells, uintptr_t address, size_t bytes, A
       fault(KN_SIMT_ASYNC_UNFINISHED, pc,
             phrase(access, bytes) + shared_place(*self.block, address) +
                 ", the target of an asynchronous copy that has not been waited for",
-            address, static_cast<int>(bytes), &self.block->threads[cell.write.thread], image().begin + cell.write_pc);
-    const bool reads = access == Access::kRead || access == Access::kAtomic;
+            address, static_cast<int>(bytes), by(*self.block, cell.write), image().begin + cell.write_pc);
+    const bool reads = access == Access::kRead || access == Access::kAtomic || access == Access::kAsyncRead;
     // Whether a write is missing or a barrier before this read shows only when the write comes.
     if (reads && !written && !self.block->suspect)
       suspect(self, pc,
@@ -131,7 +144,13 @@ void Shadow::check(Thread& self, Cell* cells, uintptr_t address, size_t bytes, A
               address, static_cast<int>(bytes));
     if (written && !(now.atomic && cell.write.atomic) && !ordered(cell.write, thread))
       race(self, address, bytes, access, pc, cell.write, true, cell.write_pc);
-    if (access == Access::kRead) {
+    if (written && access == Access::kAsyncRead && cell.write.thread != engine() &&
+        fenced[cell.write.thread] < cell.write.clock)
+      fault(KN_SIMT_RACE, pc,
+            phrase(access, bytes) + shared_place(*self.block, address) +
+                " by wgmma of what a store wrote: no fence.proxy.async between",
+            address, static_cast<int>(bytes), by(*self.block, cell.write), image().begin + cell.write_pc);
+    if (access == Access::kRead || access == Access::kAsyncRead) {
       // A read that this one comes after need not be kept: whatever races with it races with this one.
       int slot = cell.reads[0].thread == thread ? 0 : cell.reads[1].thread == thread ? 1 : -1;
       for (int s = 0; s < 2 && slot < 0; s++)

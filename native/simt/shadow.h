@@ -12,7 +12,7 @@ namespace simt {
 
 struct Thread;
 
-enum class Access { kRead, kWrite, kAtomic, kAsyncIssue, kAsyncArrive };
+enum class Access { kRead, kWrite, kAtomic, kAsyncIssue, kAsyncArrive, kAsyncRead };  // kAsyncRead: by wgmma
 
 struct Stamp {
   uint32_t clock;
@@ -38,7 +38,8 @@ struct Cells {
 struct Shadow {
   Cells dynamic, statics;
   uint32_t start = 1;            // stamps below it are of earlier blocks
-  std::vector<uint32_t> clock;   // [thread]
+  std::vector<uint32_t> clock;   // [thread]; the last one is the copy engine, which writes what tensor copies bring
+  std::vector<uint32_t> fenced;  // [thread]: count up to which its writes can be read by wgmma
   std::vector<uint32_t> common;  // [thread]: what all threads know since the last barrier of the whole block
   std::vector<uint32_t> known;   // [thread][thread]: what else a thread knows, where since[thread] == interval
   std::vector<uint32_t> since;   // [thread]
@@ -52,11 +53,16 @@ struct Shadow {
   // A point where some threads leave what they know and others take it up.
   void release(uint32_t thread, std::vector<uint32_t>& point);
   void acquire(uint32_t thread, const std::vector<uint32_t>& point);
+  void fence_proxy(uint32_t thread) { fenced[thread] = clock[thread]++; }
+  // What a tensor copy brings to an offset of dynamic shared memory; then its barrier knows.
+  void land(size_t offset, size_t bytes);
+  void landed(std::vector<uint32_t>& point) { release(engine(), point); }
 
   // Faults, or notes the access in cells[0 .. bytes).
   void check(Thread& self, Cell* cells, uintptr_t address, size_t bytes, Access access, uintptr_t pc);
 
  private:
+  uint32_t engine() const { return static_cast<uint32_t>(clock.size()) - 1; }
   bool ordered(const Stamp& earlier, uint32_t thread) const { return knows(thread, earlier.thread, earlier.clock); }
   bool knows(uint32_t thread, uint32_t of, uint32_t count) const;
   uint32_t* own(uint32_t thread);

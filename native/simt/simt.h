@@ -170,6 +170,21 @@ void kn_simt_cp_async(void* shared, const void* global, int bytes, int source_by
 void kn_simt_cp_async_commit();
 void kn_simt_cp_async_wait(int groups);  // all but the latest `groups` groups; -1: everything, committed or not
 
+// What sm_90 adds. An mbarrier's phases have parity 0, 1, 0, ...; a phase is over when all have arrived and the bytes
+// that they expect have landed, which a tensor copy does not before some thread waits. `map` is what encode_tensor
+// made.
+void kn_simt_mbarrier_init(void* barrier, int arrivals);
+void kn_simt_mbarrier_arrive(void* barrier, int expected_bytes);
+void kn_simt_mbarrier_wait(void* barrier, int parity);
+void kn_simt_copy_tensor(void* shared, const void* map, int c0, int c1, int c2, void* barrier);
+void kn_simt_fence_proxy_async();
+// wgmma.m64n{n}k16 with descriptors of K-major operands in the 128-byte swizzle, addresses in dynamic shared memory.
+// Operands are read and d is written when the group is waited for; until then d holds NaN.
+void kn_simt_wgmma(float* d, int n, uint64_t a, uint64_t b, bool bf16);
+void kn_simt_wgmma_fence();
+void kn_simt_wgmma_commit();
+void kn_simt_wgmma_wait(int groups);
+
 // gcc leaves copies of more than 16 bytes out of its instrumentation.
 #if defined(KN_SIMT_CHECKS) && !defined(__clang__)
 extern "C" void* __tsan_memcpy(void* to, const void* from, size_t bytes);

@@ -80,7 +80,10 @@ internal sealed unsafe class SimtLibrary
     }
 
     /// <summary>Launches a kernel of native/simt/kernels and gives back the status; what it did wrong is in <see cref="Faults"/>.</summary>
-    public int Launch(string kernel, int blocks, int threads, int shared, SimtTestArgs args, bool cooperative = false, int? argsBytes = null)
+    public int Launch(string kernel, int blocks, int threads, int shared, SimtTestArgs args, bool cooperative = false, int? argsBytes = null) =>
+        Launch<SimtTestArgs>(kernel, blocks, threads, shared, args, cooperative, argsBytes);
+
+    public int Launch<T>(string kernel, int blocks, int threads, int shared, T args, bool cooperative = false, int? argsBytes = null) where T : unmanaged
     {
         var launch = new KnSimtLaunch
         {
@@ -89,7 +92,7 @@ internal sealed unsafe class SimtLibrary
             Block = Triple((uint)threads),
             DynamicShared = (uint)shared,
             Cooperative = cooperative ? 1u : 0,
-            ArgsBytes = (uint)(argsBytes ?? sizeof(SimtTestArgs)),
+            ArgsBytes = (uint)(argsBytes ?? sizeof(T)),
             Args = &args,
         };
         byte[] name = System.Text.Encoding.UTF8.GetBytes(kernel + '\0');
@@ -101,7 +104,10 @@ internal sealed unsafe class SimtLibrary
     }
 
     /// <summary>Launches a kernel that does nothing wrong.</summary>
-    public void Run(string kernel, int blocks, int threads, int shared, SimtTestArgs args, bool cooperative = false)
+    public void Run(string kernel, int blocks, int threads, int shared, SimtTestArgs args, bool cooperative = false) =>
+        Run<SimtTestArgs>(kernel, blocks, threads, shared, args, cooperative);
+
+    public void Run<T>(string kernel, int blocks, int threads, int shared, T args, bool cooperative = false) where T : unmanaged
     {
         int status = Launch(kernel, blocks, threads, shared, args, cooperative);
         Assert.That(status, Is.Zero, status == 0 ? "" : LastError);

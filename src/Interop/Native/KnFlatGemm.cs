@@ -1,5 +1,6 @@
 // kernels/flat_gemm/flat_gemm.h in C#.
 using System.Runtime.InteropServices;
+using Kernels.Interop.Cuda;
 
 namespace Kernels.Interop.Native;
 
@@ -63,4 +64,13 @@ internal unsafe struct KnFlatGemmGpu
     public int Activation;
     public int Flags;
     public int Integer;
+}
+
+/// <summary>The argument of flat_gemm_sm90: tensor maps of x and w, and whether there are any.</summary>
+[StructLayout(LayoutKind.Sequential, Size = 448)]
+internal struct KnFlatGemmSm90
+{
+    public CUtensorMap XMap, WMap;
+    public KnFlatGemmGpu Call;
+    public int XMapped, WMapped;
 }

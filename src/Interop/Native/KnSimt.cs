@@ -44,6 +44,27 @@ internal unsafe struct KnSimtKernel
     public byte* File;
 }
 
+[InlineArray(2)]
+internal struct Int64x2 { private long _0; }
+
+[InlineArray(3)]
+internal struct Int64x3 { private long _0; }
+
+[InlineArray(3)]
+internal struct Int32x3 { private int _0; }
+
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct KnSimtTensor
+{
+    public uint Size;
+    public int ElementBytes;
+    public void* Address;
+    public Int64x3 Shape;
+    public Int64x2 Strides;
+    public Int32x3 Box;
+    public int Unused;
+}
+
 [StructLayout(LayoutKind.Sequential)]
 internal unsafe struct KnSimtLaunch
 {
@@ -75,12 +96,13 @@ internal unsafe struct KnSimtLibrary
     public delegate* unmanaged[Cdecl]<KnSimtLaunch*, int> Launch;
     public delegate* unmanaged[Cdecl]<int> FaultCount;
     public delegate* unmanaged[Cdecl]<int, KnSimtFault*, int> Fault;
+    public delegate* unmanaged[Cdecl]<KnSimtTensor*, void*, int> EncodeTensor;
 }
 
 /// <summary>The one export of kn_simt and of kn_simt_checked, found by path.</summary>
 internal static unsafe class KnSimtExports
 {
-    internal const uint Abi = 1;
+    internal const uint Abi = 2;
 
     internal static KnStatus TryGet(string path, out KnSimtLibrary library, out string error)
     {

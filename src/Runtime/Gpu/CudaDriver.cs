@@ -231,6 +231,23 @@ internal sealed unsafe partial class CudaDriver : GpuDriver
         Check(cuFuncSetAttribute(function, CUfunction_attribute.MAX_DYNAMIC_SHARED_SIZE_BYTES, bytes), "cuFuncSetAttribute of shared memory", bytes);
     }
 
+    public override void EncodeTensor(in GpuTensor tensor, CUtensorMap* map)
+    {
+        const int MapAlign = 64;
+        using var current = new Current(this);
+        byte* room = stackalloc byte[sizeof(CUtensorMap) + MapAlign];
+        var aligned = (CUtensorMap*)(((nint)room + MapAlign - 1) & -MapAlign);
+        GpuTensor t = tensor;
+        uint* one = stackalloc uint[3] { 1, 1, 1 };
+        ulong* shape = stackalloc ulong[3] { (ulong)t.Shape.X, (ulong)t.Shape.Y, (ulong)t.Shape.Z };
+        ulong* strides = stackalloc ulong[2] { (ulong)t.Strides.Y, (ulong)t.Strides.Z };
+        uint* box = stackalloc uint[3] { (uint)t.Box.X, (uint)t.Box.Y, (uint)t.Box.Z };
+        CUtensorMapDataType type = t.Type == DType.BFloat16 ? CUtensorMapDataType.BFLOAT16 : CUtensorMapDataType.FLOAT16;
+        Check(cuTensorMapEncodeTiled(aligned, type, 3, t.Address, shape, strides, box, one, CUtensorMapInterleave.NONE, CUtensorMapSwizzle.B128,
+            CUtensorMapL2promotion.B256, CUtensorMapFloatOOBfill.NONE), nameof(cuTensorMapEncodeTiled), tensor);
+        *map = *aligned;
+    }
+
     public override void Launch(nint function, in GpuGrid grid, nint stream, void* args, int argsBytes)
     {
         RequireSound();

@@ -110,6 +110,7 @@ internal sealed unsafe partial class CudaDriver
             MemoryRate = 2e3 * Of(CUdevice_attribute.MEMORY_CLOCK_RATE) * Of(CUdevice_attribute.GLOBAL_MEMORY_BUS_WIDTH) / 8,
             Cooperative = Of(CUdevice_attribute.COOPERATIVE_LAUNCH) != 0,
             Clusters = Of(CUdevice_attribute.CLUSTER_LAUNCH) != 0 && version >= LaunchExVersion,
+            TensorMaps = Of(CUdevice_attribute.COMPUTE_CAPABILITY_MAJOR) >= 9 && version >= TensorMapVersion,
             Pools = Of(CUdevice_attribute.MEMORY_POOLS_SUPPORTED) != 0,
         };
     }

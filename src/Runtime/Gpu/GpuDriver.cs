@@ -1,5 +1,6 @@
 using System.Collections.Concurrent;
 using System.Globalization;
+using Kernels.Interop.Cuda;
 
 namespace Kernels;
 
@@ -37,12 +38,22 @@ internal sealed record GpuLimits
 
     public bool Clusters { get; init; }
 
+    /// <summary>Whether there are tensor copies and the driver makes maps for them.</summary>
+    public bool TensorMaps { get; init; }
+
     /// <summary>Whether memory can be allocated in the order of a stream.</summary>
     public bool Pools { get; init; }
 }
 
 /// <summary>How a kernel is launched. Threads of a block are BlockX * BlockY; Cluster: blocks of a cluster along x.</summary>
 internal readonly record struct GpuGrid(int X, int Y, int Z, int BlockX, int BlockY = 1, int SharedBytes = 0, bool Cooperative = false, int Cluster = 1);
+
+/// <summary>
+/// A tensor of 16-bit elements whose boxes a kernel copies into shared memory in the 128-byte swizzle, zeros for what is outside.
+/// Dimensions begin with the contiguous one; strides, in bytes, are those of the second and the third, each a multiple of the one
+/// before. Address and strides are multiples of 16; the first side of a box is 128 bytes, the others up to 256 elements.
+/// </summary>
+internal readonly record struct GpuTensor(nint Address, DType Type, (long X, long Y, long Z) Shape, (long Y, long Z) Strides, (int X, int Y, int Z) Box);
 
 /// <summary>Compiled facts of a kernel: registers of a thread, bytes of static shared memory, bytes of a thread's local memory (spills).</summary>
 internal readonly record struct GpuKernelFacts(int Registers, int SharedBytes, int LocalBytes, int MaxThreads);
@@ -122,6 +133,9 @@ internal abstract unsafe class GpuDriver
 
     /// <summary>Lets a kernel ask for more shared memory than it gets unasked.</summary>
     public abstract void GrantShared(nint function, int bytes);
+
+    /// <summary>Writes the map of a tensor for a kernel's argument; touches no memory of the device. Where <see cref="GpuLimits.TensorMaps"/>.</summary>
+    public virtual void EncodeTensor(in GpuTensor tensor, CUtensorMap* map) => throw new KernelsException(Status.Unsupported, Limits.Name, "has no tensor maps");
 
     /// <summary>Launches a kernel whose only parameter is the struct at <paramref name="args"/>.</summary>
     public abstract void Launch(nint function, in GpuGrid grid, nint stream, void* args, int argsBytes);

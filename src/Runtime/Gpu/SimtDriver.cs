@@ -2,6 +2,7 @@ using System.Collections.Concurrent;
 using System.Diagnostics;
 using System.Globalization;
 using System.Runtime.InteropServices;
+using Kernels.Interop.Cuda;
 using Kernels.Interop.Native;
 
 namespace Kernels;
@@ -45,6 +46,7 @@ internal sealed unsafe class SimtDriver : GpuDriver
             SharedBytesPerMultiprocessor = options.SharedPerBlock,
             MemoryBytes = Memory,
             Cooperative = true,
+            TensorMaps = options.WaveSize == 32,
             Pools = true,
         };
     }
@@ -190,22 +192,27 @@ internal sealed unsafe class SimtDriver : GpuDriver
     {
     }
 
+    public override void EncodeTensor(in GpuTensor tensor, CUtensorMap* map)
+    {
+        var encoded = new KnSimtTensor { Size = (uint)sizeof(KnSimtTensor), ElementBytes = tensor.Type.Bits() / 8, Address = (void*)tensor.Address };
+        (encoded.Shape[0], encoded.Shape[1], encoded.Shape[2]) = tensor.Shape;
+        (encoded.Strides[0], encoded.Strides[1]) = tensor.Strides;
+        (encoded.Box[0], encoded.Box[1], encoded.Box[2]) = tensor.Box;
+        Check(_library.EncodeTensor(&encoded, map), "encode_tensor");
+    }
+
     public override void Launch(nint function, in GpuGrid grid, nint stream, void* args, int argsBytes)
     {
         RequireSound();
         if (grid.Cluster > 1) throw new KernelsException(Status.Unsupported, Limits.Name, "the simulated device forms no clusters");
-        if (!_capturing.IsEmpty && _capturing.TryGetValue(stream, out Graph? graph))
-        {
-            GpuGrid kept = grid;
-            byte[] copy = new ReadOnlySpan<byte>(args, argsBytes).ToArray();
-            graph.Steps.Add(() =>
-            {
-                fixed (byte* at = copy) Launch(function, kept, at, argsBytes);
-            });
-            return;
-        }
-        Launch(function, grid, args, argsBytes);
+        if (!_capturing.IsEmpty && _capturing.TryGetValue(stream, out Graph? graph)) Keep(graph, function, grid, new ReadOnlySpan<byte>(args, argsBytes).ToArray());
+        else Launch(function, grid, args, argsBytes);
     }
+
+    private void Keep(Graph graph, nint function, GpuGrid grid, byte[] args) => graph.Steps.Add(() =>
+    {
+        fixed (byte* at = args) Launch(function, grid, at, args.Length);
+    });
 
     private void Launch(nint function, in GpuGrid grid, void* args, int argsBytes)
     {
@@ -227,7 +234,7 @@ internal sealed unsafe class SimtDriver : GpuDriver
             int status = _library.Launch(&launch), faults = _library.FaultCount();
             if (status == (int)KnStatus.Device || faults > 0)
                 throw Failure(Status.Device, $"launch of {Text(launch.Kernel)}", status, "faults", Faults(faults), sticky: true);
-            Check(status, $"launch of {Text(launch.Kernel)}");
+            if (status != 0) Check(status, $"launch of {Text(launch.Kernel)}");
         }
     }
 
