@@ -157,6 +157,17 @@ __device__ __forceinline__ bool any_lane(bool v) {
 #endif
 }
 
+// Orders the shared memory of a wave: what its lanes wrote before, they may read after. All of them call it.
+__device__ __forceinline__ void sync_wave() {
+#if defined(__AMDGCN__)
+  __builtin_amdgcn_fence(__ATOMIC_RELEASE, "wavefront");
+  __builtin_amdgcn_wave_barrier();
+  __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "wavefront");
+#else
+  __syncwarp();
+#endif
+}
+
 // Sums over groups of `lanes` lanes, a balanced tree whatever the lane: every lane gets the same bits.
 template <class T>
 __device__ __forceinline__ T sum_lanes(T v, int lanes = kWave) {
@@ -256,6 +267,14 @@ __device__ __forceinline__ float byte_as_float(uint32_t w) {
   return bits_as<float>(f) - 8388608.0f;
 #else
   return static_cast<float>((w >> (8 * I)) & 255u);  // v_cvt_f32_ubyteI
+#endif
+}
+
+__device__ __forceinline__ int count_ones(uint32_t v) {
+#if defined(__NVCC__)
+  return __popc(v);
+#else
+  return __builtin_popcount(v);
 #endif
 }
 

@@ -23,6 +23,7 @@ public sealed class Structs
             Assert.That(Unsafe.SizeOf<HipMemPoolProps>(), Is.EqualTo(88));
             Assert.That(Unsafe.SizeOf<HipUuid>(), Is.EqualTo(16));
             Assert.That(Unsafe.SizeOf<KnFlatGemmGpu>(), Is.EqualTo(10 * 8 + 5 * 8 + 12 * 4));
+            Assert.That(Unsafe.SizeOf<KnSparseLinearGpu>(), Is.EqualTo(Unsafe.SizeOf<KnFlatGemmGpu>() + 6 * 8));
             Assert.That(Unsafe.SizeOf<KnDecodeAttentionGpu>(), Is.EqualTo(17 * 8 + 15 * 8 + 18 * 4));
         });
     }
@@ -42,6 +43,7 @@ public sealed class Structs
             Assert.That(Offset<KnFlatGemmGpu>(nameof(KnFlatGemmGpu.Quantized)), Is.EqualTo(72));
             Assert.That(Offset<KnFlatGemmGpu>(nameof(KnFlatGemmGpu.Ldq)), Is.EqualTo(112));
             Assert.That(Offset<KnFlatGemmGpu>(nameof(KnFlatGemmGpu.Integer)), Is.EqualTo(164));
+            Assert.That(Offset<KnSparseLinearGpu>(nameof(KnSparseLinearGpu.Outputs)), Is.EqualTo(168));
         });
     }
 
