@@ -56,6 +56,16 @@ static __device__ __forceinline__ unsigned long long atomicAdd(unsigned long lon
 static __device__ __forceinline__ unsigned atomicAdd(unsigned* p, unsigned v) {
   return __atomic_fetch_add(p, v, __ATOMIC_RELAXED);
 }
+static __device__ __forceinline__ unsigned atomicOr(unsigned* p, unsigned v) {
+  return __atomic_fetch_or(p, v, __ATOMIC_RELAXED);
+}
+static __device__ __forceinline__ unsigned long long atomicMax(unsigned long long* p, unsigned long long v) {
+  return __atomic_fetch_max(p, v, __ATOMIC_RELAXED);
+}
+static __device__ __forceinline__ unsigned atomicCAS(unsigned* p, unsigned seen, unsigned v) {
+  __atomic_compare_exchange_n(p, &seen, v, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+  return seen;
+}
 #else  // AMD
 KN_REGISTER(threadIdx, __builtin_amdgcn_workitem_id_x(), __builtin_amdgcn_workitem_id_y(),
             __builtin_amdgcn_workitem_id_z())
@@ -78,6 +88,16 @@ static __device__ __forceinline__ unsigned long long atomicAdd(unsigned long lon
 }
 static __device__ __forceinline__ unsigned atomicAdd(unsigned* p, unsigned v) {
   return __hip_atomic_fetch_add(p, v, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
+}
+static __device__ __forceinline__ unsigned atomicOr(unsigned* p, unsigned v) {
+  return __hip_atomic_fetch_or(p, v, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
+}
+static __device__ __forceinline__ unsigned long long atomicMax(unsigned long long* p, unsigned long long v) {
+  return __hip_atomic_fetch_max(p, v, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
+}
+static __device__ __forceinline__ unsigned atomicCAS(unsigned* p, unsigned seen, unsigned v) {
+  __hip_atomic_compare_exchange_strong(p, &seen, v, __ATOMIC_RELAXED, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
+  return seen;
 }
 #endif
 #undef KN_REGISTER
@@ -113,6 +133,12 @@ constexpr int kWave = KN_SIMT_WAVE;
 constexpr int kWave = 64;
 #else
 constexpr int kWave = 32;
+#endif
+
+#if defined(KN_SIMT)
+using lane_mask = uint64_t;
+#else
+using lane_mask = unsigned;
 #endif
 
 __device__ __forceinline__ int lane_id() { return static_cast<int>(threadIdx.x % kWave); }
@@ -157,6 +183,19 @@ __device__ __forceinline__ bool any_lane(bool v) {
 #endif
 }
 
+// A value that other threads may change by atomics meanwhile.
+__device__ __forceinline__ unsigned load_atomic(const unsigned* p) {
+#if defined(KN_SIMT)
+  return static_cast<unsigned>(kn_simt_atomic_load(p, sizeof *p));
+#elif defined(__AMDGCN__)
+  return __hip_atomic_load(p, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
+#elif defined(__NVCC__)
+  return *static_cast<const volatile unsigned*>(p);
+#else
+  return __atomic_load_n(p, __ATOMIC_RELAXED);
+#endif
+}
+
 // Orders the shared memory of a wave: what its lanes wrote before, they may read after. All of them call it.
 __device__ __forceinline__ void sync_wave() {
 #if defined(__AMDGCN__)
@@ -165,6 +204,17 @@ __device__ __forceinline__ void sync_wave() {
   __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "wavefront");
 #else
   __syncwarp();
+#endif
+}
+
+// The same for a group of `Lanes` lanes, a power of two, which others of the wave need not meet.
+template <int Lanes>
+__device__ __forceinline__ void sync_lanes() {
+#if defined(__AMDGCN__)
+  sync_wave();  // a compiler's fence: the lanes run in step
+#else
+  static_assert(Lanes < 32, "32 ones mean all lanes");
+  __syncwarp(lane_mask{(1u << Lanes) - 1} << (lane_id() & ~(Lanes - 1)));
 #endif
 }
 
