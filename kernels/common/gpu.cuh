@@ -1,5 +1,5 @@
 // What a .cu file of this project includes first. The same source is compiled
-//   by clang as CUDA or HIP with no vendor SDK: this header is all it gets, hence the attributes and registers below
+//   by clang as CUDA or HIP with no vendor SDK: gpu_bare.cuh has what that would bring
 //   by nvcc or hipcc, whose own headers bring the same names
 //   by the host's compiler with KN_SIMT, for the simulated device: native/simt/simt.h brings the same names
 // Kernels are spelled as in CUDA. What differs from target to target has one name here, in namespace kn.
@@ -14,73 +14,7 @@
 #elif defined(__NVCC__)
 #include <cuda_fp16.h>
 #else
-#define __global__ __attribute__((global))
-#define __device__ __attribute__((device))
-#define __shared__ __attribute__((shared))
-#define __launch_bounds__(...) __attribute__((launch_bounds(__VA_ARGS__)))
-#define __forceinline__ inline __attribute__((always_inline))
-#define KN_REGISTER(name, x_expression, y_expression, z_expression)             \
-  struct kn_register_##name {                                                   \
-    __declspec(property(get = get_x)) unsigned x;                               \
-    __declspec(property(get = get_y)) unsigned y;                               \
-    __declspec(property(get = get_z)) unsigned z;                               \
-    static __device__ __forceinline__ unsigned get_x() { return x_expression; } \
-    static __device__ __forceinline__ unsigned get_y() { return y_expression; } \
-    static __device__ __forceinline__ unsigned get_z() { return z_expression; } \
-  };                                                                            \
-  extern const __device__ __attribute__((weak)) kn_register_##name name;
-#if defined(__NVPTX__)
-KN_REGISTER(threadIdx, __nvvm_read_ptx_sreg_tid_x(), __nvvm_read_ptx_sreg_tid_y(), __nvvm_read_ptx_sreg_tid_z())
-KN_REGISTER(blockIdx, __nvvm_read_ptx_sreg_ctaid_x(), __nvvm_read_ptx_sreg_ctaid_y(), __nvvm_read_ptx_sreg_ctaid_z())
-KN_REGISTER(blockDim, __nvvm_read_ptx_sreg_ntid_x(), __nvvm_read_ptx_sreg_ntid_y(), __nvvm_read_ptx_sreg_ntid_z())
-KN_REGISTER(gridDim, __nvvm_read_ptx_sreg_nctaid_x(), __nvvm_read_ptx_sreg_nctaid_y(), __nvvm_read_ptx_sreg_nctaid_z())
-// The last operand of shfl is the clamp: 31, for segments of a whole warp.
-static __device__ __forceinline__ int __shfl_xor_sync(unsigned mask, int v, int lanes) {
-  return __nvvm_shfl_sync_bfly_i32(mask, v, lanes, 31);
-}
-static __device__ __forceinline__ float __shfl_xor_sync(unsigned mask, float v, int lanes) {
-  return __nvvm_shfl_sync_bfly_f32(mask, v, lanes, 31);
-}
-static __device__ __forceinline__ int __shfl_sync(unsigned mask, int v, int lane) {
-  return __nvvm_shfl_sync_idx_i32(mask, v, lane, 31);
-}
-static __device__ __forceinline__ float __shfl_sync(unsigned mask, float v, int lane) {
-  return __nvvm_shfl_sync_idx_f32(mask, v, lane, 31);
-}
-static __device__ __forceinline__ int __any_sync(unsigned mask, int v) { return __nvvm_vote_any_sync(mask, v); }
-static __device__ __forceinline__ void __syncwarp(unsigned mask = 0xffffffffu) { __nvvm_bar_warp_sync(mask); }
-static __device__ __forceinline__ void __threadfence() { __nvvm_membar_gl(); }
-static __device__ __forceinline__ unsigned long long atomicAdd(unsigned long long* p, unsigned long long v) {
-  return __atomic_fetch_add(p, v, __ATOMIC_RELAXED);
-}
-static __device__ __forceinline__ unsigned atomicAdd(unsigned* p, unsigned v) {
-  return __atomic_fetch_add(p, v, __ATOMIC_RELAXED);
-}
-#else  // AMD
-KN_REGISTER(threadIdx, __builtin_amdgcn_workitem_id_x(), __builtin_amdgcn_workitem_id_y(),
-            __builtin_amdgcn_workitem_id_z())
-KN_REGISTER(blockIdx, __builtin_amdgcn_workgroup_id_x(), __builtin_amdgcn_workgroup_id_y(),
-            __builtin_amdgcn_workgroup_id_z())
-KN_REGISTER(blockDim, __builtin_amdgcn_workgroup_size_x(), __builtin_amdgcn_workgroup_size_y(),
-            __builtin_amdgcn_workgroup_size_z())
-// Implicit arguments begin with the grid's size in blocks (code object 5).
-#define KN_IMPLICIT(i) ((const __attribute__((address_space(4))) unsigned*)__builtin_amdgcn_implicitarg_ptr())[i]
-KN_REGISTER(gridDim, KN_IMPLICIT(0), KN_IMPLICIT(1), KN_IMPLICIT(2))
-#undef KN_IMPLICIT
-static __device__ __forceinline__ void __syncthreads() {
-  __builtin_amdgcn_fence(__ATOMIC_RELEASE, "workgroup");
-  __builtin_amdgcn_s_barrier();
-  __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
-}
-static __device__ __forceinline__ void __threadfence() { __builtin_amdgcn_fence(__ATOMIC_SEQ_CST, "agent"); }
-static __device__ __forceinline__ unsigned long long atomicAdd(unsigned long long* p, unsigned long long v) {
-  return __hip_atomic_fetch_add(p, v, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
-}
-static __device__ __forceinline__ unsigned atomicAdd(unsigned* p, unsigned v) {
-  return __hip_atomic_fetch_add(p, v, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
-}
-#endif
-#undef KN_REGISTER
+#include "gpu_bare.cuh"
 #endif
 
 // A kernel with its argument, one plain struct `args`, for blocks of at most `threads` threads, of which `blocks`
@@ -113,6 +47,12 @@ constexpr int kWave = KN_SIMT_WAVE;
 constexpr int kWave = 64;
 #else
 constexpr int kWave = 32;
+#endif
+
+#if defined(KN_SIMT)
+using lane_mask = uint64_t;
+#else
+using lane_mask = unsigned;
 #endif
 
 __device__ __forceinline__ int lane_id() { return static_cast<int>(threadIdx.x % kWave); }
@@ -154,6 +94,41 @@ __device__ __forceinline__ bool any_lane(bool v) {
     return __builtin_amdgcn_ballot_w32(v) != 0;
 #else
   return __any_sync(kAllLanes, v);
+#endif
+}
+
+// A value that other threads may change by atomics meanwhile.
+__device__ __forceinline__ unsigned load_atomic(const unsigned* p) {
+#if defined(KN_SIMT)
+  return static_cast<unsigned>(kn_simt_atomic_load(p, sizeof *p));
+#elif defined(__AMDGCN__)
+  return __hip_atomic_load(p, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
+#elif defined(__NVCC__)
+  return *static_cast<const volatile unsigned*>(p);
+#else
+  return __atomic_load_n(p, __ATOMIC_RELAXED);
+#endif
+}
+
+// Orders the shared memory of a wave: what its lanes wrote before, they may read after. All of them call it.
+__device__ __forceinline__ void sync_wave() {
+#if defined(__AMDGCN__)
+  __builtin_amdgcn_fence(__ATOMIC_RELEASE, "wavefront");
+  __builtin_amdgcn_wave_barrier();
+  __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "wavefront");
+#else
+  __syncwarp();
+#endif
+}
+
+// The same for a group of `Lanes` lanes, a power of two, which others of the wave need not meet.
+template <int Lanes>
+__device__ __forceinline__ void sync_lanes() {
+#if defined(__AMDGCN__)
+  sync_wave();  // a compiler's fence: the lanes run in step
+#else
+  static_assert(Lanes < 32, "32 ones mean all lanes");
+  __syncwarp(lane_mask{(1u << Lanes) - 1} << (lane_id() & ~(Lanes - 1)));
 #endif
 }
 
@@ -256,6 +231,14 @@ __device__ __forceinline__ float byte_as_float(uint32_t w) {
   return bits_as<float>(f) - 8388608.0f;
 #else
   return static_cast<float>((w >> (8 * I)) & 255u);  // v_cvt_f32_ubyteI
+#endif
+}
+
+__device__ __forceinline__ int count_ones(uint32_t v) {
+#if defined(__NVCC__)
+  return __popc(v);
+#else
+  return __builtin_popcount(v);
 #endif
 }
 

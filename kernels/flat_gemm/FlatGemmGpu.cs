@@ -10,7 +10,8 @@ namespace Kernels;
 internal abstract unsafe class FlatGemmGpu : GpuRow
 {
     private const string PortableFile = "flat_gemm_gpu";
-    private const int IntegerK = 131071, KStep = 128;  // KN_FLAT_GEMM_GPU_INTEGER_K, KN_FLAT_GEMM_GPU_K_STEP
+    internal const int IntegerK = 131071;  // KN_FLAT_GEMM_GPU_INTEGER_K
+    private const int KStep = 128;         // KN_FLAT_GEMM_GPU_K_STEP
     private const int ReduceThreads = 256, LongestGrid = 65535, LeastSplit = 512, MostSplits = 16;
     private const string Wrong = "launch parameters among the values of this row";
 
@@ -94,7 +95,7 @@ internal abstract unsafe class FlatGemmGpu : GpuRow
     public sealed override long Workspace(void* problem, in KnLaunch launch)
     {
         ref readonly KnFlatGemmProblem p = ref *(KnFlatGemmProblem*)problem;
-        return new Scratch(p, Splits(p, launch)).Bytes;
+        return new Scratch(p, Splits(p, launch), Columns(p)).Bytes;
     }
 
     protected sealed override void Enqueue(void* problem, in KnLaunch launch, void* args, nint stream)
@@ -102,7 +103,7 @@ internal abstract unsafe class FlatGemmGpu : GpuRow
         ref readonly KnFlatGemmProblem p = ref *(KnFlatGemmProblem*)problem;
         ref readonly KnFlatGemmArgs a = ref *(KnFlatGemmArgs*)args;
         int splits = Splits(p, launch);
-        var scratch = new Scratch(p, splits);
+        var scratch = new Scratch(p, splits, Columns(p));
         if (!FlatGemmRules.Check(p, a, -1, scratch.Bytes, out string? argument, out string? rule))
             throw new KernelsException(Status.Invalid, argument, $"requires {rule}");
         if (a.M == 0 || p.N == 0) return;
@@ -129,13 +130,23 @@ internal abstract unsafe class FlatGemmGpu : GpuRow
 
     private static KnFlatGemmGpu Argument(in KnFlatGemmProblem p, in KnFlatGemmArgs a, int splits, in Scratch scratch)
     {
+        KnFlatGemmGpu k = Layer(p, a, scratch);
+        k.W = a.W;
+        k.Ldw = a.Ldw;
+        k.Scales = a.Scales;
+        k.Splits = splits;
+        k.KSplit = KSplit(p, splits);
+        return k;
+    }
+
+    /// <summary>All but the weights and the splits, which a sparse layer has otherwise.</summary>
+    internal static KnFlatGemmGpu Layer(in KnFlatGemmProblem p, in KnFlatGemmArgs a, in Scratch scratch)
+    {
         bool quantize = Has(p, KnGemmFlags.QuantizeX);
         byte* workspace = (byte*)a.Workspace;
         return new KnFlatGemmGpu
         {
             X = a.X,
-            W = a.W,
-            Scales = a.Scales,
             Zeros = a.Zeros,
             Bias = a.Bias,
             Residual = a.Residual,
@@ -144,15 +155,12 @@ internal abstract unsafe class FlatGemmGpu : GpuRow
             XScales = quantize ? (float*)(workspace + scratch.XScalesAt) : a.XScales,
             Quantized = (sbyte*)(workspace + scratch.QuantizedAt),
             Ldx = a.Ldx,
-            Ldw = a.Ldw,
             Ldr = a.Ldr,
             Ldy = a.Ldy,
             Ldq = scratch.Ldq,
             M = a.M,
             N = p.N,
             K = p.K,
-            KSplit = KSplit(p, splits),
-            Splits = splits,
             Group = p.Group,
             XType = p.XType,
             WType = p.WType,
@@ -173,9 +181,9 @@ internal abstract unsafe class FlatGemmGpu : GpuRow
 
     private int KindOf(in KnFlatGemmProblem p) => Kinds.IndexOf(((DType)p.WType, Integer(p) ? DType.Int8 : (DType)p.XType));
 
-    protected static bool Has(in KnFlatGemmProblem p, KnGemmFlags flag) => ((KnGemmFlags)p.Flags & flag) != 0;
+    internal static bool Has(in KnFlatGemmProblem p, KnGemmFlags flag) => ((KnGemmFlags)p.Flags & flag) != 0;
 
-    private static bool Integer(in KnFlatGemmProblem p) => p.XType == (int)DType.Int8 || Has(p, KnGemmFlags.QuantizeX);
+    internal static bool Integer(in KnFlatGemmProblem p) => p.XType == (int)DType.Int8 || Has(p, KnGemmFlags.QuantizeX);
 
     private static int Columns(in KnFlatGemmProblem p) => Has(p, KnGemmFlags.Gated) ? 2 * p.N : p.N;
 
@@ -229,15 +237,15 @@ internal abstract unsafe class FlatGemmGpu : GpuRow
     private static int KSplit(in KnFlatGemmProblem p, int splits) => (int)Math.Max(RoundUp((p.K + (long)splits - 1) / splits, KStep), KStep);
 
     /// <summary>Where things are in the workspace: sums of splits, quantised x, its scales.</summary>
-    private readonly struct Scratch
+    internal readonly struct Scratch
     {
         public readonly long QuantizedAt, XScalesAt, Bytes, Ldq;
 
-        public Scratch(in KnFlatGemmProblem p, int splits)
+        public Scratch(in KnFlatGemmProblem p, int splits, long columns)
         {
             bool quantize = Has(p, KnGemmFlags.QuantizeX);
             Ldq = quantize ? RoundUp(p.K, 16) : 0;
-            QuantizedAt = splits > 1 ? RoundUp(4L * splits * p.M * Columns(p), 256) : 0;
+            QuantizedAt = splits > 1 ? RoundUp(4L * splits * p.M * columns, 256) : 0;
             XScalesAt = QuantizedAt + RoundUp(p.M * Ldq, 256);
             Bytes = XScalesAt + (quantize ? RoundUp(4L * p.M, 256) : 0);
         }

@@ -213,7 +213,8 @@ internal unsafe partial class FlatGemmTrial : IDisposable
     /// <summary>What a row is asked about: a trial of another operation on these operands has a problem of its own.</summary>
     private protected virtual void* ProblemOf(Row row) => _problem;
 
-    private protected virtual KnStatus RunRow(Row row, in KnLaunch launch, KnFlatGemmArgs args) => row.Run(_problem, launch, &args);
+    /// <summary>With the operands where the row runs; `there` are those of a GPU.</summary>
+    private protected virtual KnStatus RunRow(Row row, in KnLaunch launch, KnFlatGemmArgs args, DeviceCopies? there = null) => row.Run(_problem, launch, &args);
 
     private protected virtual KnStatus PackRow(Row row, KnFlatGemmArgs args) => row.Prepack(_problem, &args);
 

@@ -14,18 +14,19 @@ internal unsafe partial class FlatGemmTrial
         args.X = Put(there, args.X);
         args.XScales = (float*)Put(there, args.XScales);
         args.W = Put(there, args.W);
+        args.Packed = Put(there, args.Packed);
         args.Scales = (float*)Put(there, args.Scales);
         args.Zeros = (byte*)Put(there, args.Zeros);
         args.Bias = (float*)Put(there, args.Bias);
         args.Y = Put(there, args.Y);
         args.Residual = inPlace ? args.Y : Put(there, args.Residual);
         args.Workspace = there.Scratch(call.WorkspaceBytes);
-        KnStatus status = row.Run(_problem, launch, &args, 0);
+        KnStatus status = RunRow(row, launch, args, there);
         if (status == KnStatus.Ok) there.Back(y, _y.Bytes, args.Y);
         return status;
     }
 
-    private byte* Put(DeviceCopies there, void* at)
+    private protected byte* Put(DeviceCopies there, void* at)
     {
         if (at == null) return null;
         foreach (GuardedMemory memory in _owned)

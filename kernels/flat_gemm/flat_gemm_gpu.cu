@@ -241,41 +241,10 @@ KN_FLAT_GEMM_ROWS(s8, s8, KN_S8, KN_S8)
 KN_FLAT_GEMM_ROWS(s8, bf16, KN_S8, KN_BF16)
 KN_FLAT_GEMM_ROWS(u4, bf16, KN_U4, KN_BF16)
 
-// x to s8, one block per row: round_to_even(x 127 / max|x|) and the inverse of that factor, as flat_gemm_quantize.h has
-// it.
 KN_KERNEL(flat_gemm_gpu_quantize, 256, 4, kn_flat_gemm_gpu) {
   const kn_flat_gemm_gpu& a = args;
-  using namespace kn;
-  __shared__ float most[256], poison[256];
-  const int thread = static_cast<int>(threadIdx.x);
-  for (int64_t row = blockIdx.x; row < a.m; row += gridDim.x) {
-    float peak = 0.0f, bad = 0.0f;
-    for (int64_t i = thread; i < a.k; i += 256) {
-      const float v = flat_gemm::load_element(a.x_type, a.x, row * a.ldx + i);
-      peak = __builtin_fmaxf(peak, __builtin_fabsf(v));
-      bad = __builtin_fmaf(v, 0.0f, bad);  // 0, or NaN from NaN and infinity
-    }
-    most[thread] = peak, poison[thread] = bad;
-    __syncthreads();
-    for (int s = 128; s > 0; s /= 2) {
-      if (thread < s) {
-        most[thread] = __builtin_fmaxf(most[thread], most[thread + s]);
-        poison[thread] += poison[thread + s];
-      }
-      __syncthreads();
-    }
-    peak = most[0], bad = poison[0];
-    __syncthreads();  // before the next row writes them
-    // 127 / peak overflows for a row of denormals; the largest float still keeps it exact enough to round.
-    constexpr float kLargest = 3.40282347e38f;
-    const float up = peak > 0.0f ? (127.0f / peak <= kLargest ? 127.0f / peak : kLargest) : 0.0f;
-    if (thread == 0) a.x_scales[row] = bad != 0.0f || bad != bad ? bad : (up > 0.0f ? 1.0f / up : 0.0f);
-    for (int64_t i = thread; i < a.ldq; i += 256) {
-      const float v = i < a.k ? flat_gemm::load_element(a.x_type, a.x, row * a.ldx + i) * up : 0.0f;
-      const float q = __builtin_rintf(v);
-      a.quantized[row * a.ldq + i] = static_cast<int8_t>(q > 127.0f ? 127 : q > -128.0f ? static_cast<int>(q) : -128);
-    }
-  }
+  kn::flat_gemm::quantize(
+      a, [&](int64_t row, int64_t k) { return kn::flat_gemm::load_element(a.x_type, a.x, row * a.ldx + k); });
 }
 
 // y from the sums of all splits, added in order.

@@ -1,4 +1,5 @@
-// What the GPU kernels of flat_gemm share: elements by dtype, the order of gated columns, the epilogue.
+// What the GPU kernels of flat_gemm share: elements by dtype, the order of gated columns, the epilogue,
+// quantisation of x.
 #pragma once
 #include <gpu.cuh>
 
@@ -81,20 +82,68 @@ __device__ __forceinline__ float activate(int32_t activation, float z) {
   }
 }
 
-// A sum as the value before the activation.
-__device__ __forceinline__ float finish(const kn_flat_gemm_gpu& a, float sum, int64_t row, int64_t at) {
+// A sum as the value before the activation. The scale is that of s8 weights, else 1.
+__device__ __forceinline__ float finish(const kn_flat_gemm_gpu& a, float sum, int64_t row, int64_t at, float scale) {
   if (a.integer) sum *= a.x_scales[row];
-  if (a.w_type == KN_S8) sum *= a.scales[at];
+  sum *= scale;
   return a.flags & KN_GEMM_BIAS ? sum + a.bias[at] : sum;
 }
 
-// y[row, column] from its sum; `up` is the other one of a gated pair.
-__device__ __forceinline__ void write_output(const kn_flat_gemm_gpu& a, int64_t row, int64_t column, float sum,
-                                             float up) {
-  float y = activate(a.activation, finish(a, sum, row, column));
-  if (gated(a)) y *= finish(a, up, row, column + a.n);
+// y[row, column] of a value, with the residual.
+__device__ __forceinline__ void write_value(const kn_flat_gemm_gpu& a, int64_t row, int64_t column, float y) {
   if (a.flags & KN_GEMM_RESIDUAL) y += load_element(a.y_type, a.residual, row * a.ldr + column);
   store_element(a.y_type, a.y, row * a.ldy + column, y);
+}
+
+// y[row, column] from its sum and the scale of its weights; `up` is the other one of a gated pair.
+__device__ __forceinline__ void write_output(const kn_flat_gemm_gpu& a, int64_t row, int64_t column, float sum,
+                                             float scale, float up, float up_scale) {
+  float y = activate(a.activation, finish(a, sum, row, column, scale));
+  if (gated(a)) y *= finish(a, up, row, column + a.n, up_scale);
+  write_value(a, row, column, y);
+}
+
+__device__ __forceinline__ void write_output(const kn_flat_gemm_gpu& a, int64_t row, int64_t column, float sum,
+                                             float up) {
+  const bool scaled = a.w_type == KN_S8;
+  write_output(a, row, column, sum, scaled ? a.scales[column] : 1.0f, up,
+               scaled && gated(a) ? a.scales[column + a.n] : 1.0f);
+}
+
+// x to s8, one block of 256 per row: round_to_even(x 127 / max|x|) and the inverse of that factor, as
+// flat_gemm_quantize.h has it. load(row, k) is x.
+template <class Load>
+__device__ __forceinline__ void quantize(const kn_flat_gemm_gpu& a, Load load) {
+  __shared__ float most[256], poison[256];
+  const int thread = static_cast<int>(threadIdx.x);
+  for (int64_t row = blockIdx.x; row < a.m; row += gridDim.x) {
+    float peak = 0.0f, bad = 0.0f;
+    for (int64_t i = thread; i < a.k; i += 256) {
+      const float v = load(row, i);
+      peak = __builtin_fmaxf(peak, __builtin_fabsf(v));
+      bad = __builtin_fmaf(v, 0.0f, bad);  // 0, or NaN from NaN and infinity
+    }
+    most[thread] = peak, poison[thread] = bad;
+    __syncthreads();
+    for (int s = 128; s > 0; s /= 2) {
+      if (thread < s) {
+        most[thread] = __builtin_fmaxf(most[thread], most[thread + s]);
+        poison[thread] += poison[thread + s];
+      }
+      __syncthreads();
+    }
+    peak = most[0], bad = poison[0];
+    __syncthreads();  // before the next row writes them
+    // 127 / peak overflows for a row of denormals; the largest float still keeps it exact enough to round.
+    constexpr float kLargest = 3.40282347e38f;
+    const float up = peak > 0.0f ? (127.0f / peak <= kLargest ? 127.0f / peak : kLargest) : 0.0f;
+    if (thread == 0) a.x_scales[row] = bad != 0.0f || bad != bad ? bad : (up > 0.0f ? 1.0f / up : 0.0f);
+    for (int64_t i = thread; i < a.ldq; i += 256) {
+      const float v = i < a.k ? load(row, i) * up : 0.0f;
+      const float q = __builtin_rintf(v);
+      a.quantized[row * a.ldq + i] = static_cast<int8_t>(q > 127.0f ? 127 : q > -128.0f ? static_cast<int>(q) : -128);
+    }
+  }
 }
 
 }  // namespace kn::flat_gemm

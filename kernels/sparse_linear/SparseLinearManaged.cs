@@ -1,3 +1,4 @@
+using System.Diagnostics.CodeAnalysis;
 using System.Numerics;
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
@@ -31,30 +32,41 @@ internal sealed unsafe class SparseLinearManaged : Row
         return why is null && SparseLinearRules.Valid(*(KnSparseLinearProblem*)problem, out why);
     }
 
-    public override string? Layout(void* problem) => $"sparse16/{((DType)((KnSparseLinearProblem*)problem)->Layer.WType).Name()}";
+    public override string? Layout(void* problem) => LayoutOf(problem);
 
-    public override long PackedBytes(void* problem) =>
+    /// <summary>One layout for all rows.</summary>
+    internal static string LayoutOf(void* problem) => $"sparse16/{((DType)((KnSparseLinearProblem*)problem)->Layer.WType).Name()}";
+
+    public override long PackedBytes(void* problem) => BytesOf(problem);
+
+    internal static long BytesOf(void* problem) =>
         problem != null && SparseLinearRules.Valid(*(KnSparseLinearProblem*)problem, out _) ? new SparsePanels(*(KnSparseLinearProblem*)problem).Total : 0;
 
-    public override KnStatus Prepack(void* problem, void* args)
+    public override KnStatus Prepack(void* problem, void* args) => Pack(problem, args, out string? argument, out string? rule) ? KnStatus.Ok : Fail(KnStatus.Invalid, argument, rule);
+
+    /// <summary>Prepack in the memory of the host, for rows that have no other.</summary>
+    internal static bool Pack(void* problem, void* args, out string? argument, [NotNullWhen(false)] out string? rule)
     {
-        if (problem == null || args == null) return Fail(KnStatus.Invalid, null, "problem, args: is null");
+        argument = null;
+        rule = problem == null || args == null ? "problem, args: is null" : null;
+        if (rule is not null) return false;
         var p = (KnSparseLinearProblem*)problem;
         var a = (KnSparseLinearArgs*)args;
-        if (!SparseLinearRules.Valid(*p, out string? why)) return Fail(KnStatus.Invalid, null, why);
+        if (!SparseLinearRules.Valid(*p, out rule)) return false;
         KnFlatGemmArgs call = a->Call;
-        string? broken = a->Size != sizeof(KnSparseLinearArgs) || call.Size != sizeof(KnFlatGemmArgs) ? "args"
+        argument = a->Size != sizeof(KnSparseLinearArgs) || call.Size != sizeof(KnFlatGemmArgs) ? "args"
             : call.Packed == null || call.PackedBytes < new SparsePanels(*p).Total || (nuint)call.Packed % 64 != 0 ? "packed"
             : call.W == null && p->Layer.K > 0 && p->Layer.N > 0 ? "w"
             : call.Ldw < p->Layer.K || call.Ldw > FlatGemmRules.Longest ? "ldw"
             : call.Scales == null && p->Layer.WType == (int)DType.Int8 && p->Layer.N > 0 ? "scales"
             : null;
-        if (broken is not null) return Fail(KnStatus.Invalid, broken, "what the contract says");
+        rule = argument is null ? null : "what the contract says";
+        if (rule is not null) return false;
         long bytes = (long)p->Layer.K * new SparsePanels(*p).Element, stride = call.Ldw * new SparsePanels(*p).Element;
         var packing = new SparsePacking(*p, (row, to) => Buffer.MemoryCopy((byte*)call.W + row * stride, to, bytes, bytes));
-        if (packing.Problem.Nnz != p->Nnz) return Fail(KnStatus.Invalid, "w", "as many elements that are not 0 as problem.nnz");
-        packing.Write((byte*)call.Packed, call.Scales);
-        return KnStatus.Ok;
+        if (packing.Problem.Nnz != p->Nnz) (argument, rule) = ("w", "as many elements that are not 0 as problem.nnz");
+        else packing.Write((byte*)call.Packed, call.Scales);
+        return rule is null;
     }
 
     public override long Workspace(void* problem, in KnLaunch launch) => SparseLinearManagedPlan.Workspace(*(KnSparseLinearProblem*)problem, launch.Threads);
@@ -66,7 +78,7 @@ internal sealed unsafe class SparseLinearManaged : Row
         if (!Accepts(problem, launch, out string? why)) return Fail(KnStatus.Unsupported, null, why!);
         var p = (KnSparseLinearProblem*)problem;
         var a = (KnSparseLinearArgs*)args;
-        if (!SparseLinearRules.Check(*p, *a, Workspace(problem, launch), out string? argument, out string? rule))
+        if (!SparseLinearRules.Check(*p, *a, Workspace(problem, launch), false, out string? argument, out string? rule))
             return Fail(KnStatus.Invalid, argument, rule);
         if (a->Call.M == 0 || p->Layer.N == 0) return KnStatus.Ok;
         KnFlatGemmArgs call = a->Call;

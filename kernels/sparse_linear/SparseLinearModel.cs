@@ -15,6 +15,7 @@ internal static class SparseLinearModel
 
     public static double Seconds(Row row, in KnLaunch launch, in KnSparseLinearProblem p, int m, Device device)
     {
+        if (row is SparseLinearGpu gpu) return gpu.Seconds(p, launch, m);
         ref readonly KnFlatGemmProblem q = ref p.Layer;
         int threads = Math.Max(1, Math.Min(launch.Threads == 0 ? device.Threads : launch.Threads, device.Threads));
         var at = new SparsePanels(p);

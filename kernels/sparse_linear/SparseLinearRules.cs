@@ -17,7 +17,8 @@ internal static unsafe class SparseLinearRules
             && Holds(p.Nnz >= 0 && p.Nnz <= columns * p.Layer.K, out why);
     }
 
-    public static bool Check(in KnSparseLinearProblem p, in KnSparseLinearArgs a, long workspace,
+    /// <summary>Packed weights of a device are not looked into.</summary>
+    public static bool Check(in KnSparseLinearProblem p, in KnSparseLinearArgs a, long workspace, bool onDevice,
         [NotNullWhen(false)] out string? argument, [NotNullWhen(false)] out string? rule)
     {
         var at = new SparsePanels(p);
@@ -32,7 +33,7 @@ internal static unsafe class SparseLinearRules
             && Holds(a.Inputs != null || !inputs || p.Layer.K == 0, "inputs", out argument, out rule)
             && Holds(!outputs || FlatGemmRules.Apart(p.Layer, a.Call, a.Outputs, nBytes), "y", out argument, out rule)
             && Holds(!inputs || FlatGemmRules.Apart(p.Layer, a.Call, a.Inputs, kBytes), "y", out argument, out rule)
-            && Holds(offsets[0] == 0 && offsets[at.Count * at.Blocks] == p.Nnz, "packed", out argument, out rule);
+            && Holds(onDevice || (offsets[0] == 0 && offsets[at.Count * at.Blocks] == p.Nnz), "packed", out argument, out rule);
     }
 
     private static bool Holds(bool condition, [NotNullWhen(false)] out string? why,

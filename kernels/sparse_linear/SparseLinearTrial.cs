@@ -127,10 +127,15 @@ internal sealed unsafe class SparseLinearTrial : FlatGemmTrial
         Inputs = (_sets & KnSparseSets.Inputs) != 0 ? _inputs : null,
     };
 
-    private protected override KnStatus RunRow(Row row, in KnLaunch launch, KnFlatGemmArgs args)
+    private protected override KnStatus RunRow(Row row, in KnLaunch launch, KnFlatGemmArgs args, DeviceCopies? there = null)
     {
-        if (row.Op != KnOp.SparseLinear) return base.RunRow(row, launch, args);
+        if (row.Op != KnOp.SparseLinear) return base.RunRow(row, launch, args, there);
         KnSparseLinearArgs wrapped = Wrap(args);
+        if (there is not null)
+        {
+            wrapped.Outputs = (ulong*)Put(there, wrapped.Outputs);
+            wrapped.Inputs = (ulong*)Put(there, wrapped.Inputs);
+        }
         return row.Run(_sparse, launch, &wrapped);
     }
 

@@ -48,7 +48,7 @@ internal unsafe class SpGemmManaged : Row
         if (!Accepts(problem, launch, out string? why)) return Fail(KnStatus.Unsupported, null, why!);
         var p = (KnSpgemmProblem*)problem;
         var a = (KnSpgemmArgs*)args;
-        if (!SpGemmRules.Check(*p, *a, Workspace(problem, launch), out string? argument, out string? rule)) return Fail(KnStatus.Invalid, argument, rule!);
+        if (!SpGemmRules.Check(*p, *a, Workspace(problem, launch), false, out string? argument, out string? rule)) return Fail(KnStatus.Invalid, argument, rule!);
         if (a->Phase == (int)KnSpgemmPhase.Analyse)
             return SpGemmAnalysis.Run(p, a, out argument, out rule) ? KnStatus.Ok : Fail(KnStatus.Invalid, argument, rule!);
         if (p->Products == 0) Empty(a);

@@ -35,7 +35,8 @@ internal static unsafe class SpGemmRules
 
     internal static bool HasValues(in KnSpgemmProblem p) => (DType)p.Type != DType.None;
 
-    internal static bool Check(in KnSpgemmProblem p, in KnSpgemmArgs a, long workspace, out string? argument, out string? rule)
+    /// <summary>Memory of a device is not looked into: ANALYSE there checks what of it matters.</summary>
+    internal static bool Check(in KnSpgemmProblem p, in KnSpgemmArgs a, long workspace, bool onDevice, out string? argument, out string? rule)
     {
         bool analyse = a.Phase == (int)KnSpgemmPhase.Analyse;
         argument = "args";
@@ -46,21 +47,23 @@ internal static unsafe class SpGemmRules
         rule ??= Refuse(a.RowFrom >= 0 && a.RowFrom <= a.RowTo && a.RowTo <= p.M);
         rule ??= Refuse(!analyse || (a.RowFrom == 0 && a.RowTo == p.M));
         bool reads = ReadsValues(p) && !analyse;
-        bool ok = rule is null && Operand("a", a.A, p.M, p.ANnz, reads, ref argument, ref rule)
-            && Operand("b", a.B, p.K, p.BNnz, reads, ref argument, ref rule)
-            && (!Has(p, KnSpgemmFlags.Mask) || Operand("mask", a.Mask, p.M, -1, false, ref argument, ref rule))
-            && (!Has(p, KnSpgemmFlags.Accumulate) || Operand("d", a.D, p.M, -1, HasValues(p) && !analyse, ref argument, ref rule));
+        bool ok = rule is null && Operand("a", a.A, p.M, p.ANnz, reads, onDevice, ref argument, ref rule)
+            && Operand("b", a.B, p.K, p.BNnz, reads, onDevice, ref argument, ref rule)
+            && (!Has(p, KnSpgemmFlags.Mask) || Operand("mask", a.Mask, p.M, -1, false, onDevice, ref argument, ref rule))
+            && (!Has(p, KnSpgemmFlags.Accumulate) || Operand("d", a.D, p.M, -1, HasValues(p) && !analyse, onDevice, ref argument, ref rule));
         if (!ok) return false;
-        return (analyse ? CheckAnalyse(a, ref argument, ref rule) : CheckOutput(p, a, ref argument, ref rule))
+        return (analyse ? CheckAnalyse(a, ref argument, ref rule) : CheckOutput(p, a, onDevice, ref argument, ref rule))
             && Workspace(a, workspace, ref argument, ref rule);
     }
 
-    private static bool Operand(string name, in KnCsr x, long rows, long nnz, bool values, ref string? argument, ref string? rule)
+    private static bool Operand(string name, in KnCsr x, long rows, long nnz, bool values, bool onDevice, ref string? argument, ref string? rule)
     {
         argument = name;
-        rule = Refuse(x.Offsets != null) ?? Refuse(x.Offsets[0] == 0) ?? Refuse(nnz < 0 || x.Offsets[rows] == nnz);
+        rule = Refuse(x.Offsets != null);
+        if (!onDevice) rule ??= Refuse(x.Offsets[0] == 0) ?? Refuse(nnz < 0 || x.Offsets[rows] == nnz);
         if (rule is not null) return false;
-        nnz = x.Offsets[rows];
+        // How many entries a mask or D of a device has is not known here.
+        nnz = !onDevice ? x.Offsets[rows] : Math.Max(nnz, 0);
         rule = Refuse(nnz is >= 0 and <= Longest64) ?? Refuse(nnz == 0 || x.Columns != null) ?? Refuse(nnz == 0 || !values || x.Values != null);
         return rule is null;
     }
@@ -72,18 +75,20 @@ internal static unsafe class SpGemmRules
         return rule is null;
     }
 
-    private static bool CheckOutput(in KnSpgemmProblem p, in KnSpgemmArgs a, ref string? argument, ref string? rule)
+    private static bool CheckOutput(in KnSpgemmProblem p, in KnSpgemmArgs a, bool onDevice, ref string? argument, ref string? rule)
     {
         argument = "products";
-        rule = Refuse(a.Products != null) ?? Refuse(a.Products[0] == 0) ?? Refuse(a.Products[p.M] == p.Products);
+        rule = Refuse(a.Products != null);
+        if (!onDevice) rule ??= Refuse(a.Products[0] == 0) ?? Refuse(a.Products[p.M] == p.Products);
         if (rule is not null) return false;
         argument = "c";
-        rule = Refuse(a.COffsets != null) ?? Refuse(a.COffsets[0] >= 0);
+        rule = Refuse(a.COffsets != null);
+        if (!onDevice) rule ??= Refuse(a.COffsets[0] >= 0);
         if (rule is not null || a.Phase == (int)KnSpgemmPhase.Symbolic) return rule is null;
-        rule = Refuse(a.CCapacity >= a.COffsets[0]) ?? Refuse(a.CCapacity == 0 || a.CColumns != null) ?? Refuse(a.CCapacity == 0 || !HasValues(p) || a.CValues != null);
+        rule = Refuse(a.CCapacity >= (onDevice ? 0 : a.COffsets[0])) ?? Refuse(a.CCapacity == 0 || a.CColumns != null) ?? Refuse(a.CCapacity == 0 || !HasValues(p) || a.CValues != null);
         if (rule is not null) return false;
         if (a.Phase == (int)KnSpgemmPhase.Product) rule = Refuse(a.RowsDone != null);
-        else rule = Refuse(a.COffsets[a.RowTo - a.RowFrom] >= a.COffsets[0] && a.COffsets[a.RowTo - a.RowFrom] <= a.CCapacity);
+        else if (!onDevice) rule = Refuse(a.COffsets[a.RowTo - a.RowFrom] >= a.COffsets[0] && a.COffsets[a.RowTo - a.RowFrom] <= a.CCapacity);
         return rule is null;
     }
 

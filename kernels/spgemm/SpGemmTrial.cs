@@ -7,7 +7,7 @@ namespace Kernels;
 /// One case with random values, for tests: operands in memory of its own, outputs between guard bands. Runs the phases one by one
 /// and says what is wrong with what came out.
 /// </summary>
-internal sealed unsafe class SpGemmTrial : IDisposable
+internal sealed unsafe partial class SpGemmTrial : IDisposable
 {
     private readonly List<GuardedMemory> _owned = [];
     private readonly SpGemmOperand _a, _b;
@@ -196,7 +196,7 @@ internal sealed unsafe class SpGemmTrial : IDisposable
         _args.Workspace = _workspace.At;
         _args.WorkspaceBytes = bytes;
         KnSpgemmArgs args = _args;
-        KnStatus status = row.Run(_problem, launch, &args);
+        KnStatus status = row is GpuRow gpu ? RunOnDevice(gpu, launch, args) : row.Run(_problem, launch, &args);
         if (status != KnStatus.Ok) return $"{phase}: {status} {row.LastError}";
         return _workspace.Untouched(bytes) ? null : $"{phase}: workspace outgrown";
     }

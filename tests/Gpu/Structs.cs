@@ -24,6 +24,8 @@ public sealed class Structs
             Assert.That(Unsafe.SizeOf<HipUuid>(), Is.EqualTo(16));
             Assert.That(Unsafe.SizeOf<KnFlatGemmGpu>(), Is.EqualTo(10 * 8 + 5 * 8 + 12 * 4));
             Assert.That(Unsafe.SizeOf<KnFlatGemmSm90>(), Is.EqualTo(448));
+            Assert.That(Unsafe.SizeOf<KnSparseLinearGpu>(), Is.EqualTo(Unsafe.SizeOf<KnFlatGemmGpu>() + 6 * 8));
+            Assert.That(Unsafe.SizeOf<KnSpgemmGpu>(), Is.EqualTo(4 * 24 + 11 * 8 + 11 * 8 + 4 * 4));
             Assert.That(Unsafe.SizeOf<KnDecodeAttentionGpu>(), Is.EqualTo(17 * 8 + 15 * 8 + 18 * 4));
         });
     }
@@ -45,6 +47,7 @@ public sealed class Structs
             Assert.That(Offset<KnFlatGemmGpu>(nameof(KnFlatGemmGpu.Integer)), Is.EqualTo(164));
             Assert.That(Offset<KnFlatGemmSm90>(nameof(KnFlatGemmSm90.Call)), Is.EqualTo(256));
             Assert.That(Offset<KnFlatGemmSm90>(nameof(KnFlatGemmSm90.WMapped)), Is.EqualTo(428));
+            Assert.That(Offset<KnSparseLinearGpu>(nameof(KnSparseLinearGpu.Outputs)), Is.EqualTo(168));
         });
     }
 

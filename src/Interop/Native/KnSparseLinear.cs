@@ -24,3 +24,14 @@ internal unsafe struct KnSparseLinearArgs
     public ulong* Outputs;
     public ulong* Inputs;
 }
+
+/// <summary>kernels/sparse_linear/sparse_linear_gpu.h: the one argument of the GPU kernels.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct KnSparseLinearGpu
+{
+    public KnFlatGemmGpu Layer;
+    public ulong* Outputs;
+    public ulong* Inputs;
+    public long BitsAt, ValuesAt;
+    public long KPadded, Blocks;
+}

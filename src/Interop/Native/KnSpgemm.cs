@@ -50,3 +50,30 @@ internal unsafe struct KnSpgemmArgs
     public void* Workspace;
     public long WorkspaceBytes;
 }
+
+/// <summary>kernels/spgemm/spgemm_gpu.h: the one argument of the GPU kernels.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct KnSpgemmGpu
+{
+    public KnCsr A, B, Mask, D;
+    public long* Products;
+    public long* Most;
+    public long* COffsets;
+    public int* CColumns;
+    public void* CValues;
+    public long* RowsDone;
+    public long* Scan;
+    public long* TileSums;
+    public uint* Counters;
+    public int* List;
+    public byte* Tables;
+    public long ScanCount;
+    public long CCapacity;
+    public long TableSlots, TableCount;
+    public long RowFrom, RowTo;
+    public long M, K, N, ANnz, BNnz;
+    public int Semiring;
+    public int Flags;
+    public int Step;
+    public int Reserved;
+}

@@ -13,7 +13,7 @@ public static class SpGemm
     /// <param name="options">The usual product when null.</param>
     /// <param name="mask">[m,n]: products outside its entries (at them, with Complement) are left out.</param>
     /// <param name="addend">[m,n]: D. Its entries are in C whatever the mask says.</param>
-    /// <param name="device">The CPU when null.</param>
+    /// <param name="device">Where all operands are; that of a when null.</param>
     /// <exception cref="KernelsException">A shape, type or option that breaks a rule, memory that is not to be had, a forced row that cannot run.</exception>
     public static CsrMatrix<T> Multiply<T>(CsrMatrix<T> a, CsrMatrix<T> b, SpGemmOptions? options = null, CsrStructure? mask = null,
         CsrMatrix<T>? addend = null, Device? device = null) where T : unmanaged

@@ -7,6 +7,10 @@ namespace Kernels;
 /// Symbolic makes the structure of C once and Numeric its values any number of times while the operands' values change. The
 /// operands must outlive the plan, and their structure must not change.
 /// </summary>
+/// <remarks>
+/// On a GPU operands and C are there (<see cref="CsrMatrix{T}.CopyTo"/>). Every call waits for what it enqueued on the default
+/// stream, since sizes are known only then; C is sized before it is computed, so that it takes what it needs.
+/// </remarks>
 public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
 {
     private readonly CsrMatrix<T> _a, _b;
@@ -24,17 +28,17 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
     private SpGemmPlan(CsrMatrix<T> a, CsrMatrix<T> b, SpGemmOptions options, CsrStructure? mask, CsrMatrix<T>? addend, Device device, Row? user)
     {
         (_a, _b, _options, _mask, _addend, _device) = (a, b, options, mask, addend, device);
-        _products = PooledMemory.Rent((a.Rows + 1) * sizeof(long), "plan");
+        _products = PooledMemory.Rent((a.Rows + 1) * sizeof(long), "plan", device);
         _products.Touch((a.Rows + 1) * sizeof(long));
         try
         {
             KnSpgemmProblem problem = Describe(user is not null);
-            long most = 0;
+            using PooledMemory most = PooledMemory.Rent(sizeof(long), "plan", device);
             KnSpgemmArgs args = Args(KnSpgemmPhase.Analyse, 0, a.Rows);
-            args.Most = &most;
+            args.Most = (long*)most.At;
             Row first = user ?? SpGemmSelection.Choose(device, options with { Row = null, MemoryBudget = 0 }, problem).Row;
             Call(first, problem, first.DefaultLaunch(options.Threads), args);
-            (problem.Products, problem.Most) = (args.Products[a.Rows], most);
+            (problem.Products, problem.Most) = (_products[a.Rows], most[0]);
             _problem = problem;
             (_row, _launch, Choice) = user is null ? SpGemmSelection.Choose(device, options, problem)
                 : SpGemmSelection.Make(user, device, options, problem, ChoiceSource.Forced, "a user's semiring runs here");
@@ -64,19 +68,19 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
     /// <param name="options">The usual product when null.</param>
     /// <param name="mask">[m,n]: products outside its entries (at them, with Complement) are left out.</param>
     /// <param name="addend">[m,n]: D. Its entries are in C whatever the mask says.</param>
-    /// <param name="device">The CPU when null.</param>
+    /// <param name="device">Where all operands are; that of a when null.</param>
     /// <exception cref="KernelsException">A shape, type or option that breaks a rule, or a forced row that cannot run.</exception>
     public static SpGemmPlan<T> Create(CsrMatrix<T> a, CsrMatrix<T> b, SpGemmOptions? options = null, CsrStructure? mask = null,
         CsrMatrix<T>? addend = null, Device? device = null)
     {
         options ??= new SpGemmOptions();
-        Check(a, b, options, mask, addend);
+        Check(a, b, options, mask, addend, device);
         KernelsException.Require(options.StructureOnly || typeof(T) == typeof(float) || typeof(T) == typeof(double), "T",
             $"float or double, or a semiring as a type argument, not {typeof(T).Name}");
         bool reads = !options.StructureOnly && options.Semiring != Semiring.PlusPair;
         KernelsException.Require(!reads || a.HasValues, nameof(a), $"values, which {options.Semiring} reads (StructureOnly and PlusPair do not)");
         KernelsException.Require(!reads || b.HasValues, nameof(b), $"values, which {options.Semiring} reads (StructureOnly and PlusPair do not)");
-        return new SpGemmPlan<T>(a, b, options, mask, addend, device ?? Device.Cpu, null);
+        return new SpGemmPlan<T>(a, b, options, mask, addend, device ?? a.Device, null);
     }
 
     /// <summary>The same over a semiring of the user's own, by the managed row.</summary>
@@ -85,18 +89,21 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
         CsrMatrix<T>? addend = null) where TSemiring : struct, ISemiring<T>
     {
         options ??= new SpGemmOptions();
-        Check(a, b, options, mask, addend);
+        Check(a, b, options, mask, addend, Device.Cpu);
         KernelsException.Require(options.Semiring == Semiring.PlusTimes, nameof(options.Semiring), "none beside the type argument");
         KernelsException.Require(options.Row is null, nameof(options.Row), "none: a user's semiring runs on the managed row");
         KernelsException.Require(options.StructureOnly || (a.HasValues && b.HasValues), nameof(a), "values of a and b, which the semiring reads");
         return new SpGemmPlan<T>(a, b, options, mask, addend, Device.Cpu, new SpGemmUser<T, TSemiring>());
     }
 
-    private static void Check(CsrMatrix<T> a, CsrMatrix<T> b, SpGemmOptions options, CsrStructure? mask, CsrMatrix<T>? addend)
+    private static void Check(CsrMatrix<T> a, CsrMatrix<T> b, SpGemmOptions options, CsrStructure? mask, CsrMatrix<T>? addend, Device? device)
     {
         ArgumentNullException.ThrowIfNull(a);
         ArgumentNullException.ThrowIfNull(b);
         options.Check();
+        device ??= a.Device;
+        foreach ((string name, CsrStructure? x) in new[] { (nameof(a), a), (nameof(b), b), (nameof(mask), mask), (nameof(addend), addend) })
+            KernelsException.Require(x is null || x.Device.Shares(device), name, $"a matrix on {device}, not on {x?.Device}; CopyTo copies");
         KernelsException.Require(a.Columns == b.Rows, nameof(b), $"{a.Columns} rows, as a has columns, not {b.Rows}");
         KernelsException.Require(a.IndexBits == b.IndexBits, nameof(b), $"columns of {a.IndexBits} bits, as a, not {b.IndexBits}");
         KernelsException.Require(mask is not null || !options.Complement, nameof(options.Complement), "a mask");
@@ -140,13 +147,14 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
     private void Call(Row row, KnSpgemmProblem problem, in KnLaunch launch, KnSpgemmArgs args)
     {
         args.WorkspaceBytes = row.Workspace(&problem, launch);
-        using PooledMemory scratch = PooledMemory.Rent(args.WorkspaceBytes, "workspace");
+        using PooledMemory scratch = PooledMemory.Rent(args.WorkspaceBytes, "workspace", _device);
         scratch.Touch(args.WorkspaceBytes);
         args.Workspace = scratch.At;
         KnStatus status = row.Run(&problem, launch, &args);
+        if (status == KnStatus.Ok) _device.Gpu?.Synchronize(0);
         // Nothing that was passed may be freed meanwhile.
         foreach (IDisposable? held in (IDisposable?[])[_a, _b, _mask, _addend, _products]) GC.KeepAlive(held);
-        if (status != KnStatus.Ok) throw KernelsException.FromSentence((Status)status, row.Name, row.LastError);
+        if (status != KnStatus.Ok) throw row.Failure(status);
     }
 
     private int ValueBytes => _options.StructureOnly ? 0 : sizeof(T);
@@ -158,10 +166,10 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
     public CsrMatrix<T> Product()
     {
         long reserve = MostNonZeros <= long.MaxValue / 16 ? MostNonZeros * EntryBytes : long.MaxValue;
-        if (!OperatingSystem.IsLinux() || _options.MemoryBudget > 0 || reserve > GC.GetGCMemoryInfo().TotalAvailableMemoryBytes / 2)
+        if (!OperatingSystem.IsLinux() || _device.Gpu is not null || _options.MemoryBudget > 0 || reserve > GC.GetGCMemoryInfo().TotalAvailableMemoryBytes / 2)
         {
             using PooledMemory sizes = Sizes();
-            return Compute(0, _a.Rows, ((long*)sizes.At)[_a.Rows], out _);
+            return Compute(0, _a.Rows, sizes[_a.Rows], out _);
         }
         return Compute(0, _a.Rows, MostNonZeros, out _);
     }
@@ -173,33 +181,33 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
         KnSpgemmArgs args = Args(KnSpgemmPhase.Symbolic, 0, _a.Rows);
         args.COffsets = (long*)offsets.At;
         Call(_row, _problem, _launch, args);
-        long need = Choice.WorkspaceBytes + args.COffsets[_a.Rows] * EntryBytes + (_a.Rows + 1) * sizeof(long);
+        long need = Choice.WorkspaceBytes + offsets[_a.Rows] * EntryBytes + (_a.Rows + 1) * sizeof(long);
         if (_options.MemoryBudget == 0 || need <= _options.MemoryBudget) return offsets;
         offsets.Dispose();
         throw new KernelsException(Status.NoMemory, nameof(SpGemmOptions.MemoryBudget), $"at least {need} bytes for all of C ({Choice.WorkspaceBytes} of them scratch), not {_options.MemoryBudget}; Pieces needs less");
     }
 
-    private static PooledMemory Offsets(long rows)
+    private PooledMemory Offsets(long rows)
     {
-        PooledMemory offsets = PooledMemory.Rent((rows + 1) * sizeof(long), "c");
-        *(long*)offsets.At = 0;
+        PooledMemory offsets = PooledMemory.Rent((rows + 1) * sizeof(long), "c", _device);
+        offsets[0] = 0;
         return offsets;
     }
 
     private CsrMatrix<T> Compute(long from, long to, long capacity, out long done)
     {
-        PooledMemory offsets = Offsets(to - from), columns = PooledMemory.Rent(capacity * _a.IndexBytes, "c");
-        PooledMemory? values = ValueBytes == 0 ? null : PooledMemory.Rent(capacity * sizeof(T), "c");
-        long reached = 0;
+        PooledMemory offsets = Offsets(to - from), columns = PooledMemory.Rent(capacity * _a.IndexBytes, "c", _device);
+        PooledMemory? values = ValueBytes == 0 ? null : PooledMemory.Rent(capacity * sizeof(T), "c", _device);
+        using PooledMemory reached = PooledMemory.Rent(sizeof(long), "c", _device);
         KnSpgemmArgs args = Args(KnSpgemmPhase.Product, from, to);
         args.COffsets = (long*)offsets.At;
         args.CColumns = columns.At;
         args.CValues = values is null ? null : values.At;
         args.CCapacity = capacity;
-        args.RowsDone = &reached;
+        args.RowsDone = (long*)reached.At;
         Call(_row, _problem, _launch, args);
-        done = reached;
-        return new CsrMatrix<T>(reached - from, _b.Columns, args.COffsets[reached - from], _a.IndexBits, _options.Sorted, offsets, columns, values);
+        done = reached[0];
+        return new CsrMatrix<T>(done - from, _b.Columns, offsets[done - from], _a.IndexBits, _options.Sorted, offsets, columns, values);
     }
 
     /// <summary>C by pieces of rows, from the first to the last, of which each with the scratch keeps to the budget once the one before is disposed.</summary>
@@ -221,7 +229,7 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
         // A row of the offsets is 8 bytes; half of what scratch leaves is for them at most.
         long left = _options.MemoryBudget - Choice.WorkspaceBytes, rows = Math.Min(_a.Rows - from, Math.Max(left / 16, 1));
         long capacity = (left - (rows + 1) * sizeof(long)) / EntryBytes;
-        CsrMatrix<T>? piece = capacity > 0 ? Compute(from, from + rows, Math.Min(capacity, ((long*)_products.At)[from + rows] - ((long*)_products.At)[from]), out done) : null;
+        CsrMatrix<T>? piece = capacity > 0 ? Compute(from, from + rows, Math.Min(capacity, _products[from + rows] - _products[from]), out done) : null;
         if (piece is { Rows: > 0 })
         {
             done = from + piece.Rows;
@@ -248,6 +256,7 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
         KernelsException.Require(c.Rows == _a.Rows && c.Columns == _b.Columns, nameof(c), $"[{_a.Rows}, {_b.Columns}], not [{c.Rows}, {c.Columns}]");
         KernelsException.Require(c.IndexBits == _a.IndexBits && c.Sorted == _options.Sorted, nameof(c), "the matrix that this plan made");
         KernelsException.Require(ValueBytes > 0 && c.HasValues, nameof(c), "values");
+        KernelsException.Require(c.Device.Shares(_device), nameof(c), $"a matrix on {_device}, not on {c.Device}");
         KnSpgemmArgs args = Args(KnSpgemmPhase.Numeric, 0, _a.Rows);
         args.COffsets = c.OffsetsAt;
         args.CColumns = c.ColumnsAt;

@@ -30,6 +30,10 @@ public sealed record SparseLinearChoice(int M, double Density, Dataflow Sparse, 
 /// none is skipped in the arithmetic, so the bits are those of its rows of the same target on dense weights. Worth it while reading
 /// weights is what a layer waits for. After SparAMX (arXiv 2502.12444). Any number of threads may run one plan at a time.
 /// </summary>
+/// <remarks>
+/// On a GPU weights are packed in the host's memory and copied there, Run takes views of the device's buffers, only enqueues, and
+/// has its scratch from the driver's pool in the order of the stream, as <see cref="FlatGemm"/> does.
+/// </remarks>
 public sealed unsafe class SparseLinear : IDisposable
 {
     private readonly ImmutableArray<Segment<KnSparseLinearProblem>> _segments;
@@ -40,18 +44,24 @@ public sealed unsafe class SparseLinear : IDisposable
     private Buffer<byte>? _idle;
     private bool _disposed;
 
-    private SparseLinear(FlatGemmOptions options, SparseLinearWeights weights, bool owns, Buffer<float>? bias, ImmutableArray<Segment<KnSparseLinearProblem>> segments)
+    private SparseLinear(FlatGemmOptions options, Device device, SparseLinearWeights weights, bool owns, Buffer<float>? bias, ImmutableArray<Segment<KnSparseLinearProblem>> segments)
     {
-        (Options, _weights, _ownsWeights, _bias, _segments) = (options, weights, owns, bias, segments);
+        (Options, Device, _weights, _ownsWeights, _bias, _segments) = (options, device, weights, owns, bias, segments);
         _workspaceBytes = segments.Max(s => s.Workspace);
-        _idle = Buffer<byte>.Allocate(_workspaceBytes);
+        if (device.Gpu is null) _idle = Buffer<byte>.Allocate(_workspaceBytes);
     }
+
+    /// <summary>Where it runs.</summary>
+    public Device Device { get; }
 
     /// <summary>The layer.</summary>
     public FlatGemmOptions Options { get; }
 
     /// <summary>Bytes of packed weights.</summary>
     public long PackedBytes => _weights.Bytes;
+
+    /// <summary>Bytes of scratch one call uses.</summary>
+    public long WorkspaceBytes => _workspaceBytes;
 
     /// <summary>Part of the weights that is stored.</summary>
     public double Density => _weights.Density;
@@ -68,7 +78,14 @@ public sealed unsafe class SparseLinear : IDisposable
     /// <exception cref="KernelsException">A shape, type or value that breaks a rule, or a forced row that cannot run.</exception>
     public static SparseLinear Create<T>(FlatGemmOptions options, ReadOnlySpan2D<T> w, ReadOnlySpan<float> bias = default,
         ReadOnlySpan<float> scales = default, Device? device = null) where T : unmanaged =>
-        Plan(options, SparseLinearWeights.Pack(options, w, scales), true, bias, device);
+        Plan(options, Packed(options, w, scales, device ?? Device.Cpu), true, bias, device);
+
+    private static SparseLinearWeights Packed<T>(FlatGemmOptions options, ReadOnlySpan2D<T> w, ReadOnlySpan<float> scales, Device device) where T : unmanaged
+    {
+        SparseLinearWeights here = SparseLinearWeights.Pack(options, w, scales);
+        if (device.Gpu is null) return here;
+        using (here) return here.CopyTo(device);
+    }
 
     /// <summary>Plans over weights that are packed already; they must outlive the plan's last call.</summary>
     /// <exception cref="KernelsException">Weights of another layer, or a forced row that cannot run.</exception>
@@ -84,12 +101,13 @@ public sealed unsafe class SparseLinear : IDisposable
             device ??= Device.Cpu;
             Check(options);
             KernelsException.Require(weights.Fits(options), nameof(weights), "weights packed for this dtype and shape");
+            KernelsException.Require(weights.Data.Device.Shares(device), nameof(weights), $"weights on {device}, not on {weights.Data.Device}; CopyTo copies");
             int columns = options.Bias ? options.Columns : 0;
             KernelsException.Require(bias.Length == columns, nameof(bias), $"{columns} values, not {bias.Length}");
             // Sized for calls with sets, which need more.
             var segments = SparseLinearSelection.Choose(device, options, weights.NonZeros, KnSparseSets.Outputs | KnSparseSets.Inputs, TuningStore.Default);
             segments = [.. segments.Select(s => s.Sized(device))];
-            return new SparseLinear(options, weights, owns, columns > 0 ? Buffer<float>.Of(bias) : null, segments);
+            return new SparseLinear(options, device, weights, owns, columns > 0 ? Buffer<float>.Of(device, bias) : null, segments);
         }
         catch when (owns)
         {
@@ -153,6 +171,7 @@ public sealed unsafe class SparseLinear : IDisposable
         ReadOnlySpan<ulong> outputs = default, ReadOnlySpan<ulong> inputs = default)
         where TX : unmanaged where TY : unmanaged
     {
+        if (Device.Gpu is not null) throw new KernelsException(Status.Invalid, nameof(x), $"views of buffers on {Device}: this overload takes memory of the host, and no copy is hidden");
         Options.CheckTypes<TX, TY>();
         Options.CheckShapes(x.Height, x.Width, y.Height, y.Width, residual.Height, residual.Width, xScales.Length);
         KernelsException.Require(outputs.Length == 0 || outputs.Length == (Options.N + 63) / 64, nameof(outputs), $"0 or {(Options.N + 63) / 64} words, not {outputs.Length}");
@@ -181,40 +200,127 @@ public sealed unsafe class SparseLinear : IDisposable
         }
     }
 
-    private void Run(ref KnSparseLinearArgs args, KnSparseSets sets)
+    /// <summary>Computes y from x on views of the device's buffers; on a GPU it only enqueues, on the stream or, null, the default one.</summary>
+    /// <param name="x">[m, K] of the input type, on the plan's device; rows may be apart.</param>
+    /// <param name="y">[m, N] of the output type; overlaps nothing but, exactly, the residual.</param>
+    /// <param name="stream">A stream of the plan's device.</param>
+    /// <param name="residual">[m, N] when the options say so.</param>
+    /// <param name="xScales">[m], s8 input only.</param>
+    /// <param name="outputs">[ceil(N / 64)]: a bit for each active output.</param>
+    /// <param name="inputs">[ceil(K / 64)]: a bit for each active input.</param>
+    /// <param name="workspace">At least <see cref="WorkspaceBytes"/>, 64-byte aligned, of no other call until this one is done; null: the plan's, or the driver's pool.</param>
+    /// <exception cref="KernelsException">A shape, type, device or overlap that breaks a rule, or what the driver refuses.</exception>
+    public void Run<TX, TY>(in TensorView<TX> x, in TensorView<TY> y, Stream? stream = null, TensorView<TY>? residual = null, TensorView<float>? xScales = null,
+        TensorView<ulong>? outputs = null, TensorView<ulong>? inputs = null, Buffer<byte>? workspace = null) where TX : unmanaged where TY : unmanaged
+    {
+        Options.CheckTypes<TX, TY>();
+        Options.CheckShapes(x.Shape(0), x.Rank == 2 ? x.Shape(1) : -1, y.Shape(0), y.Rank == 2 ? y.Shape(1) : -1, residual?.Shape(0) ?? 0,
+            residual is { } given ? given.Rank == 2 ? given.Shape(1) : -1 : 0, (int)(xScales?.Shape(0) ?? 0));
+        if (workspace is not null) KernelsException.Require(workspace.Bytes >= _workspaceBytes, nameof(workspace), $"{_workspaceBytes} bytes, not {workspace.Bytes}");
+        if (stream is not null) KernelsException.Require(stream.Device.Shares(Device), nameof(stream), $"a stream of {Device}, not of {stream.Device}");
+        var held = new Held();
+        try
+        {
+            held.Add(stream, nameof(stream));
+            held.Add(workspace, nameof(workspace));
+            var args = new KnSparseLinearArgs
+            {
+                Size = (uint)sizeof(KnSparseLinearArgs),
+                Outputs = Address(outputs, nameof(outputs), (Options.N + 63) / 64, ref held),
+                Inputs = Address(inputs, nameof(inputs), (Options.K + 63) / 64, ref held),
+                Call = new KnFlatGemmArgs
+                {
+                    Size = (uint)sizeof(KnFlatGemmArgs),
+                    M = (int)x.Shape(0),
+                    X = Address<TX>(x, nameof(x), -1, ref held),
+                    Ldx = x.Stride(0),
+                    XScales = Address(xScales, nameof(xScales), x.Shape(0), ref held),
+                    Residual = Address(residual, nameof(residual), -1, ref held),
+                    Ldr = residual?.Stride(0) ?? 0,
+                    Y = Address<TY>(y, nameof(y), -1, ref held),
+                    Ldy = y.Stride(0),
+                },
+            };
+            Run(ref args, (outputs is null ? 0 : KnSparseSets.Outputs) | (inputs is null ? 0 : KnSparseSets.Inputs), stream?.Handle ?? 0, workspace);
+        }
+        finally
+        {
+            held.Dispose();
+        }
+    }
+
+    /// <summary>Where a view is, which must be on this device and contiguous in its last dimension; a list has a length, a matrix -1.</summary>
+    private T* Address<T>(TensorView<T>? view, string name, long length, ref Held held) where T : unmanaged
+    {
+        if (view is not { } v) return null;
+        int last = v.Rank - 1;
+        KernelsException.Require(v.Stride(last) == 1 || v.Shape(last) <= 1, name, "its last dimension contiguous");
+        KernelsException.Require(length < 0 || (v.Rank == 1 && v.Shape(0) == length), name, $"one dimension of {length}");
+        KernelsException.Require(v.Buffer.Device.Shares(Device), name, $"a buffer on {Device}, not on {v.Buffer.Device}");
+        held.Add(v.Buffer, name);
+        return v.Pointer;
+    }
+
+    private void Run(ref KnSparseLinearArgs args, KnSparseSets sets, nint stream = 0, Buffer<byte>? given = null)
     {
         if (args.Call.M == 0 || Options.N == 0) return;
         int i = 0;
         while (_segments[i].To < args.Call.M) i++;
         ref readonly Segment<KnSparseLinearProblem> segment = ref _segments.ItemRef(i);
-        Buffer<byte> workspace = Interlocked.Exchange(ref _idle, null) ?? Buffer<byte>.Allocate(_workspaceBytes);
-        bool held = false, heldBias = false;
+        var held = new Held();
         try
         {
-            _weights.Data.DangerousAddRef(ref held);
-            _bias?.DangerousAddRef(ref heldBias);
+            held.Add(_weights.Data, "plan");
+            held.Add(_bias, "plan");
             args.Call.Bias = _bias == null ? null : _bias.Pointer;
             args.Call.Packed = _weights.Data.Pointer;
             args.Call.PackedBytes = _weights.Bytes;
-            args.Call.Workspace = workspace.Pointer;
-            args.Call.WorkspaceBytes = workspace.Bytes;
-            KnSparseLinearProblem problem = segment.Problem;
-            problem.Sets = (int)sets;
-            fixed (KnSparseLinearArgs* at = &args)
-            {
-                KnStatus status = segment.Row.Run(&problem, segment.Launch, at);
-                if (status != KnStatus.Ok) throw KernelsException.FromSentence((Status)status, segment.Row.Name, segment.Row.LastError);
-            }
-        }
-        catch (ObjectDisposedException)
-        {
-            throw new KernelsException(Status.Invalid, "plan", "a plan, weights and buffers that were not disposed");
+            if (given is not null) Call(segment, ref args, sets, given.Pointer, given.Bytes, stream);
+            else if (Device.Gpu is { } gpu) RunOn(gpu, segment, ref args, sets, stream);
+            else RunHere(segment, ref args, sets);
         }
         finally
         {
-            if (heldBias) _bias!.DangerousRelease();
-            if (held) _weights.Data.DangerousRelease();
+            held.Dispose();
+        }
+    }
+
+    private void RunHere(in Segment<KnSparseLinearProblem> segment, ref KnSparseLinearArgs args, KnSparseSets sets)
+    {
+        Buffer<byte> workspace = Interlocked.Exchange(ref _idle, null) ?? Buffer<byte>.Allocate(_workspaceBytes);
+        try
+        {
+            Call(segment, ref args, sets, workspace.Pointer, workspace.Bytes, 0);
+        }
+        finally
+        {
             if (_disposed || Interlocked.CompareExchange(ref _idle, workspace, null) is not null) workspace.Dispose();
+        }
+    }
+
+    private static void RunOn(GpuDriver gpu, in Segment<KnSparseLinearProblem> segment, ref KnSparseLinearArgs args, KnSparseSets sets, nint stream)
+    {
+        nint workspace = segment.Workspace == 0 ? 0 : gpu.Allocate(segment.Workspace, stream);
+        try
+        {
+            Call(segment, ref args, sets, (void*)workspace, segment.Workspace, stream);
+        }
+        finally
+        {
+            if (workspace != 0 && gpu.Fault is null) gpu.Free(workspace, stream);
+        }
+    }
+
+    private static void Call(in Segment<KnSparseLinearProblem> segment, ref KnSparseLinearArgs args, KnSparseSets sets, void* workspace, long bytes, nint stream)
+    {
+        args.Call.Workspace = workspace;
+        args.Call.WorkspaceBytes = bytes;
+        KnSparseLinearProblem problem = segment.Problem;
+        problem.Sets = (int)sets;
+        fixed (KnSparseLinearArgs* at = &args)
+        {
+            KnStatus status = segment.Row.Run(&problem, segment.Launch, at, stream);
+            if (status != KnStatus.Ok) throw segment.Row.Failure(status);
         }
     }
 

@@ -121,11 +121,26 @@ public sealed unsafe class SparseLinearWeights : IDisposable
         return new SparseLinearWeights(packing.Problem, data);
     }
 
+    /// <summary>A copy of weights of the host on a device, for plans there. It is not loaded, saved or unpacked from there.</summary>
+    /// <exception cref="KernelsException">These weights are on a GPU already, or there is no memory.</exception>
+    public SparseLinearWeights CopyTo(Device device)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        RequireHost();
+        Buffer<byte> data = Buffer<byte>.Allocate(device, Bytes);
+        if (device.Gpu is null) Buffer.MemoryCopy(Data.Pointer, data.Pointer, Bytes, Bytes);
+        else data.Copy(GpuCopy.ToDevice, data.Pointer, Data.Pointer, Bytes);
+        return new SparseLinearWeights(Shape, data);
+    }
+
+    private void RequireHost() => KernelsException.Require(Data.Device.Gpu is null, "weights", $"weights of the host, not of {Data.Device}");
+
     /// <summary>The dense weights again, bit for bit.</summary>
     /// <param name="w">[N or 2 N, K] of the weights' type.</param>
     /// <exception cref="KernelsException">Another type or shape.</exception>
     public void Unpack<T>(Span2D<T> w) where T : unmanaged
     {
+        RequireHost();
         KnFlatGemmProblem p = Shape.Layer;
         KernelsException.Require(DTypes.Of<T>() == (DType)p.WType, nameof(w), $"elements of {((DType)p.WType).Name()}, not {DTypes.Of<T>().Name()}");
         long height = Count(p) / Math.Max(p.K, 1);
@@ -146,6 +161,7 @@ public sealed unsafe class SparseLinearWeights : IDisposable
     public void Save(System.IO.Stream stream)
     {
         ArgumentNullException.ThrowIfNull(stream);
+        RequireHost();
         Span<byte> header = stackalloc byte[HeaderBytes];
         WriteHeader(header, Shape, Bytes);
         using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);

@@ -19,7 +19,18 @@ internal static unsafe class SpGemmSelection
         foreach (Row row in device.Table.Of(KnOp.SpGemm))
             if (device.Table.Runs(row, out _) && row.Accepts(&problem, row.DefaultLaunch(options.Threads), out _))
                 return Make(row, device, options, problem, ChoiceSource.Modelled, Reason(problem));
-        throw new KernelsException(Status.Internal, "options", "the managed row takes every problem");
+        throw new KernelsException(Status.Unsupported, device.ToString(), $"takes no such product: {Refusals(device, problem)}");
+    }
+
+    /// <summary>Row by row why none runs, which can be on a GPU alone: the managed row takes every problem.</summary>
+    private static string Refusals(Device device, KnSpgemmProblem problem) =>
+        string.Join("; ", device.Table.Of(KnOp.SpGemm).Select(r => $"{r.Name}: {Refusal(device, r, problem)}"));
+
+    private static string? Refusal(Device device, Row row, KnSpgemmProblem problem)
+    {
+        if (!device.Table.Runs(row, out string? lacks)) return lacks;
+        row.Accepts(&problem, row.DefaultLaunch(0), out string? why);
+        return $"requires {why}";
     }
 
     private static string Reason(in KnSpgemmProblem p) => FormattableString.Invariant(

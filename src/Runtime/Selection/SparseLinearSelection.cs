@@ -38,7 +38,15 @@ internal sealed unsafe class SparseLinearSelection(Device device, FlatGemmOption
         if (!options.BatchInvariant && options.N > 0) yield return Key(cache);
     }
 
-    protected override KernelsException NoRow(int at) => new(Status.Internal, "options", "the managed row takes every problem");
+    /// <summary>A batch-invariant plan takes rows whose launches divide the sums otherwise with their default one alone.</summary>
+    public override bool Accepts(Row row, int at, in KnLaunch launch) => base.Accepts(row, at, launch)
+        && (!options.BatchInvariant || !row.BitsOfDefaultLaunch || row.Dataflow(launch) == row.Dataflow(row.DefaultLaunch(Threads)));
+
+    protected override IEnumerable<KnLaunch> Launches(Row row) =>
+        options.BatchInvariant && row.BitsOfDefaultLaunch ? [row.DefaultLaunch(Threads)] : base.Launches(row);
+
+    /// <summary>On a GPU alone: the CPU's managed row takes every problem.</summary>
+    protected override KernelsException NoRow(int at) => new(Status.Unsupported, "options", $"a layer that a row of {Device} takes at m = {at}");
 
     /// <summary>The rows that this machine runs and that take the layer at some m; with BatchInvariant those of one tag.</summary>
     internal static List<Row> Runnable(Device device, FlatGemmOptions options, long nnz)

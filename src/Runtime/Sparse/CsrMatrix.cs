@@ -39,6 +39,7 @@ public sealed unsafe class CsrMatrix<T> : CsrStructure where T : unmanaged
     /// <summary>The transposed matrix, its rows sorted. Counts columns by blocks of rows, then moves every entry once.</summary>
     public CsrMatrix<T> Transpose()
     {
+        RequireHost();
         PooledMemory? values = HasValues ? PooledMemory.Rent(NonZeros * sizeof(T), "transpose") : null;
         var result = new CsrMatrix<T>(Columns, Rows, NonZeros, IndexBits, true, PooledMemory.Rent((Columns + 1) * sizeof(long), "transpose"),
             PooledMemory.Rent(NonZeros * IndexBytes, "transpose"), values);
@@ -47,8 +48,21 @@ public sealed unsafe class CsrMatrix<T> : CsrStructure where T : unmanaged
         return result;
     }
 
+    /// <summary>A copy on a GPU, or of a GPU's matrix in the memory of the host.</summary>
+    /// <exception cref="KernelsException">No memory, or the other matrix is on another GPU.</exception>
+    public CsrMatrix<T> CopyTo(Device device)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        KernelsException.Require(device.Gpu is null || Device.Gpu is null || device.Shares(Device), nameof(device), $"the host or {Device}, not {device}");
+        PooledMemory Copy(void* from, long bytes) => PooledMemory.CopyOf(from, bytes, Device, device, "matrix");
+        var copy = new CsrMatrix<T>(Rows, Columns, NonZeros, IndexBits, Sorted, Copy(OffsetsAt, (Rows + 1) * sizeof(long)), Copy(ColumnsAt, NonZeros * IndexBytes),
+            HasValues ? Copy(ValuesAt, NonZeros * sizeof(T)) : null);
+        GC.KeepAlive(this);
+        return copy;
+    }
+
     /// <summary>This pattern with values to be computed; takes over its memory, so that this matrix is not to be used again.</summary>
-    internal CsrMatrix<T> WithValues() => new(Rows, Columns, NonZeros, IndexBits, Sorted, OffsetMemory!, ColumnMemory!, PooledMemory.Rent(NonZeros * sizeof(T), "c"));
+    internal CsrMatrix<T> WithValues() => new(Rows, Columns, NonZeros, IndexBits, Sorted, OffsetMemory!, ColumnMemory!, PooledMemory.Rent(NonZeros * sizeof(T), "c", Device));
 
     /// <inheritdoc/>
     public override void Dispose()
@@ -85,6 +99,7 @@ public static unsafe class CsrMatrix
     /// <exception cref="KernelsException">The first rule that is broken, with its row.</exception>
     public static CsrMatrix<T> Wrap<T>(long rows, long columns, Buffer<long> offsets, Buffer<int> columnIndices, Buffer<T>? values) where T : unmanaged
     {
+        RequireHost(offsets.Device, columnIndices.Device, values?.Device);
         Check(rows, columns, 32, offsets.Pointer, offsets.Length, columnIndices.Pointer, columnIndices.Length, values?.Length);
         return new CsrMatrix<T>(rows, columns, 32, true, offsets, columnIndices, values);
     }
@@ -93,6 +108,7 @@ public static unsafe class CsrMatrix
     /// <exception cref="KernelsException">The first rule that is broken, with its row.</exception>
     public static CsrMatrix<T> Wrap<T>(long rows, long columns, Buffer<long> offsets, Buffer<long> columnIndices, Buffer<T>? values) where T : unmanaged
     {
+        RequireHost(offsets.Device, columnIndices.Device, values?.Device);
         Check(rows, columns, 64, offsets.Pointer, offsets.Length, columnIndices.Pointer, columnIndices.Length, values?.Length);
         return new CsrMatrix<T>(rows, columns, 64, true, offsets, columnIndices, values);
     }
@@ -104,6 +120,9 @@ public static unsafe class CsrMatrix
     /// <exception cref="KernelsException">Lengths that differ, or an entry outside the matrix, by its number.</exception>
     public static CsrMatrix<T> FromCoo<T>(long rows, long columns, ReadOnlySpan<int> rowIndices, ReadOnlySpan<int> columnIndices, ReadOnlySpan<T> values = default)
         where T : unmanaged, IAdditionOperators<T, T, T> => CooMatrix.Compress(rows, columns, rowIndices, columnIndices, values);
+
+    private static void RequireHost(Device offsets, Device columnIndices, Device? values) =>
+        KernelsException.Require(offsets.Gpu is null && columnIndices.Gpu is null && values?.Gpu is null, nameof(offsets), "buffers of the host; CopyTo brings a matrix to a GPU");
 
     private static CsrMatrix<T> Copy<T, TIndex>(long rows, long columns, ReadOnlySpan<long> offsets, ReadOnlySpan<TIndex> columnIndices, ReadOnlySpan<T> values)
         where T : unmanaged where TIndex : unmanaged

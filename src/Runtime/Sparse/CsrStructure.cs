@@ -27,6 +27,9 @@ public abstract unsafe class CsrStructure : IDisposable
         NonZeros = OffsetsAt[rows];
     }
 
+    /// <summary>Where it is.</summary>
+    public Device Device => OffsetMemory?.Device ?? Device.Cpu;
+
     /// <summary>Rows.</summary>
     public long Rows { get; }
 
@@ -80,11 +83,14 @@ public abstract unsafe class CsrStructure : IDisposable
     /// <summary>Address of the columns, for matrices that no span can hold. Valid until Dispose.</summary>
     public nint ColumnPointer => (nint)ColumnsAt;
 
-    private protected static int Length(long elements)
+    private protected int Length(long elements)
     {
+        RequireHost();
         KernelsException.Require(elements <= int.MaxValue, "matrix", $"at most 2^31 - 1 elements in a span, not {elements}");
         return (int)elements;
     }
+
+    internal void RequireHost() => KernelsException.Require(Device.Gpu is null, "matrix", $"memory of the host, not of {Device}: CopyTo brings it there");
 
     /// <summary>Gives memory that the matrix owns back to the pool; wrapped memory stays the caller's.</summary>
     public virtual void Dispose()

@@ -32,6 +32,7 @@ public static class MatrixMarket
     {
         ArgumentNullException.ThrowIfNull(stream);
         ArgumentNullException.ThrowIfNull(matrix);
+        matrix.RequireHost();
         using var writer = new StreamWriter(stream, new UTF8Encoding(false), 1 << 16, leaveOpen: true) { NewLine = "\n" };
         bool integer = typeof(T) == typeof(int) || typeof(T) == typeof(long) || typeof(T) == typeof(short) || typeof(T) == typeof(sbyte) || typeof(T) == typeof(byte);
         writer.WriteLine($"%%MatrixMarket matrix coordinate {(!matrix.HasValues ? "pattern" : integer ? "integer" : "real")} general");

@@ -6,7 +6,7 @@ namespace Kernels;
 /// <summary>
 /// Native memory that goes back to a pool: a page that is touched for the first time costs as much as thousands of products.
 /// Not zeroed. Large blocks are asked to be in huge pages. Blocks are found again by size, the smallest that fits; what the pool
-/// keeps beyond its limit is freed.
+/// keeps beyond its limit is freed. Memory of a GPU is not pooled, and read and written here word by word, behind all that runs.
 /// </summary>
 internal sealed unsafe class PooledMemory : SafeHandle
 {
@@ -15,12 +15,19 @@ internal sealed unsafe class PooledMemory : SafeHandle
     private static readonly List<(nint At, long Bytes, long Used)> s_idle = [];
     private static long s_kept;
 
-    private PooledMemory(nint at, long bytes, long used) : base(0, true)
+    private readonly Device? _gpu;
+    private bool _disposing;
+
+    private PooledMemory(nint at, long bytes, long used, Device? gpu = null) : base(0, true)
     {
         SetHandle(at);
+        _gpu = gpu;
         Bytes = bytes;
         Used = used;
     }
+
+    /// <summary>Where it is.</summary>
+    public Device Device => _gpu ?? Device.Cpu;
 
     public long Bytes { get; }
 
@@ -40,9 +47,11 @@ internal sealed unsafe class PooledMemory : SafeHandle
 
     public byte* At => IsClosed ? throw new KernelsException(Status.Invalid, "matrix", "not disposed before its last use") : (byte*)handle;
 
-    public static PooledMemory Rent(long bytes, string what)
+    /// <summary>Memory on a device; of the host when null.</summary>
+    public static PooledMemory Rent(long bytes, string what, Device? device = null)
     {
         bytes = Math.Max(bytes, 64);
+        if (device?.Gpu is { } gpu) return new PooledMemory(gpu.Allocate(bytes), bytes, 0, device);
         if (bytes >= PooledFrom)
         {
             // Steps of an eighth: a block serves the next product of about its size, too.
@@ -81,6 +90,48 @@ internal sealed unsafe class PooledMemory : SafeHandle
         }
     }
 
+    /// <summary>Word <paramref name="index"/>.</summary>
+    public long this[long index]
+    {
+        get
+        {
+            long value = 0;
+            if (_gpu is null) value = ((long*)At)[index];
+            else Copy(GpuCopy.ToHost, (nint)(&value), (nint)((long*)At + index), sizeof(long));
+            return value;
+        }
+        set
+        {
+            if (_gpu is null) ((long*)At)[index] = value;
+            else Copy(GpuCopy.ToDevice, (nint)((long*)At + index), (nint)(&value), sizeof(long));
+        }
+    }
+
+    /// <summary>Bytes of memory on one device in a new block on another; one of the two is the host, or both are one.</summary>
+    public static PooledMemory CopyOf(void* from, long bytes, Device where, Device device, string what)
+    {
+        PooledMemory copy = Rent(bytes, what, device);
+        copy.Touch(bytes);
+        if (bytes == 0) return copy;
+        if (device.Gpu is null && where.Gpu is null) Buffer.MemoryCopy(from, copy.At, bytes, bytes);
+        else Copy(device.Gpu ?? where.Gpu!, device.Gpu is null ? GpuCopy.ToHost : where.Gpu is null ? GpuCopy.ToDevice : GpuCopy.OnDevice, (nint)copy.At, (nint)from, bytes);
+        return copy;
+    }
+
+    private void Copy(GpuCopy direction, nint to, nint from, long bytes) => Copy(_gpu!.Gpu!, direction, to, from, bytes);
+
+    private static void Copy(GpuDriver gpu, GpuCopy direction, nint to, nint from, long bytes)
+    {
+        gpu.Copy(direction, to, from, bytes, 0);
+        gpu.Synchronize(0);
+    }
+
+    protected override void Dispose(bool disposing)
+    {
+        _disposing |= disposing;
+        base.Dispose(disposing);
+    }
+
     /// <summary>Tells how far the block was written.</summary>
     public void Touch(long bytes) => Used = Math.Max(Used, Math.Min(bytes, Bytes));
 
@@ -97,6 +148,7 @@ internal sealed unsafe class PooledMemory : SafeHandle
 
     protected override bool ReleaseHandle()
     {
+        if (_gpu is not null) return _gpu.Gpu!.TryRelease(GpuObject.Memory, handle, _disposing);
         lock (s_gate)
         {
             if (Bytes >= PooledFrom && s_kept + Used <= Limit && s_idle.Count < 64)

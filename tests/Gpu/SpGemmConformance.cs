@@ -1,0 +1,107 @@
+using Kernels.Interop.Native;
+
+namespace Kernels.Tests.Gpu;
+
+/// <summary>
+/// spgemm/gpu over the operation's cases, every phase, simulated with every access checked, against the oracle and, bit by bit, the
+/// managed row; and on the GPUs that are here. A checked product takes microseconds, so there heavy cases run in one type each.
+/// </summary>
+[TestFixture]
+public sealed class SpGemmConformance
+{
+    private const long MostSimulated = 3_000;  // products and rows of a case that runs in every type
+    private static readonly SpGemmCase[] s_cases = [.. SpGemmCases.All()];
+    private static readonly SortedDictionary<string, (int Ran, int Refused, int Left)> s_tallies = [];
+
+    private static IEnumerable<TestCaseData> ByMatrix()
+    {
+        foreach (string device in Simulated.Names)
+            foreach ((string matrix, _, _) in SpGemmCases.Matrices)
+                yield return new TestCaseData(device, matrix).SetArgDisplayNames(device, matrix);
+    }
+
+    private static Row RowOf(Device device)
+    {
+        Row row = device.Table.Of(KnOp.SpGemm).First();
+        if (!device.Table.Runs(row, out string? lacks)) Assert.Ignore(lacks!);
+        return row;
+    }
+
+    private static unsafe bool Accepts(Row row, KnSpgemmProblem problem, out string? why) => row.Accepts(&problem, row.DefaultLaunch(0), out why);
+
+    private static long Work(SpGemmCase c) => c.A.Rows + c.A.Indices.Sum(k => c.B.Offsets[k + 1] - c.B.Offsets[k]);
+
+    [TestCaseSource(nameof(ByMatrix))]
+    public void Matches(string name, string matrix)
+    {
+        Device device = Simulated.Open(name);
+        Row row = RowOf(device), managed = new SpGemmManaged();
+        KnLaunch[] launches = [.. row.Launches(0)];
+        int ran = 0, refused = 0, left = 0;
+        for (int i = 0; i < s_cases.Length; i++)
+        {
+            SpGemmCase c = s_cases[i];
+            if (c.Matrix != matrix) continue;
+            if (!Accepts(row, c.Problem, out string? why))
+            {
+                Assert.That(why, Is.Not.Empty);
+                refused++;
+                continue;
+            }
+            if (device.Kind == DeviceKind.Simulated && Work(c) > MostSimulated && i % 3 != 0)
+            {
+                left++;
+                continue;
+            }
+            ran++;
+            KnLaunch launch = launches[i % launches.Length];
+            // Unsorted rows of the managed one are in another order; those of this one are sorted.
+            using SpGemmTrial trial = new(c, Tables.Seed + (ulong)i), other = new(c with { Flags = c.Flags & ~KnSpgemmFlags.Unsorted }, Tables.Seed + (ulong)i);
+            string what = $"{row.Dataflow(launch)} on {name}, {c}, seed {Tables.Seed}";
+            Assert.That(trial.Analyse(row, launch), Is.Null, what);
+            Assert.That(trial.Check(row, launch, i % 2 == 0 ? 0 : Math.Max(1, trial.NonZeros / 2)), Is.Null, what);
+            Assert.That(device.Fault, Is.Null, what);
+            Assert.That(other.Analyse(managed, managed.DefaultLaunch(1)) ?? other.Check(managed, managed.DefaultLaunch(1)), Is.Null, what);
+            Assert.That(trial.Values.SequenceEqual(other.Values), $"{what}: other bits than the managed row");
+        }
+        (int r, int f, int l) = s_tallies.GetValueOrDefault(name);
+        s_tallies[name] = (r + ran, f + refused, l + left);
+    }
+
+    [Test]
+    public void RefusesWhatItCannotHold()
+    {
+        Row row = RowOf(Simulated.Open("simt32"));
+        KnSpgemmProblem p = s_cases[0].Problem;
+        Assert.That(Accepts(row, p with { IndexBytes = 8 }, out string? why), Is.False);
+        Assert.That(why, Does.Contain("IndexBytes"));
+        Assert.That(Accepts(row, p with { Most = 1 << 29 }, out why), Is.False);
+        Assert.That(why, Does.Contain("2^28"));
+        Assert.That(Accepts(row, p with { N = 1 << 30, Flags = (int)KnSpgemmFlags.Mask }, out why), Is.False);
+        Assert.That(why, Does.Contain("mask"));
+    }
+
+    /// <summary>Offsets that descend or do not end where they must, columns outside: named by ANALYSE, operand by operand, and nothing is read out of bounds.</summary>
+    [TestCase("simt32")]
+    [TestCase("simt64")]
+    public unsafe void BrokenOperandsAreNamed(string name)
+    {
+        Row row = RowOf(Simulated.Open(name));
+        SpGemmCase c = s_cases.First(x => x.Matrix == "uniform" && x.IndexBytes == 4 && x.Flags == (KnSpgemmFlags.Mask));
+        foreach ((string operand, bool columns, long value) in new[] { ("a", true, -1L), ("b", true, c.B.Columns), ("mask", true, c.B.Columns), ("a", false, -5), ("b", false, 1 << 20), ("mask", false, -1) })
+        {
+            using var trial = new SpGemmTrial(c, Tables.Seed);
+            KnCsr x = operand == "a" ? trial.Args.A : operand == "b" ? trial.Args.B : trial.Args.Mask;
+            if (columns) ((int*)x.Columns)[7] = (int)value;
+            else x.Offsets[5] = value;
+            Assert.That(trial.Run(row, row.DefaultLaunch(0), KnSpgemmPhase.Analyse, 0, c.A.Rows), Does.Contain("Invalid").And.Contain($"{operand}: requires").And.Contain(columns ? "column" : "offsets"));
+        }
+    }
+
+    [OneTimeTearDown]
+    public void Summarise()
+    {
+        foreach ((string name, (int ran, int refused, int left)) in s_tallies)
+            TestContext.Progress.WriteLine($"  spgemm/gpu on {name}: {ran} cases, {refused} refused, {left} left out as too heavy here");
+    }
+}
