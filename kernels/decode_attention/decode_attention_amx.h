@@ -154,22 +154,26 @@ void turn_scores(const float* in, int64_t rows, float* out) {
 
 constexpr int64_t kGroups = kChunk / kStep;  // of tokens in a tile of weights
 
-// Pairs of tokens as tiles [group][P]: two tiles for every 32 elements from d on.
+// 16 P elements from d on, in pairs of tokens, as tiles [group][P]; what is not there is 0.
 template <class From, int P>
 void pair_values(const char* const* values, int64_t d, int64_t dim, char (*out)[kTile]) {
-  for (int64_t p = 0; p < P && d < dim; p += 2, d += kStep) {
-    const __mmask32 mask = first_words(dim - d);
-    const int64_t byte = d * From::kBytes;
-    for (int64_t i = 0; i < kChunk; i += 2) {
-      char* const at = out[i / kStep * P + p] + i % kStep / 2 * kTileBytes;
-      if (byte % 64 == 0) {
-        _mm_prefetch(values[kChunk + i] + byte, _MM_HINT_T1);
-        _mm_prefetch(values[kChunk + i + 1] + byte, _MM_HINT_T1);
+  __mmask32 mask[P / 2];
+  each<P / 2>([&](auto v) { mask[v] = first_words(larger(0, dim - d - v * kStep)); });
+  const int64_t byte = d * From::kBytes;
+  for (int64_t i = 0; i < kChunk; i += 2) {
+    const char *const v0 = values[i] + byte, *const next0 = values[kChunk + i] + byte;
+    const char *const v1 = values[i + 1] + byte, *const next1 = values[kChunk + i + 1] + byte;
+    char* const at = out[i / kStep * P] + i % kStep / 2 * kTileBytes;
+    each<P / 2>([&](auto v) {
+      constexpr int64_t more = v * kStep * From::kBytes;
+      if ((byte + more) % 64 == 0) {
+        _mm_prefetch(next0 + more, _MM_HINT_T1);
+        _mm_prefetch(next1 + more, _MM_HINT_T1);
       }
-      const __m512i v0 = From::at(values[i] + byte, mask), v1 = From::at(values[i + 1] + byte, mask);
-      _mm512_store_si512(at, _mm512_unpacklo_epi16(v0, v1));
-      _mm512_store_si512(at + kTile, _mm512_unpackhi_epi16(v0, v1));
-    }
+      const __m512i a = From::at(v0 + more, mask[v]), b = From::at(v1 + more, mask[v]);
+      _mm512_store_si512(at + 2 * v * kTile, _mm512_unpacklo_epi16(a, b));
+      _mm512_store_si512(at + (2 * v + 1) * kTile, _mm512_unpackhi_epi16(a, b));
+    });
   }
 }
 
@@ -196,7 +200,7 @@ void add_values(const char* const* values, const float* scores, int64_t dim, flo
   const char* const weights = reinterpret_cast<const char*>(scores);
   pair_values<From, P>(values, 0, dim, pairs[0]);
   for (int64_t d = 0, turn = 0; d < dim; d += 16 * P, turn ^= 1) {
-    pair_values<From, P>(values, d + 16 * P, dim, pairs[turn ^ 1]);
+    if (d + 16 * P < dim) pair_values<From, P>(values, d + 16 * P, dim, pairs[turn ^ 1]);
     char* const at = reinterpret_cast<char*>(sums + d);
     if (d + 16 * P <= out_row)
       multiply_values<B, P, P>(weights, pairs[turn], at, out_row * 4);
