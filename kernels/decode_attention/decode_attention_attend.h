@@ -10,11 +10,13 @@
 //   kRounds: it multiplies weights in less than f32
 //   kValueSlots: slots times rows of one step of add_values
 //   q_row(problem): bytes of a row of q as it reads it
-//   pack_q(problem, q, out): one row
+//   pack_q(problem, q, out, i, n): row i of the n of a kv head
 //   scores<R, D>(m): s = q . k of R rows over 16 / R slots; D is head_dim, or 0
 //   out_row(problem): floats of a row of sums; order(sums, out_row): to the order of the output, at the end
 //   put(weights, i, p): 16 weights of a row from slot i on as it multiplies them; returns them so, as f32
 //   add_values<R, D>(m): sums += weights . v of R rows over kValueSlots / R slots; D is v_head_dim, or 0
+// or, in place of scores, add_values and kValueSlots,
+//   attend(call, attending, work): scores, soften and sums of a chunk
 #pragma once
 #include "decode_attention_reduce.h"
 #include "decode_attention_softmax.h"
@@ -152,7 +154,7 @@ void begin(const call& c, const sequence& s, const rows_of& rows, int64_t head0,
       const int64_t at = h * rows.count + r, head = (head0 + h) * c.group + rows.head[r];
       const char* q = static_cast<const char*>(a.q) +
                       ((s.token0 + rows.token[r]) * a.q_token + head * a.q_head) * bytes_of(p.q_type);
-      Engine::pack_q(p, q, w.q + at * c.q_row);
+      Engine::pack_q(p, q, w.q + h * rows.count * c.q_row, r, rows.count);
       memset(w.sums + at * c.out_row, 0, static_cast<size_t>(c.out_row) * 4);
       memset(w.total + at * 16, 0, 64);
       memset(w.rounded + at * 16, 0, 64);
@@ -290,7 +292,10 @@ void attend(const call& c, const sequence& s, const rows_of& rows, int64_t head0
       if (seen == 0) continue;
       t.seen = slots_of(seen);
       for (int64_t h = 0; h < heads; h++) look(c, keys_at, head0 + h, t.seen, &keys[h]);
-      attend_chunk<Engine>(c, t, w);
+      if constexpr (requires { Engine::attend(c, t, w); })
+        Engine::attend(c, t, w);
+      else
+        attend_chunk<Engine>(c, t, w);
     }
   }
 }

@@ -51,7 +51,8 @@ struct f32_engine {
   static void order(float*, int64_t) {}
   static int64_t q_row(const kn_decode_attention_problem& p) { return lanes(p.head_dim) * 4; }
 
-  static void pack_q(const kn_decode_attention_problem& p, const char* q, char* out) {
+  static void pack_q(const kn_decode_attention_problem& p, const char* q, char* out, int64_t i, int64_t) {
+    out += i * q_row(p);
     for (int64_t d = 0; d < p.head_dim; d += 16)
       _mm512_store_ps(out + d * 4, load(p.q_type, q, d, first_lanes(p.head_dim - d)));
   }

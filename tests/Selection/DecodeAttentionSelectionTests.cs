@@ -44,6 +44,18 @@ public sealed class DecodeAttentionSelectionTests
         Assert.That(many.Row.Value(many.Launch, DecodeAttentionSelection.Split), Is.GreaterThanOrEqualTo(16384));
     }
 
+    /// <summary>A tile of AMX costs the same for one packed row as for 16.</summary>
+    [Test]
+    public void Tiles_are_taken_where_many_rows_are_packed()
+    {
+        if (Tables.Emulated is not { } table) { Assert.Ignore("no kn_cpu_emulated library"); return; }
+        if (!table.Runs(table.Named(KnOp.DecodeAttention, "decode_attention/amx", "row"), out string? lacks)) Assert.Ignore(lacks!);
+        string TargetOf(int group, int tokens, int threads = 1) => DecodeAttentionSelection.Choose(new Device(table),
+            s_options with { QHeads = 8 * group, MaxQLen = tokens, Threads = threads, Query = DType.BFloat16, Kv = DType.BFloat16, Output = DType.BFloat16 }, false, null)[^1].Row.Target;
+        Assert.That((TargetOf(1, 1), TargetOf(1, 1, 0)), Is.EqualTo(("avx512bf16", "avx512bf16")));
+        Assert.That((TargetOf(16, 1), TargetOf(4, 4), TargetOf(8, 4), TargetOf(16, 2, 0)), Is.EqualTo(("amx", "amx", "amx", "amx")));
+    }
+
     [Test]
     public void Bounded_is_taken_where_it_is_proved_and_unified_only_with_phi()
     {

@@ -1,0 +1,74 @@
+// What the engines that multiply in bf16 have in common: the cache in bf16 (s8 is exact in it), weights in bf16, and
+// sums of two interleaved tokens. Everything is static, see avx512.h.
+#pragma once
+#include "decode_attention_attend.h"
+
+namespace kn::decode_attention {
+namespace {
+
+constexpr int64_t kStep = 32;  // elements of bf16 in a vector
+
+// The elements of the cache that the mask has, as bf16.
+struct from_bf16 {
+  static constexpr int64_t kBytes = 2;
+  static __m512i at(const char* p, __mmask32 mask) { return _mm512_maskz_loadu_epi16(mask, p); }
+};
+
+struct from_s8 {
+  static constexpr int64_t kBytes = 1;
+  static __m512i at(const char* p, __mmask32 mask) {
+    const __m256i v = _mm256_maskz_loadu_epi8(mask, p);
+    const __m512 low = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_castsi256_si128(v)));
+    const __m512 high = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm256_extracti128_si256(v, 1)));
+    return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(high, low));
+  }
+};
+
+inline __mmask32 first_words(int64_t count) { return count >= 32 ? ~__mmask32{0} : (__mmask32{1} << count) - 1; }
+
+// Two tokens interleaved within lanes of 128 bits: the sums of 32 elements are those of 0-3 of every 8, then of 4-7.
+struct bf16_rows {
+  static constexpr bool kRounds = true;
+  static int64_t q_row(const kn_decode_attention_problem& p) { return round_up(p.head_dim, kStep) * 2; }
+  static int64_t out_row(const kn_decode_attention_problem& p) { return round_up(p.v_head_dim, kStep); }
+
+  static __m512 put(float* weights, int64_t i, __m512 p) {
+    const __m256i narrow = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(p));
+    _mm256_store_si256(reinterpret_cast<__m256i*>(reinterpret_cast<uint16_t*>(weights) + i), narrow);
+    return widen_bf16(narrow);
+  }
+
+  static void order(float* sums, int64_t out_row) {
+    const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+    const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+    for (int64_t d = 0; d < out_row; d += kStep) {
+      const __m512 low = _mm512_load_ps(sums + d), high = _mm512_load_ps(sums + d + 16);
+      _mm512_store_ps(sums + d, _mm512_permutex2var_ps(low, first, high));
+      _mm512_store_ps(sums + d + 16, _mm512_permutex2var_ps(low, second, high));
+    }
+  }
+};
+
+// The rows of such an engine.
+template <template <class> class Engine>
+struct bf16 {
+  static bool takes(const kn_decode_attention_problem& p, const char** why) {
+    KN_REQUIRE(p.q_type == KN_BF16);
+    // Weights in bf16 times the wide range of e4m3 err by more than twice what plain attention does: f32 takes those.
+    KN_REQUIRE(p.kv_type != KN_E4M3);
+    return true;
+  }
+
+  template <class F>
+  static void with_engine(const kn_decode_attention_problem& p, F f) {
+    switch (p.kv_type) {
+      case KN_S8:
+        return f.template operator()<Engine<from_s8>>();
+      default:
+        return f.template operator()<Engine<from_bf16>>();
+    }
+  }
+};
+
+}  // namespace
+}  // namespace kn::decode_attention
