@@ -5,9 +5,9 @@
 //   flat_gemm_sm80_<w>_<x>_m<M>_n<N>   grid (ceil(columns / N), splits, tiles), block of 256; N = 32 with M = 8 16, or
 //     N = 64 with M = 8 16 32 64; dynamic shared memory (M <= 16 ? 4 : 3) 16 (N bits(w) + M bits(x)) bytes
 //     <w>_<x>: bf16_bf16 f16_f16 s8_bf16 u4_bf16 s8_s8
-//   flat_gemm_sm90_<w>_<x>_m<M>        grid (any number of blocks, which share the tiles), block of 384; M = 8 16 32 64 128
-//     256, N = 128; argument kn_flat_gemm_sm90; dynamic shared memory 21504 + stages 128 (128 + M) bytes, stages the most
-//     that 208896 bytes hold
+//   flat_gemm_sm90_<w>_<x>_m<M>        grid (any number of blocks, which share the tiles), block of 384; N = 128, M = 8
+//     16 32 64 128 256; argument kn_flat_gemm_sm90; dynamic shared memory 21504 + stages 128 (128 + M) bytes, stages
+//     the most that 208896 bytes hold
 //     <w>_<x>: bf16_bf16 f16_f16
 //   flat_gemm_gpu_quantize             grid (m), block of 256: x bf16 or f32 to s8 in `quantized` and `x_scales`; then
 //     s8_s8 with that x
@@ -47,8 +47,8 @@ typedef struct kn_flat_gemm_gpu {
   int32_t integer;                 // 1: s8 x s8, sums are s32
 } kn_flat_gemm_gpu;
 
-// The argument of flat_gemm_sm90. A tensor map (cuTensorMapEncodeTiled: 2-byte elements, 128-byte swizzle, zeros outside)
-// has dimensions (k, rows, parts) and boxes of
+// The argument of flat_gemm_sm90. A tensor map (cuTensorMapEncodeTiled: 2-byte elements, 128-byte swizzle, zeros
+// outside) has dimensions (k, rows, parts) and boxes of
 //   x: (64, M, 1) of [1, m, k]      w: (64, 128, 1) of [1, n, k], gated (64, 8, 2) of [2, n, k]
 // It needs addresses and strides that are multiples of 16 bytes; an operand that has none is read by ordinary loads.
 typedef struct kn_flat_gemm_sm90 {
