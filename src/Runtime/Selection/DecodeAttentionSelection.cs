@@ -11,7 +11,7 @@ namespace Kernels;
 internal sealed unsafe class DecodeAttentionSelection : Selection<KnDecodeAttentionProblem>
 {
     /// <summary>Launch parameters, by the names that rows give them.</summary>
-    internal const string Softmax = "softmax", Split = "split";
+    internal const string Softmax = "softmax", Split = "split", Heads = "heads";
 
     /// <summary>Tokens of a split in batch-invariant plans: few enough to fill 8 workers from 4K tokens of one head on.</summary>
     internal const int InvariantSplit = 512;
