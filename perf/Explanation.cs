@@ -25,7 +25,7 @@ internal sealed unsafe class Explanation<TProblem>(Selection<TProblem> selection
         List<ChoiceExplanation> choices = [.. segments.Select(s => new ChoiceExplanation(s.From, s.To, s.Row.Dataflow(s.Launch).ToString(), s.Source, s.Reason, s.Workspace))];
         int at = points[0];
         Segment<TProblem> chosen = segments.First(s => at <= s.To);
-        List<RowExplanation> rows = [.. Device.Cpu.Table.Of(op).Select(r => Explain(r, at, chosen, store, unlike))];
+        List<RowExplanation> rows = [.. selection.Device.Table.Of(op).Select(r => Explain(r, at, chosen, store, unlike))];
         if (points.Count == 1) ShowRows(screen, string.Create(CultureInfo.InvariantCulture, $"{title}, {selection.Axis} {at}"), rows);
         ShowChoices(screen, points.Count == 1 ? "" : title, choices.Where(c => points.Count > 1 || (c.From <= at && at <= c.To)));
         return new { rows_at = at, rows, choices };
@@ -33,7 +33,7 @@ internal sealed unsafe class Explanation<TProblem>(Selection<TProblem> selection
 
     private RowExplanation Explain(Row row, int at, in Segment<TProblem> chosen, TuningStore store, Func<Row, string?> unlike)
     {
-        if (!Device.Cpu.Table.Runs(row, out string? lacks)) return new(row.Name, false, lacks, null, null, null, false);
+        if (!selection.Device.Table.Runs(row, out string? lacks)) return new(row.Name, false, lacks, null, null, null, false);
         bool isChosen = chosen.Row == row;
         KnLaunch launch = isChosen ? chosen.Launch : row.DefaultLaunch(selection.Threads);
         TProblem problem = selection.Problem(at);

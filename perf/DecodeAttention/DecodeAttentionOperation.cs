@@ -116,13 +116,14 @@ internal sealed partial class DecodeAttentionOperation : Operation
     {
         int[] points = Axis.Explain(parsed);
         CacheState cache = parsed.GetValue(ExplainVerb.Cache);
+        Device device = Devices.Find(parsed.GetValue(ExplainVerb.DeviceName));
         var all = new List<object>();
         foreach (int threads in parsed.GetValue(ExplainVerb.Threads)!)
             foreach (DecodeAttentionLayer layer in Layers(parsed, threads).Cast<DecodeAttentionLayer>())
             {
                 DecodeAttentionOptions options = layer.Options with { MaxKvLen = points.Max() };
-                var selection = new DecodeAttentionSelection(Device.Cpu, options, layer.Phi);
-                var segments = DecodeAttentionSelection.Choose(Device.Cpu, options, layer.Phi, store, cache);
+                var selection = new DecodeAttentionSelection(device, options, layer.Phi);
+                var segments = DecodeAttentionSelection.Choose(device, options, layer.Phi, store, cache);
                 object said = new Explanation<KnDecodeAttentionProblem>(selection, segments, Op, cache).Show(screen, Title(layer, threads, cache, $"softmax {options.Softmax}"), points, store, _ => null);
                 all.Add(new { op = Name, layer = layer.Case, layer.Dtypes, shape = layer.ShapeByName, threads, cache, said });
             }

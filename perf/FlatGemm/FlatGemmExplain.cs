@@ -10,14 +10,15 @@ internal sealed unsafe partial class FlatGemmOperation
     {
         int[] points = Axis.Explain(parsed);
         CacheState cache = parsed.GetValue(ExplainVerb.Cache);
+        Device device = Devices.Find(parsed.GetValue(ExplainVerb.DeviceName));
         var all = new List<object>();
         foreach (int threads in parsed.GetValue(ExplainVerb.Threads)!)
             foreach (Layer layer in Layers(parsed, threads))
             {
                 FlatGemmOptions options = Of(layer) with { MaxM = points.Max() };
-                string? layout = LayoutOf(options);
-                var segments = FlatGemmSelection.Choose(Device.Cpu, options, layout, store, cache);
-                var selection = new FlatGemmSelection(Device.Cpu, options, layout, FlatGemmSelection.Sharing(Device.Cpu, options, layout));
+                string? layout = LayoutOf(device, options);
+                var segments = FlatGemmSelection.Choose(device, options, layout, store, cache);
+                var selection = new FlatGemmSelection(device, options, layout, FlatGemmSelection.Sharing(device, options, layout));
                 object said = new Explanation<KnFlatGemmProblem>(selection, segments, Op, cache).Show(screen, Title(layer, threads, cache, $"layout {layout ?? "rows"}"), points, store, Unlike);
                 all.Add(new { op = Name, layer = layer.Case, layer.Dtypes, shape = layer.ShapeByName, threads, layout, cache, said });
 

@@ -104,7 +104,7 @@ internal sealed partial class FlatGemmOperation : Operation
         Candidates = settings.Candidates,
     });
 
-    public override TuningKey KeyOf(Layer layer, CacheState cache) => FlatGemmTuned.Key(Device.Cpu, Of(layer), LayoutOf(Of(layer)), cache);
+    public override TuningKey KeyOf(Layer layer, CacheState cache) => FlatGemmTuned.Key(Device.Cpu, Of(layer), LayoutOf(Device.Cpu, Of(layer)), cache);
 
     public override Layer? LayerOf(TuningKey key)
     {
@@ -140,10 +140,10 @@ internal sealed partial class FlatGemmOperation : Operation
 
     private static FlatGemmOptions Of(Layer layer) => ((FlatGemmLayer)layer).Options;
 
-    private static unsafe string? LayoutOf(FlatGemmOptions options)
+    private static unsafe string? LayoutOf(Device device, FlatGemmOptions options)
     {
         KnFlatGemmProblem problem = options.Problem(options.MaxM);
-        return FlatGemmSelection.LayoutRow(Device.Cpu, options).Layout(&problem);
+        return FlatGemmSelection.LayoutRow(device, options).Layout(&problem);
     }
 
     public override unsafe IReadOnlyList<string> LayoutsOf(Row row)

@@ -99,6 +99,7 @@ internal sealed partial class SpGemmOperation : Operation
 
     public override void Explain(ParseResult parsed, Screen screen, TuningStore store)
     {
+        ExplainVerb.RequireCpu(parsed, Name);
         var all = new List<object>();
         foreach (int threads in parsed.GetValue(ExplainVerb.Threads)!)
             foreach (Layer layer in Layers(parsed, threads))

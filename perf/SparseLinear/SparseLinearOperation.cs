@@ -116,6 +116,7 @@ internal sealed unsafe partial class SparseLinearOperation : Operation
     /// <summary>For every m the costs of both kinds by their models and the density at which they cross.</summary>
     public override void Explain(ParseResult parsed, Screen screen, TuningStore store)
     {
+        ExplainVerb.RequireCpu(parsed, Name);
         var all = new List<object>();
         foreach (int threads in parsed.GetValue(ExplainVerb.Threads)!)
             foreach (SparseLinearLayer layer in Layers(parsed, threads).Cast<SparseLinearLayer>())
