@@ -105,9 +105,7 @@ public sealed unsafe class Rules
             KnLaunch launch = row.DefaultLaunch(0);
             if (!trial.Prepare(row, launch, out _, out _)) continue;
             for (int i = 0; i < 50; i++) trial.Run(row, launch, 9);
-            long before = GC.GetAllocatedBytesForCurrentThread();
-            for (int i = 0; i < 100; i++) trial.Run(row, launch, 9);
-            Assert.That(GC.GetAllocatedBytesForCurrentThread() - before, Is.Zero, kind.ToString());
+            Assert.That(Allocations.Of(100, () => trial.Run(row, launch, 9)), Is.Zero, kind.ToString());
             ran++;
         }
         Assert.That(ran, Is.Positive);

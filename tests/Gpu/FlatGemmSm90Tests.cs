@@ -92,9 +92,9 @@ public sealed unsafe class FlatGemmSm90Tests
         var args = new KnFlatGemmArgs { Size = (uint)sizeof(KnFlatGemmArgs), M = 4, X = x.Pointer, Ldx = 64, W = w.Pointer, Ldw = 64, Y = y.Pointer, Ldy = 16 };
         KnLaunch launch = row.DefaultLaunch(0);
         Assert.That(row.Run(&problem, launch, &args, 0), Is.EqualTo(KnStatus.Ok), row.LastError);
-        long before = GC.GetAllocatedBytesForCurrentThread();
-        for (int i = 0; i < 10; i++) row.Run(&problem, launch, &args, 0);
-        Assert.That(GC.GetAllocatedBytesForCurrentThread() - before, Is.Zero, "tensor maps and the launch");
+        KnFlatGemmProblem* at = &problem;
+        KnFlatGemmArgs* with = &args;
+        Assert.That(Allocations.Of(10, () => row.Run(at, launch, with, 0)), Is.Zero, "tensor maps and the launch");
     }
 
     [Test]

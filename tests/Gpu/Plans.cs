@@ -227,8 +227,8 @@ public sealed class Plans
         KnLaunch launch = row.DefaultLaunch(0);
         var args = new KnFlatGemmArgs { Size = (uint)sizeof(KnFlatGemmArgs), M = 0, Ldx = K, Ldy = N };
         Assert.That(row.Run(&problem, launch, &args, 0), Is.EqualTo(KnStatus.Ok), row.LastError);
-        long before = GC.GetAllocatedBytesForCurrentThread();
-        for (int i = 0; i < 100; i++) row.Run(&problem, launch, &args, 0);
-        Assert.That(GC.GetAllocatedBytesForCurrentThread() - before, Is.Zero, "choosing tiles and sizing");
+        KnFlatGemmProblem* at = &problem;
+        KnFlatGemmArgs* with = &args;
+        Assert.That(Allocations.Of(100, () => row.Run(at, launch, with, 0)), Is.Zero, "choosing tiles and sizing");
     }
 }

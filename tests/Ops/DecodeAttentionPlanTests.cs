@@ -223,9 +223,7 @@ public sealed class DecodeAttentionPlanTests
         using KvCache<float> cache = Filled<float>(pages);
         using Kernels.DecodeAttention plan = Kernels.DecodeAttention.Create(s_options);
         for (int i = 0; i < 50; i++) plan.Run<float, float, float>(q, cache, s_lens, pages, output, lse);
-        long before = GC.GetAllocatedBytesForCurrentThread();
-        for (int i = 0; i < 1000; i++) plan.Run<float, float, float>(q, cache, s_lens, pages, output, lse);
-        Assert.That(GC.GetAllocatedBytesForCurrentThread() - before, Is.Zero);
+        Assert.That(Allocations.Of(1000, () => plan.Run<float, float, float>(q, cache, s_lens, pages, output, lse)), Is.Zero);
     }
 
     [Test]
