@@ -213,7 +213,7 @@ void add_values(const char* const* values, const float* scores, int64_t dim, flo
 struct places {
   const char* at[2 * kChunk];
   places(const char* const* first, int64_t offset) {
-    for (int64_t i = 0; i < 2 * kChunk; i++) at[i] = first[i] + offset;
+    for (int64_t i = 0; i < 2 * kChunk; i++) at[i] = moved(first[i], offset);
   }
 };
 

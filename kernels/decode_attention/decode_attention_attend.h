@@ -111,14 +111,15 @@ struct view {
 inline int64_t k_offset(const call& c, int64_t head) { return head * c.args->k_head * bytes_of(c.problem->kv_type); }
 inline int64_t v_offset(const call& c, int64_t head) { return head * c.args->v_head * bytes_of(c.problem->kv_type); }
 
-inline const char* nothing_before(int64_t offset) {
-  return reinterpret_cast<const char*>(reinterpret_cast<intptr_t>(kNothing) - offset);
+// Where nothing lies has no head before it: addresses are moved as numbers.
+inline const char* moved(const char* address, int64_t bytes) {
+  return reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(address) + static_cast<uintptr_t>(bytes));
 }
 
 inline void look(const call& c, const located& at, int64_t head, uint64_t seen, view* out) {
   out->k = at.k, out->v = at.v;
   if (seen != ~uint64_t{0}) {
-    const char *const no_k = nothing_before(k_offset(c, head)), *const no_v = nothing_before(v_offset(c, head));
+    const char *const no_k = moved(kNothing, -k_offset(c, head)), *const no_v = moved(kNothing, -v_offset(c, head));
     for (int64_t i = 0; i < 2 * kChunk; i++) {
       const bool there = i >= kChunk || (seen >> i & 1);
       out->own_k[i] = there ? at.k[i] : no_k;
@@ -228,13 +229,11 @@ void soften(const call& c, const attending& t, int64_t h, const work& w) {
   }
 }
 
-// Calls f<D>() for the widths that models have, f<0>() for any other.
+// Calls f<D>() for the width that most models have, f<0>() for any other.
 template <class F>
 inline KN_INLINE void with_width(int64_t width, F f) {
   if (width == 128)
     f.template operator()<128>();
-  else if (width == 64)
-    f.template operator()<64>();
   else
     f.template operator()<0>();
 }

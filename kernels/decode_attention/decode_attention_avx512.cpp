@@ -68,7 +68,7 @@ struct f32_engine {
     const char* at[T];
     const char* ahead[T];
     __m512 sum[16];
-    each<T>([&](auto t) KN_INLINE { at[t] = m.at[t] + m.offset, ahead[t] = m.at[T + t] + m.offset; });
+    each<T>([&](auto t) KN_INLINE { at[t] = moved(m.at[t], m.offset), ahead[t] = moved(m.at[T + t], m.offset); });
     each<16>([&](auto i) KN_INLINE { sum[i] = _mm512_setzero_ps(); });
     // q is padded with zeros; what follows the last element of a key is another one's.
     const auto step = [&](int64_t d, __mmask16 mask) KN_INLINE {
@@ -81,7 +81,7 @@ struct f32_engine {
       });
     };
     if constexpr (D > 0) {
-      each<D / 16>([&](auto i) KN_INLINE { step(i * 16, 0xffff); });
+      for (int64_t d = 0; d < D; d += 16) step(d, 0xffff);
     } else {
       const int64_t dim = m.problem->head_dim;
       for (int64_t d = 0; d < dim; d += 16) step(d, first_lanes(dim - d));
@@ -97,21 +97,21 @@ struct f32_engine {
     const char* at[T];
     __m512 p[16];
     each<T>([&](auto t) KN_INLINE {
-      at[t] = m.at[t] + m.offset;
+      at[t] = moved(m.at[t], m.offset);
       each<R>([&](auto r) KN_INLINE { p[r * T + t] = _mm512_set1_ps(m.scores[r * kChunk + m.slot + t]); });
     });
     const auto step = [&](int64_t d, __mmask16 mask) KN_INLINE {
       __m512 sum[R];
       each<R>([&](auto r) KN_INLINE { sum[r] = _mm512_load_ps(sums + r * out_row + d); });
       each<T>([&](auto t) KN_INLINE {
-        if ((d * From::kBytes) % 64 == 0) _mm_prefetch(m.at[T + t] + m.offset + d * From::kBytes, _MM_HINT_NTA);
+        if ((d * From::kBytes) % 64 == 0) _mm_prefetch(moved(m.at[T + t], m.offset + d * From::kBytes), _MM_HINT_NTA);
         const __m512 v = From::at(at[t] + d * From::kBytes, mask);
         each<R>([&](auto r) KN_INLINE { sum[r] = _mm512_fmadd_ps(p[r * T + t], v, sum[r]); });
       });
       each<R>([&](auto r) KN_INLINE { _mm512_store_ps(sums + r * out_row + d, sum[r]); });
     };
     if constexpr (D > 0) {
-      each<D / 16>([&](auto i) KN_INLINE { step(i * 16, 0xffff); });
+      for (int64_t d = 0; d < D; d += 16) step(d, 0xffff);
     } else {
       const int64_t dim = m.problem->v_head_dim;
       for (int64_t d = 0; d < dim; d += 16) step(d, first_lanes(dim - d));

@@ -26,7 +26,7 @@ struct bf16_engine : bf16_rows {
     const char* at[T];
     const char* ahead[T];
     __m512 sum[16];
-    each<T>([&](auto t) KN_INLINE { at[t] = m.at[t] + m.offset, ahead[t] = m.at[T + t] + m.offset; });
+    each<T>([&](auto t) KN_INLINE { at[t] = moved(m.at[t], m.offset), ahead[t] = moved(m.at[T + t], m.offset); });
     each<16>([&](auto i) KN_INLINE { sum[i] = _mm512_setzero_ps(); });
     const auto step = [&](int64_t d, __mmask32 mask) KN_INLINE {
       __m512i a[R];
@@ -39,7 +39,7 @@ struct bf16_engine : bf16_rows {
       });
     };
     if constexpr (D > 0) {
-      each<D / kStep>([&](auto i) KN_INLINE { step(i * kStep, ~__mmask32{0}); });
+      for (int64_t d = 0; d < D; d += kStep) step(d, ~__mmask32{0});
     } else {
       const int64_t dim = m.problem->head_dim;
       for (int64_t d = 0; d < dim; d += kStep) step(d, first_words(dim - d));
@@ -54,7 +54,7 @@ struct bf16_engine : bf16_rows {
     float* const sums = m.sums;
     const char* at[2 * P];
     __m512i p[16];
-    each<2 * P>([&](auto t) KN_INLINE { at[t] = m.at[t] + m.offset; });
+    each<2 * P>([&](auto t) KN_INLINE { at[t] = moved(m.at[t], m.offset); });
     each<P>([&](auto t) KN_INLINE {
       each<R>([&](auto r) KN_INLINE {
         p[r * P + t] = broadcast_dword(reinterpret_cast<const uint16_t*>(m.scores + r * kChunk) + m.slot + 2 * t);
@@ -68,8 +68,8 @@ struct bf16_engine : bf16_rows {
       });
       each<P>([&](auto t) KN_INLINE {
         if ((d * From::kBytes) % 64 == 0) {
-          _mm_prefetch(m.at[2 * (P + t)] + m.offset + d * From::kBytes, _MM_HINT_NTA);
-          _mm_prefetch(m.at[2 * (P + t) + 1] + m.offset + d * From::kBytes, _MM_HINT_NTA);
+          _mm_prefetch(moved(m.at[2 * (P + t)], m.offset + d * From::kBytes), _MM_HINT_NTA);
+          _mm_prefetch(moved(m.at[2 * (P + t) + 1], m.offset + d * From::kBytes), _MM_HINT_NTA);
         }
         const __m512i v0 = From::at(at[2 * t] + d * From::kBytes, mask);
         const __m512i v1 = From::at(at[2 * t + 1] + d * From::kBytes, mask);
@@ -85,7 +85,7 @@ struct bf16_engine : bf16_rows {
       });
     };
     if constexpr (D > 0) {
-      each<D / kStep>([&](auto i) KN_INLINE { step(i * kStep, ~__mmask32{0}); });
+      for (int64_t d = 0; d < D; d += kStep) step(d, ~__mmask32{0});
     } else {
       const int64_t dim = m.problem->v_head_dim;
       for (int64_t d = 0; d < dim; d += kStep) step(d, first_words(dim - d));
