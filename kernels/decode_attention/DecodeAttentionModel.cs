@@ -11,7 +11,7 @@ internal static class DecodeAttentionModel
 {
     private const double CallSeconds = 1e-6, TaskSeconds = 3e-7, CacheRate = 30e9;
 
-    /// <summary>Memory's time where a task leaves out heads of a token, so that the lines it reads are no run (measured: 1.5).</summary>
+    /// <summary>Memory's time where a task leaves out heads of a token, so that the lines it reads are no run. An estimate.</summary>
     private const double Strided = 1.5;
 
     /// <summary>Bytes a second from memory: a core alone cannot draw what the socket has.</summary>

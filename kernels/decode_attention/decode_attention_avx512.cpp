@@ -71,7 +71,8 @@ struct f32_engine {
     each<T>([&](auto t) KN_INLINE { at[t] = moved(m.at[t], m.offset), ahead[t] = moved(m.at[T + t], m.offset); });
     each<16>([&](auto i) KN_INLINE { sum[i] = _mm512_setzero_ps(); });
     // q is padded with zeros; what follows the last element of a key is another one's.
-    const auto step = [&](int64_t d, __mmask16 mask) KN_INLINE {
+    over<D, 16>(m.problem->head_dim, [&](int64_t d, int64_t left) KN_INLINE {
+      const __mmask16 mask = first_lanes(left);
       __m512 a[R];
       each<R>([&](auto r) KN_INLINE { a[r] = _mm512_load_ps(m.q + r * (D > 0 ? D * 4 : m.q_row) + d * 4); });
       each<T>([&](auto t) KN_INLINE {
@@ -79,13 +80,7 @@ struct f32_engine {
         const __m512 k = From::at(at[t] + d * From::kBytes, mask);
         each<R>([&](auto r) KN_INLINE { sum[r * T + t] = _mm512_fmadd_ps(a[r], k, sum[r * T + t]); });
       });
-    };
-    if constexpr (D > 0) {
-      for (int64_t d = 0; d < D; d += 16) step(d, 0xffff);
-    } else {
-      const int64_t dim = m.problem->head_dim;
-      for (int64_t d = 0; d < dim; d += 16) step(d, first_lanes(dim - d));
-    }
+    });
     store_scores<R>(sum_each(sum), m.scores + m.slot);
   }
 
@@ -100,7 +95,8 @@ struct f32_engine {
       at[t] = moved(m.at[t], m.offset);
       each<R>([&](auto r) KN_INLINE { p[r * T + t] = _mm512_set1_ps(m.scores[r * kChunk + m.slot + t]); });
     });
-    const auto step = [&](int64_t d, __mmask16 mask) KN_INLINE {
+    over<D, 16>(m.problem->v_head_dim, [&](int64_t d, int64_t left) KN_INLINE {
+      const __mmask16 mask = first_lanes(left);
       __m512 sum[R];
       each<R>([&](auto r) KN_INLINE { sum[r] = _mm512_load_ps(sums + r * out_row + d); });
       each<T>([&](auto t) KN_INLINE {
@@ -109,13 +105,7 @@ struct f32_engine {
         each<R>([&](auto r) KN_INLINE { sum[r] = _mm512_fmadd_ps(p[r * T + t], v, sum[r]); });
       });
       each<R>([&](auto r) KN_INLINE { _mm512_store_ps(sums + r * out_row + d, sum[r]); });
-    };
-    if constexpr (D > 0) {
-      for (int64_t d = 0; d < D; d += 16) step(d, 0xffff);
-    } else {
-      const int64_t dim = m.problem->v_head_dim;
-      for (int64_t d = 0; d < dim; d += 16) step(d, first_lanes(dim - d));
-    }
+    });
   }
 };
 

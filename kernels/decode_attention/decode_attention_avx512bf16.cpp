@@ -28,7 +28,8 @@ struct bf16_engine : bf16_rows {
     __m512 sum[16];
     each<T>([&](auto t) KN_INLINE { at[t] = moved(m.at[t], m.offset), ahead[t] = moved(m.at[T + t], m.offset); });
     each<16>([&](auto i) KN_INLINE { sum[i] = _mm512_setzero_ps(); });
-    const auto step = [&](int64_t d, __mmask32 mask) KN_INLINE {
+    over<D, kStep>(m.problem->head_dim, [&](int64_t d, int64_t left) KN_INLINE {
+      const __mmask32 mask = first_words(left);
       __m512i a[R];
       each<R>([&](auto r) KN_INLINE { a[r] = _mm512_load_si512(m.q + r * (D > 0 ? D * 2 : m.q_row) + d * 2); });
       each<T>([&](auto t) KN_INLINE {
@@ -37,13 +38,7 @@ struct bf16_engine : bf16_rows {
         each<R>([&](auto r)
                     KN_INLINE { sum[r * T + t] = _mm512_dpbf16_ps(sum[r * T + t], as_bf16(a[r]), as_bf16(k)); });
       });
-    };
-    if constexpr (D > 0) {
-      for (int64_t d = 0; d < D; d += kStep) step(d, ~__mmask32{0});
-    } else {
-      const int64_t dim = m.problem->head_dim;
-      for (int64_t d = 0; d < dim; d += kStep) step(d, first_words(dim - d));
-    }
+    });
     store_scores<R>(sum_each(sum), m.scores + m.slot);
   }
 
@@ -60,7 +55,8 @@ struct bf16_engine : bf16_rows {
         p[r * P + t] = broadcast_dword(reinterpret_cast<const uint16_t*>(m.scores + r * kChunk) + m.slot + 2 * t);
       });
     });
-    const auto step = [&](int64_t d, __mmask32 mask) KN_INLINE {
+    over<D, kStep>(m.problem->v_head_dim, [&](int64_t d, int64_t left) KN_INLINE {
+      const __mmask32 mask = first_words(left);
       __m512 low[R], high[R];
       each<R>([&](auto r) KN_INLINE {
         low[r] = _mm512_load_ps(sums + r * out_row + d);
@@ -83,13 +79,7 @@ struct bf16_engine : bf16_rows {
         _mm512_store_ps(sums + r * out_row + d, low[r]);
         _mm512_store_ps(sums + r * out_row + d + 16, high[r]);
       });
-    };
-    if constexpr (D > 0) {
-      for (int64_t d = 0; d < D; d += kStep) step(d, ~__mmask32{0});
-    } else {
-      const int64_t dim = m.problem->v_head_dim;
-      for (int64_t d = 0; d < dim; d += kStep) step(d, first_words(dim - d));
-    }
+    });
   }
 };
 

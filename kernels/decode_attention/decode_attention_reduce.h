@@ -10,6 +10,18 @@
 namespace kn::decode_attention {
 namespace {
 
+// Calls f(d, elements that are left) for every Step of a width: D where the compiler knows it, so that no vector of it
+// is masked, or 0.
+template <int D, int Step, class F>
+inline KN_INLINE void over(int64_t width, F f) {
+  if constexpr (D > 0) {
+    static_assert(D % Step == 0);
+    for (int64_t d = 0; d < D; d += Step) f(d, int64_t{Step});
+  } else {
+    for (int64_t d = 0; d < width; d += Step) f(d, width - d);
+  }
+}
+
 // Lane i becomes the sum of the lanes of v[i].
 inline KN_INLINE __m512 sum_each(const __m512 (&v)[16]) {
   __m512 a[8], b[4], c[2];
