@@ -65,6 +65,10 @@ internal sealed record Cell(string Op, string Row, string Case, string Axis, str
     [JsonIgnore]
     public string Extents => string.Join(", ", Shape.Where(s => s.Key != Axis).Select(s => $"{s.Key} {s.Value}"));
 
+    /// <summary>What the cells of one table have in common: sequences or new tokens of the same model are other layers.</summary>
+    [JsonIgnore]
+    public (string Case, string Extents, string Dtypes, int Threads) Layer => (Case, Extents, Dtypes, Threads);
+
     public static Cell Of(Operation op, Workbench bench, string row, int at, int threads, CacheState cache, Estimate ours, MachineLimits? limits, string? peer = null, Estimate? theirs = null)
     {
         Work work = bench.WorkAt(at);

@@ -9,7 +9,7 @@ internal static class Roofline
 
     public static void Add(Page page, IEnumerable<TuningRecord> records, IEnumerable<Cell> cells, bool noLimits)
     {
-        List<Achieved> all = [.. records.SelectMany(Of), .. cells.GroupBy(c => (c.Case, c.Dtypes, c.Threads, c.Cache, c.Axis, c.At)).Select(g => Of(g.MinBy(c => c.MedianUs)!))];
+        List<Achieved> all = [.. records.SelectMany(Of), .. cells.GroupBy(c => (c.Layer, c.Cache, c.At)).Select(g => Of(g.MinBy(c => c.MedianUs)!))];
         string reason = "left out by --no-limits";
         MachineLimits? limits = noLimits ? null : MachineLimits.TryOpen(out reason);
         page.Heading("Roofline", limits is null ? $"Without roofs: {reason}." : "Roofs: cold read bandwidth and arithmetic peak, measured as this page was drawn on the machine that drew it.");

@@ -41,7 +41,7 @@ internal static class BenchVerb
                 foreach (int at in request.Points) cells.AddRange(Time(request, bench, at, bound, limits, cancellation));
             }
         if (limits is not null) screen.Show(limits.Table());
-        foreach (var group in cells.GroupBy(c => (c.Case, c.Dtypes, c.Threads))) screen.Show(Table(group));
+        foreach (var group in cells.GroupBy(c => c.Layer)) screen.Show(Table(group));
         screen.Json(cells);
         return cells.Count > 0 ? Exit.Ok : Exit.Bad;
     }
@@ -57,7 +57,7 @@ internal static class BenchVerb
             if (times[i].Count > 0) yield return Cell.Of(request.Operation, bench, calls[i].Name, at, Threads(bound), request.Cache, times[i], limits);
     }
 
-    private static Table Table(IGrouping<(string Case, string Dtypes, int Threads), Cell> group)
+    private static Table Table(IEnumerable<Cell> group)
     {
         Cell first = group.First();
         var table = new Table($"{first.Op} {first.Case}: {first.Extents}, {first.Dtypes}, {first.Threads} threads, {first.Cache}",

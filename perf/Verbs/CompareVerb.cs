@@ -65,7 +65,7 @@ internal static class CompareVerb
                     if (!cancellation.IsCancellationRequested) cells.AddRange(Time(request, bench, at, bound, limits, reasons, cancellation));
             }
         if (limits is not null) screen.Show(limits.Table());
-        foreach (var group in cells.GroupBy(c => (c.Case, c.Dtypes, c.Threads))) screen.Show(Table(group));
+        foreach (var group in cells.GroupBy(c => c.Layer)) screen.Show(Table(group));
         if (cells.Any(c => c.Peer is not null)) screen.Show(Means(cells));
         foreach (string r in reasons.Distinct()) screen.Line(r);
         screen.Json(cells);
@@ -94,7 +94,7 @@ internal static class CompareVerb
         }
     }
 
-    private static Table Table(IGrouping<(string Case, string Dtypes, int Threads), Cell> group)
+    private static Table Table(IEnumerable<Cell> group)
     {
         Cell first = group.First();
         string[] peers = [.. group.Select(c => c.Peer).OfType<string>().Distinct()];
@@ -109,18 +109,20 @@ internal static class CompareVerb
         return table;
     }
 
-    /// <summary>Geometric means per peer, threads and range of m, with the worst cell: a mean may hide it.</summary>
+    /// <summary>Geometric means per peer, threads and range of m (or all of another axis), with the worst cell: a mean may hide it.</summary>
     private static Table Means(List<Cell> cells)
     {
-        var table = new Table("geometric mean of peer's time / ours", "peer", "operands", ">threads", "m", ">cells", ">mean", ">worst", "worst at");
+        string axis = cells[0].Axis;
+        (string, int, int)[] ranges = axis == "m" ? [("1..16", 1, 16), ("17..64", 17, 64), ("1..64", 1, 64), ("65..", 65, int.MaxValue)] : [("all", int.MinValue, int.MaxValue)];
+        var table = new Table("geometric mean of peer's time / ours", "peer", "operands", ">threads", axis, ">cells", ">mean", ">worst", "worst at");
         foreach (var group in cells.Where(c => c.Ratio is not null).GroupBy(c => (c.Peer, c.Dtypes, c.Threads)))
-            foreach ((string name, int from, int to) in (ReadOnlySpan<(string, int, int)>)[("1..16", 1, 16), ("17..64", 17, 64), ("1..64", 1, 64), ("65..", 65, int.MaxValue)])
+            foreach ((string name, int from, int to) in ranges)
             {
                 Cell[] part = [.. group.Where(c => c.At >= from && c.At <= to)];
                 if (part.Length == 0) continue;
                 Cell worst = part.MinBy(c => c.Ratio)!;
                 table.Add(group.Key.Peer, group.Key.Dtypes, Format.Int(group.Key.Threads), name, Format.Int(part.Length),
-                    Format.Number(Math.Exp(part.Average(c => Math.Log(c.Ratio!.Value)))), Format.Number(worst.Ratio!.Value), $"{worst.Case}, {worst.Axis} {worst.At}");
+                    Format.Number(Math.Exp(part.Average(c => Math.Log(c.Ratio!.Value)))), Format.Number(worst.Ratio!.Value), $"{worst.Case}: {worst.Extents}, {worst.Axis} {worst.At}");
             }
         return table;
     }
