@@ -8,15 +8,15 @@
 //
 // An Engine has
 //   kRounds: it multiplies weights in less than f32
-//   kValueSlots: slots times rows of one step of add_values
+//   value_steps: those of add_values
 //   q_row(problem): bytes of a row of q as it reads it
 //   pack_q(problem, q, out, i, n): row i of the n of a kv head
 //   scores<R, D>(m): s = q . k of R rows over 16 / R slots; D is head_dim, or 0
 //   out_row(problem): floats of a row of sums; order(sums, out_row): to the order of the output, at the end
 //   put(weights, i, p): 16 weights of a row from slot i on as it multiplies them; returns them so, as f32
 //   hold(weights), if at all: once all weights of a row and chunk are there
-//   add_values<R, D>(m): sums += weights . v of R rows over kValueSlots / R slots; D is v_head_dim, or 0
-// or, in place of scores, add_values and kValueSlots,
+//   add_values<R, D>(m): sums += weights . v of R rows over a step's slots; D is v_head_dim, or 0
+// or, in place of scores, add_values and value_steps,
 //   attend(call, attending, work): scores, soften and sums of a chunk
 #pragma once
 #include "decode_attention_reduce.h"
@@ -179,24 +179,31 @@ void begin(const call& c, const sequence& s, const rows_of& rows, int64_t head0,
     }
 }
 
-// Calls step<R>(head, row, slot) for runs of 4, 2 and 1 rows, every R over steps of Slots / R slots: the first ones in
-// the order of memory, the rest on what is in cache by then.
-template <int64_t Slots, class F>
+// How many slots a step takes that multiplies R rows, and the most rows of a step.
+template <int64_t Products, int Most>
+struct steps {
+  static constexpr int kMost = Most;
+  static constexpr int64_t slots(int rows) { return Products / rows; }
+};
+
+// Calls step<R>(head, row, slot) for runs of up to 8, 4, 2 and 1 rows: the first ones in the order of memory, the rest
+// on what is in cache by then.
+template <class Steps, class F>
 inline KN_INLINE void walk(int64_t heads, int64_t rows, bool heads_inside, F step) {
-  const auto each = [&](int64_t slots, auto f) KN_INLINE {
-    for (int64_t o = 0; o < (heads_inside ? kChunk : heads * slots); o += slots)
-      for (int64_t i = 0; i < (heads_inside ? heads * slots : kChunk); i += slots)
-        f((heads_inside ? i : o) / slots, heads_inside ? o : i);
+  int64_t done = 0;
+  const auto runs = [&]<int R>() KN_INLINE {
+    const int64_t slots = Steps::slots(R), end = R == Steps::kMost ? rows / R * R : done + (rows & R);
+    if (end > done)
+      for (int64_t o = 0; o < (heads_inside ? kChunk : heads * slots); o += slots)
+        for (int64_t i = 0; i < (heads_inside ? heads * slots : kChunk); i += slots)
+          for (int64_t row = done; row < end; row += R)
+            step.template operator()<R>((heads_inside ? i : o) / slots, row, heads_inside ? o : i);
+    done = end;
   };
-  const int64_t fours = rows / 4 * 4;
-  if (fours > 0)
-    each(Slots / 4, [&](int64_t head, int64_t slot) KN_INLINE {
-      for (int64_t row = 0; row < fours; row += 4) step.template operator()<4>(head, row, slot);
-    });
-  if (rows & 2)
-    each(Slots / 2, [&](int64_t head, int64_t slot) KN_INLINE { step.template operator()<2>(head, fours, slot); });
-  if (rows & 1)
-    each(Slots, [&](int64_t head, int64_t slot) KN_INLINE { step.template operator()<1>(head, rows - 1, slot); });
+  if constexpr (Steps::kMost >= 8) runs.template operator()<8>();
+  runs.template operator()<4>();
+  runs.template operator()<2>();
+  runs.template operator()<1>();
 }
 
 // What a run of rows with the same mask is attended with.
@@ -250,22 +257,22 @@ void attend_chunk(const call& c, const attending& t, const work& w) {
         c.out_row};
   };
   with_width(c.problem->head_dim, [&]<int D>() {
-    walk<16>(t.heads, t.count, c.args->k_head < c.args->k_token,
-             [&]<int R>(int64_t head, int64_t row, int64_t slot) KN_INLINE {
-               multiplication m = at(head, row, slot);
-               m.at = t.keys[head].k + slot, m.offset = k_offset(c, t.head0 + head);
-               Engine::template scores<R, D>(m);
-             });
+    walk<steps<16, 4>>(t.heads, t.count, c.args->k_head < c.args->k_token,
+                       [&]<int R>(int64_t head, int64_t row, int64_t slot) KN_INLINE {
+                         multiplication m = at(head, row, slot);
+                         m.at = t.keys[head].k + slot, m.offset = k_offset(c, t.head0 + head);
+                         Engine::template scores<R, D>(m);
+                       });
   });
   for (int64_t h = 0; h < t.heads; h++) soften<Engine>(c, t, h, w);
   with_width(c.problem->v_head_dim, [&]<int D>() {
-    walk<Engine::kValueSlots>(t.heads, t.count, c.args->v_head < c.args->v_token,
-                              [&]<int R>(int64_t head, int64_t row, int64_t slot) KN_INLINE {
-                                multiplication m = at(head, row, slot);
-                                m.at = t.keys[head].v + slot, m.offset = v_offset(c, t.head0 + head);
+    walk<typename Engine::value_steps>(t.heads, t.count, c.args->v_head < c.args->v_token,
+                                       [&]<int R>(int64_t head, int64_t row, int64_t slot) KN_INLINE {
+                                         multiplication m = at(head, row, slot);
+                                         m.at = t.keys[head].v + slot, m.offset = v_offset(c, t.head0 + head);
 
-                                Engine::template add_values<R, D>(m);
-                              });
+                                         Engine::template add_values<R, D>(m);
+                                       });
   });
 }
 

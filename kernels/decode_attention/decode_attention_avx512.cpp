@@ -47,7 +47,7 @@ struct from_e4m3 {
 template <class From>
 struct f32_engine {
   static constexpr bool kRounds = false;
-  static constexpr int64_t kValueSlots = 16;
+  using value_steps = steps<16, 4>;
   static int64_t out_row(const kn_decode_attention_problem& p) { return lanes(p.v_head_dim); }
   static void order(float*, int64_t) {}
   static int64_t q_row(const kn_decode_attention_problem& p) { return lanes(p.head_dim) * 4; }

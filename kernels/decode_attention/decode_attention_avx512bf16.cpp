@@ -12,7 +12,11 @@ namespace {
 inline __m512bh as_bf16(__m512i v) { return reinterpret_cast<__m512bh>(v); }
 
 struct bf16_engine : bf16_rows {
-  static constexpr int64_t kValueSlots = 32;
+  // Eight rows share what it costs to interleave two tokens; their weights are read again for each vector.
+  struct value_steps {
+    static constexpr int kMost = 8;
+    static constexpr int64_t slots(int rows) { return rows == 8 ? 8 : 32 / rows; }
+  };
 
   static void pack_q(const kn_decode_attention_problem& p, const char* q, char* out, int64_t i, int64_t) {
     out += i * q_row(p);
@@ -44,40 +48,34 @@ struct bf16_engine : bf16_rows {
 
   template <int R, int D>
   static KN_INLINE void add_values(const multiplication& m) {
-    constexpr int P = 16 / R;
+    constexpr int64_t P = value_steps::slots(R) / 2;
     const int64_t out_row = D > 0 ? D : m.out_row;
-    float* const sums = m.sums;
-    const char* at[2 * P];
-    __m512i p[16];
-    each<2 * P>([&](auto t) KN_INLINE { at[t] = moved(m.at[t], m.offset); });
-    each<P>([&](auto t) KN_INLINE {
-      each<R>([&](auto r) KN_INLINE {
-        p[r * P + t] = broadcast_dword(reinterpret_cast<const uint16_t*>(m.scores + r * kChunk) + m.slot + 2 * t);
-      });
-    });
+    const char* const* const at = m.at;
+    const auto* const weights = reinterpret_cast<const uint16_t*>(m.scores) + m.slot;
     over<D, kStep>(m.problem->v_head_dim, [&](int64_t d, int64_t left) KN_INLINE {
       const __mmask32 mask = first_words(left);
+      const int64_t offset = m.offset + d * 2;
       __m512 low[R], high[R];
       each<R>([&](auto r) KN_INLINE {
-        low[r] = _mm512_load_ps(sums + r * out_row + d);
-        high[r] = _mm512_load_ps(sums + r * out_row + d + 16);
+        low[r] = _mm512_load_ps(m.sums + r * out_row + d);
+        high[r] = _mm512_load_ps(m.sums + r * out_row + d + 16);
       });
-      each<P>([&](auto t) KN_INLINE {
-        if ((d * 2) % 64 == 0) {
-          _mm_prefetch(moved(m.at[2 * (P + t)], m.offset + d * 2), _MM_HINT_NTA);
-          _mm_prefetch(moved(m.at[2 * (P + t) + 1], m.offset + d * 2), _MM_HINT_NTA);
-        }
-        const __m512i v0 = from_bf16::at(at[2 * t] + d * 2, mask);
-        const __m512i v1 = from_bf16::at(at[2 * t + 1] + d * 2, mask);
+#pragma GCC unroll 8
+      for (int64_t t = 0; t < 2 * P; t += 2) {
+        _mm_prefetch(moved(at[2 * P + t], offset), _MM_HINT_NTA);
+        _mm_prefetch(moved(at[2 * P + t + 1], offset), _MM_HINT_NTA);
+        const __m512i v0 = from_bf16::at(moved(at[t], offset), mask),
+                      v1 = from_bf16::at(moved(at[t + 1], offset), mask);
         const __m512i first = _mm512_unpacklo_epi16(v0, v1), second = _mm512_unpackhi_epi16(v0, v1);
         each<R>([&](auto r) KN_INLINE {
-          low[r] = _mm512_dpbf16_ps(low[r], as_bf16(p[r * P + t]), as_bf16(first));
-          high[r] = _mm512_dpbf16_ps(high[r], as_bf16(p[r * P + t]), as_bf16(second));
+          const __m512i p = broadcast_dword(weights + r * kChunk * 2 + t);
+          low[r] = _mm512_dpbf16_ps(low[r], as_bf16(p), as_bf16(first));
+          high[r] = _mm512_dpbf16_ps(high[r], as_bf16(p), as_bf16(second));
         });
-      });
+      }
       each<R>([&](auto r) KN_INLINE {
-        _mm512_store_ps(sums + r * out_row + d, low[r]);
-        _mm512_store_ps(sums + r * out_row + d + 16, high[r]);
+        _mm512_store_ps(m.sums + r * out_row + d, low[r]);
+        _mm512_store_ps(m.sums + r * out_row + d + 16, high[r]);
       });
     });
   }

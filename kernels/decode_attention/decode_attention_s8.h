@@ -10,7 +10,11 @@ namespace {
 
 struct s8_engine : paired_rows {
   static constexpr bool kRounds = false;
-  static constexpr int64_t kValueSlots = 64;
+  // The same for any number of rows: where integers become floats is part of the result.
+  struct value_steps {
+    static constexpr int kMost = 4;
+    static constexpr int64_t slots(int) { return 16; }
+  };
   static constexpr int64_t kHeader = 64;  // bytes before a row of q: what one unit of it is worth
 
   // |q . k| <= head_dim 2^15 2^7 < 2^31.
@@ -106,7 +110,7 @@ struct s8_engine : paired_rows {
 
   template <int R, int D>
   static KN_INLINE void add_values(const multiplication& m) {
-    constexpr int P = kValueSlots / R / 2;
+    constexpr int64_t P = value_steps::slots(R) / 2;
     const int64_t out_row = D > 0 ? D : m.out_row;
     const char* const* const at = m.at;
     const auto* const weights = reinterpret_cast<const uint16_t*>(m.scores) + m.slot;
