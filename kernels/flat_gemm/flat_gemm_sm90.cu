@@ -31,15 +31,7 @@ struct tile {
   static constexpr int kXBytes = M * kTileBytes, kWBytes = kColumns * kTileBytes, kStageBytes = kXBytes + kWBytes;
   static constexpr int kStages = kStagesBytes / kStageBytes;
 
-  // What producer and consumers go through in the same order.
-  struct position {
-    int stage = 0, parity = 0;
-    __device__ __forceinline__ void next() {
-      if (++stage < kStages) return;
-      stage = 0;
-      parity ^= 1;
-    }
-  };
+  using position = ring_position<kStages>;
 
   struct job {
     const kn_flat_gemm_sm90* map;  // the parameter where it is

@@ -74,7 +74,7 @@ struct Wgmma {
   float* d;
   int n;
   uint64_t a, b;
-  bool bf16;
+  bool bf16, transposed_a;
   int group;
   uintptr_t pc;
 };
