@@ -12,9 +12,10 @@
 
 namespace kn {
 
-// Which two-byte float a kernel computes in.
+// What a kernel multiplies.
 struct bf16 {};
 struct f16 {};
+struct s8 {};
 
 // d += a b
 __device__ __forceinline__ void mma(bf16, float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {

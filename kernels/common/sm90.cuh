@@ -190,6 +190,16 @@ __device__ __forceinline__ void wgmma_wait() {
 #endif
 }
 
+// The registers hold their values from here on. A constant would be stored where wgmma first names them, perhaps
+// between two wgmmas of a group, which ptxas then serialises.
+template <int R>
+__device__ __forceinline__ void settle(float (&d)[R]) {
+#if !defined(KN_SIMT)
+#pragma unroll
+  for (int i = 0; i < R; i++) asm volatile("" : "+f"(d[i]));
+#endif
+}
+
 // d += a b^T: 64 rows of a by 2R rows of b over 16 of k, by the 4 warps of a warpgroup. Of warp w, d[4j + 2h + e] is
 // element (16w + g + 8h, 8j + 2t + e), lane = 4g + t.
 // Transposed: the tile of a has k as its rows and the 64 rows of the product along them, so 16 of k are 16 of its rows.
@@ -202,6 +212,16 @@ template <bool Transposed = false, int R>
 __device__ __forceinline__ void wgmma(f16, float (&d)[R], uint64_t a, uint64_t b) {
   kn_simt_wgmma(d, 2 * R, a, b, false, Transposed);
 }
+// The same with the rows of a in registers: those of m16n8k16 for the 16 rows of a warp (mma.cuh).
+template <int R>
+__device__ __forceinline__ void wgmma(bf16, float (&d)[R], const uint32_t (&a)[4], uint64_t b) {
+  kn_simt_wgmma_registers(d, 2 * R, a, b, true);
+}
+// 32 of k, which are the 32 bytes of 16 in two bytes.
+template <int R>
+__device__ __forceinline__ void wgmma(s8, int (&d)[R], uint64_t a, uint64_t b) {
+  kn_simt_wgmma_s8(d, 2 * R, a, b);
+}
 #else
 #define KN_LIST4 "%0, %1, %2, %3"
 #define KN_LIST8 KN_LIST4 ", %4, %5, %6, %7"
@@ -211,17 +231,17 @@ __device__ __forceinline__ void wgmma(f16, float (&d)[R], uint64_t a, uint64_t b
   KN_LIST32                                                                                      \
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, " \
   "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define KN_SUMS4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-#define KN_SUMS8(i) KN_SUMS4(i), KN_SUMS4(i + 4)
-#define KN_SUMS16(i) KN_SUMS8(i), KN_SUMS8(i + 8)
-#define KN_SUMS32(i) KN_SUMS16(i), KN_SUMS16(i + 16)
-#define KN_SUMS64(i) KN_SUMS32(i), KN_SUMS32(i + 32)
+#define KN_SUMS4(r, i) "+" r(d[i]), "+" r(d[i + 1]), "+" r(d[i + 2]), "+" r(d[i + 3])
+#define KN_SUMS8(r, i) KN_SUMS4(r, i), KN_SUMS4(r, i + 4)
+#define KN_SUMS16(r, i) KN_SUMS8(r, i), KN_SUMS8(r, i + 8)
+#define KN_SUMS32(r, i) KN_SUMS16(r, i), KN_SUMS16(r, i + 16)
+#define KN_SUMS64(r, i) KN_SUMS32(r, i), KN_SUMS32(r, i + 32)
 #define KN_WGMMA(type, N, R, A, B, T)                                                                                  \
   template <bool Transposed = false>                                                                                   \
   __device__ __forceinline__ void wgmma(type, float(&d)[R], uint64_t a, uint64_t b) {                                  \
     asm volatile("{.reg .pred p; setp.ne.b32 p, 1, 0; wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." #type "." #type \
                  " {" KN_LIST##R "}, %" #A ", %" #B ", p, 1, 1, %" #T ", 0;}"                                          \
-                 : KN_SUMS##R(0)                                                                                       \
+                 : KN_SUMS##R("f", 0)                                                                                  \
                  : "l"(a), "l"(b), "n"(Transposed ? 1 : 0));                                                           \
   }
 #define KN_WGMMA_SIZES(type)         \
@@ -234,6 +254,34 @@ KN_WGMMA_SIZES(bf16)
 KN_WGMMA_SIZES(f16)
 #undef KN_WGMMA_SIZES
 #undef KN_WGMMA
+// The same with the rows of a in registers: those of m16n8k16 for the 16 rows of a warp (mma.cuh).
+#define KN_WGMMA_REGISTERS(N, R, A0, A1, A2, A3, B)                                                                    \
+  __device__ __forceinline__ void wgmma(bf16, float(&d)[R], const uint32_t(&a)[4], uint64_t b) {                       \
+    asm volatile("{.reg .pred p; setp.ne.b32 p, 1, 0; wgmma.mma_async.sync.aligned.m64n" #N                            \
+                 "k16.f32.bf16.bf16 {" KN_LIST##R "}, {%" #A0 ", %" #A1 ", %" #A2 ", %" #A3 "}, %" #B ", p, 1, 1, 0;}" \
+                 : KN_SUMS##R("f", 0)                                                                                  \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                                \
+  }
+KN_WGMMA_REGISTERS(8, 4, 4, 5, 6, 7, 8)
+KN_WGMMA_REGISTERS(16, 8, 8, 9, 10, 11, 12)
+KN_WGMMA_REGISTERS(32, 16, 16, 17, 18, 19, 20)
+KN_WGMMA_REGISTERS(64, 32, 32, 33, 34, 35, 36)
+KN_WGMMA_REGISTERS(128, 64, 64, 65, 66, 67, 68)
+#undef KN_WGMMA_REGISTERS
+// 32 of k, which are the 32 bytes of 16 in two bytes.
+#define KN_WGMMA_S8(N, R, A, B)                                                             \
+  __device__ __forceinline__ void wgmma(s8, int(&d)[R], uint64_t a, uint64_t b) {           \
+    asm volatile("{.reg .pred p; setp.ne.b32 p, 1, 0; wgmma.mma_async.sync.aligned.m64n" #N \
+                 "k32.s32.s8.s8 {" KN_LIST##R "}, %" #A ", %" #B ", p;}"                    \
+                 : KN_SUMS##R("r", 0)                                                       \
+                 : "l"(a), "l"(b));                                                         \
+  }
+KN_WGMMA_S8(8, 4, 4, 5)
+KN_WGMMA_S8(16, 8, 8, 9)
+KN_WGMMA_S8(32, 16, 16, 17)
+KN_WGMMA_S8(64, 32, 32, 33)
+KN_WGMMA_S8(128, 64, 64, 65)
+#undef KN_WGMMA_S8
 #endif
 
 }  // namespace kn

@@ -51,29 +51,33 @@ internal sealed unsafe class DecodeAttentionSm90(GpuDriver gpu) : DecodeAttentio
         kernel.Launch(grid, stream, args);
     }
 
-    /// <summary>The map of a cache, where tensor copies can read it.</summary>
     private void Map(ref KnDecodeAttentionCache c, in KnDecodeAttentionProblem p, long pages, int box)
+    {
+        if (Tensor(ref c, p, pages, box) is not { } tensor) return;
+        fixed (CUtensorMap* map = &c.Map) Gpu.EncodeTensor(tensor, map);
+    }
+
+    /// <summary>
+    /// The tensor of which a tensor copy brings 64 elements of `box` tokens, and in <paramref name="c"/> how it is read; null: no map can describe the cache.
+    /// Pages and heads are one dimension, of a stride that divides both of theirs; the driver wants each stride to be a multiple of the one before.
+    /// </summary>
+    internal static GpuTensor? Tensor(ref KnDecodeAttentionCache c, in KnDecodeAttentionProblem p, long pages, int box)
     {
         long tokens = p.PageSize == 0 ? p.KvLen : p.PageSize, page = pages > 1 ? c.Page : 0, head = p.KvHeads > 1 ? c.Head : 0, step = Divisor(page, head);
         if (step == 0) step = c.Token;
         long bytes = sizeof(short) * step, tokenBytes = sizeof(short) * c.Token;
-        if (pages == 0 || tokens == 0 || step == 0 || c.Token == 0 || (nint)c.At % Align != 0 || bytes % Align != 0 || tokenBytes % Align != 0) return;
+        if (pages == 0 || tokens == 0 || step == 0 || c.Token == 0 || (nint)c.At % Align != 0 || bytes % Align != 0 || tokenBytes % Align != 0) return null;
         long steps = (page / step * (pages - 1)) + (head / step * (p.KvHeads - 1)) + 1;
-        if (steps > int.MaxValue || bytes >= LongestStride || tokenBytes >= LongestStride) return;
-        GpuTensor tensor;
-        if (step % c.Token == 0)
-        {
-            c.Mapped = KnCacheMap.TokensSecond;
-            tensor = new((nint)c.At, (DType)p.KvType, (c.Dims, tokens, steps), (tokenBytes, bytes), (TileBytes / sizeof(short), box, 1));
-        }
-        else if (c.Token % step == 0)
-        {
-            c.Mapped = KnCacheMap.TokensThird;
-            tensor = new((nint)c.At, (DType)p.KvType, (c.Dims, steps, tokens), (bytes, tokenBytes), (TileBytes / sizeof(short), 1, box));
-        }
-        else return;
+        if (steps > int.MaxValue || bytes >= LongestStride || tokenBytes >= LongestStride) return null;
+        c.Mapped = step % c.Token == 0 ? KnCacheMap.TokensSecond : c.Token % step == 0 ? KnCacheMap.TokensThird : KnCacheMap.None;
         (c.PageStep, c.HeadStep) = ((int)(page / step), (int)(head / step));
-        fixed (CUtensorMap* map = &c.Map) Gpu.EncodeTensor(tensor, map);
+        const int Row = TileBytes / sizeof(short);
+        return c.Mapped switch
+        {
+            KnCacheMap.TokensSecond => new((nint)c.At, (DType)p.KvType, (c.Dims, tokens, steps), (tokenBytes, bytes), (Row, box, 1)),
+            KnCacheMap.TokensThird => new((nint)c.At, (DType)p.KvType, (c.Dims, steps, tokens), (bytes, tokenBytes), (Row, 1, box)),
+            _ => null,
+        };
     }
 
     private static long Divisor(long a, long b)

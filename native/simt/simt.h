@@ -182,6 +182,9 @@ void kn_simt_fence_proxy_async();
 // wgmma.m64n{n}k16 with descriptors of K-major operands, a perhaps transposed, in the 128-byte swizzle, addresses in
 // dynamic shared memory. Operands are read and d is written when the group is waited for; until then d holds NaN.
 void kn_simt_wgmma(float* d, int n, uint64_t a, uint64_t b, bool bf16, bool transposed_a);
+// The same with this warp's 16 rows of a in registers, which are read at once, as fragments of m16n8k16; and k32 of s8.
+void kn_simt_wgmma_registers(float* d, int n, const uint32_t (&a)[4], uint64_t b, bool bf16);
+void kn_simt_wgmma_s8(int32_t* d, int n, uint64_t a, uint64_t b);
 void kn_simt_wgmma_fence();
 void kn_simt_wgmma_commit();
 void kn_simt_wgmma_wait(int groups);
