@@ -55,8 +55,6 @@ struct attention {
     return part * bytes_of_part + row * kTileBytes + (byte ^ row % 8 << 4);
   }
 
-  // ------------------------------------------------------------------ the warp that copies
-
   // Rows of a tile as copy_tensor would write them, 16 bytes a lane.
   static __device__ __forceinline__ void copy_rows(const job& j, const kn_decode_attention_cache& c, int64_t tile,
                                                    char* to) {
@@ -128,8 +126,6 @@ struct attention {
       load(j, j.map->v, tile, p, at);
     }
   }
-
-  // ------------------------------------------------------------------ the warpgroup that multiplies
 
   struct state {
     float m[Rows / 4], l[Rows / 4];  // of the queries 8j + 2t + e at [2j + e]; l: of this thread's keys

@@ -3,8 +3,8 @@
 // while the sums of the last one are written.
 //
 // wgmma has 64 rows on one side and a multiple of 8 on the other. For M <= 64 the 64 rows are of w, so m is padded to 8
-// only; above, they are of x. Two warpgroups share the stages; a stage is 64 elements of k, 16 KB of w and M / 8 KB of
-// x, and some 200 KB of them are in flight, several times a multiprocessor's share of (bandwidth x latency).
+// only; above, they are of x. Two warpgroups share the stages; a stage is 16 KB of w and the x for it, M / 8 KB or a
+// multiple, and some 200 KB of them are in flight, several times a multiprocessor's share of (bandwidth x latency).
 //
 // A tile's row is 128 bytes of w: 64, 128 or 256 elements of k, and x has as many, in rows of 128 bytes as well. Both
 // s8: wgmma multiplies them as they are. Weights narrower than x are the side of 64 whatever M, since wgmma takes that
