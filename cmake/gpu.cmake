@@ -38,7 +38,8 @@ function(kn_image source target out_var)
   get_filename_component(name ${source} NAME_WE)
   if(target MATCHES "^sm_" AND KN_NVCC)
     set(image ${KN_IMAGES}/${name}.${target}.cubin)
-    set(command ${KN_NVCC_COMPILER} -cubin -arch=${target} -std=c++20 -O3 --fmad=false ${gpu_includes} -MD -MF ${image}.d)
+    string(REPLACE sm_ compute_ virtual ${target})  # -arch=sm_90a alone lets some nvcc compile for sm_90 first
+    set(command ${KN_NVCC_COMPILER} -cubin -gencode=arch=${virtual},code=${target} -std=c++20 -O3 --fmad=false ${gpu_includes} -MD -MF ${image}.d)
   elseif(target MATCHES "^sm_")
     set(image ${KN_IMAGES}/${name}.${target}.ptx)
     set(command ${KN_DEVICE_CLANG} -x cuda --cuda-device-only -nocudainc -nocudalib ${gpu_flags} -MD -MF ${image}.d

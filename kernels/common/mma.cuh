@@ -12,9 +12,10 @@
 
 namespace kn {
 
-// Which two-byte float a kernel computes in.
+// What a kernel multiplies.
 struct bf16 {};
 struct f16 {};
+struct s8 {};
 
 // d += a b
 __device__ __forceinline__ void mma(bf16, float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
@@ -148,7 +149,9 @@ __device__ __forceinline__ void copy16(char* to, const char* from, int64_t valid
     return;
   }
   words w = {};
-  for (int i = 0; i < bytes; i++) w.v[i / 4] |= static_cast<uint32_t>(static_cast<uint8_t>(from[i])) << (8 * (i % 4));
+#pragma unroll  // or w lies in local memory
+  for (int i = 0; i < 16; i++)
+    if (i < bytes) w.v[i / 4] |= static_cast<uint32_t>(static_cast<uint8_t>(from[i])) << (8 * (i % 4));
   *reinterpret_cast<words*>(to) = w;
 }
 

@@ -104,6 +104,39 @@ __device__ __forceinline__ void increase_registers() {
 #endif
 }
 
+// A barrier of the first Threads threads, whole warps, which leaves the others alone.
+template <int Threads>
+__device__ __forceinline__ void sync_first() {
+#if defined(KN_SIMT)
+  kn_simt_named_barrier(1, Threads);
+#else
+  asm volatile("bar.sync 1, %0;" ::"n"(Threads) : "memory");
+#endif
+}
+
+// Where a thread is in a ring of stages that all threads go through in the same order.
+template <int Stages>
+struct ring_position {
+  int stage = 0, parity = 0;
+  __device__ __forceinline__ void next() {
+    if (++stage < Stages) return;
+    stage = 0;
+    parity ^= 1;
+  }
+};
+
+// Four 8 x 8 matrices of 16 bits, transposed: lane l gives the address of row l % 8 of matrix l / 8 and, in r[i],
+// elements (2t, g) and (2t + 1, g) of matrix i.
+__device__ __forceinline__ void stmatrix_x4_trans(void* row, const uint32_t (&r)[4]) {
+#if defined(KN_SIMT)
+  kn_simt_stmatrix(row, r, 4, true);
+#else
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(row)),
+               "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+               : "memory");
+#endif
+}
+
 // A box of a tensor of three dimensions, from the element at (c0, c1, c2) on, to shared memory; elements outside of the
 // tensor are zero. All bytes of the box count at the barrier.
 __device__ __forceinline__ void copy_tensor(void* shared, const tensor_map* map, int c0, int c1, int c2,
@@ -130,6 +163,7 @@ __device__ __forceinline__ uint64_t tile_descriptor(const char* rows) {
   return (address & 0x3ffff) >> 4 | uint64_t{1} << 16 | uint64_t{64} << 32 | uint64_t{1} << 62;
 }
 constexpr int kDescriptorK = 2, kDescriptorRows = 8;  // what 16 elements of k, and a row, add to a descriptor
+constexpr uint64_t tiles_apart(int bytes) { return static_cast<uint64_t>(bytes >> 4); }
 
 // Registers are this thread's until the fence, and again after the wait; between them they are wgmma's.
 __device__ __forceinline__ void wgmma_fence() {
@@ -156,16 +190,37 @@ __device__ __forceinline__ void wgmma_wait() {
 #endif
 }
 
+// The registers hold their values from here on. A constant would be stored where wgmma first names them, perhaps
+// between two wgmmas of a group, which ptxas then serialises.
+template <int R>
+__device__ __forceinline__ void settle(float (&d)[R]) {
+#if !defined(KN_SIMT)
+#pragma unroll
+  for (int i = 0; i < R; i++) asm volatile("" : "+f"(d[i]));
+#endif
+}
+
 // d += a b^T: 64 rows of a by 2R rows of b over 16 of k, by the 4 warps of a warpgroup. Of warp w, d[4j + 2h + e] is
 // element (16w + g + 8h, 8j + 2t + e), lane = 4g + t.
+// Transposed: the tile of a has k as its rows and the 64 rows of the product along them, so 16 of k are 16 of its rows.
 #if defined(KN_SIMT)
-template <int R>
+template <bool Transposed = false, int R>
 __device__ __forceinline__ void wgmma(bf16, float (&d)[R], uint64_t a, uint64_t b) {
-  kn_simt_wgmma(d, 2 * R, a, b, true);
+  kn_simt_wgmma(d, 2 * R, a, b, true, Transposed);
 }
-template <int R>
+template <bool Transposed = false, int R>
 __device__ __forceinline__ void wgmma(f16, float (&d)[R], uint64_t a, uint64_t b) {
-  kn_simt_wgmma(d, 2 * R, a, b, false);
+  kn_simt_wgmma(d, 2 * R, a, b, false, Transposed);
+}
+// The same with the rows of a in registers: those of m16n8k16 for the 16 rows of a warp (mma.cuh).
+template <int R>
+__device__ __forceinline__ void wgmma(bf16, float (&d)[R], const uint32_t (&a)[4], uint64_t b) {
+  kn_simt_wgmma_registers(d, 2 * R, a, b, true);
+}
+// 32 of k, which are the 32 bytes of 16 in two bytes.
+template <int R>
+__device__ __forceinline__ void wgmma(s8, int (&d)[R], uint64_t a, uint64_t b) {
+  kn_simt_wgmma_s8(d, 2 * R, a, b);
 }
 #else
 #define KN_LIST4 "%0, %1, %2, %3"
@@ -176,28 +231,57 @@ __device__ __forceinline__ void wgmma(f16, float (&d)[R], uint64_t a, uint64_t b
   KN_LIST32                                                                                      \
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, " \
   "%50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define KN_SUMS4(i) "+f"(d[i]), "+f"(d[i + 1]), "+f"(d[i + 2]), "+f"(d[i + 3])
-#define KN_SUMS8(i) KN_SUMS4(i), KN_SUMS4(i + 4)
-#define KN_SUMS16(i) KN_SUMS8(i), KN_SUMS8(i + 8)
-#define KN_SUMS32(i) KN_SUMS16(i), KN_SUMS16(i + 16)
-#define KN_SUMS64(i) KN_SUMS32(i), KN_SUMS32(i + 32)
-#define KN_WGMMA(type, N, R, A, B)                                                                                     \
+#define KN_SUMS4(r, i) "+" r(d[i]), "+" r(d[i + 1]), "+" r(d[i + 2]), "+" r(d[i + 3])
+#define KN_SUMS8(r, i) KN_SUMS4(r, i), KN_SUMS4(r, i + 4)
+#define KN_SUMS16(r, i) KN_SUMS8(r, i), KN_SUMS8(r, i + 8)
+#define KN_SUMS32(r, i) KN_SUMS16(r, i), KN_SUMS16(r, i + 16)
+#define KN_SUMS64(r, i) KN_SUMS32(r, i), KN_SUMS32(r, i + 32)
+#define KN_WGMMA(type, N, R, A, B, T)                                                                                  \
+  template <bool Transposed = false>                                                                                   \
   __device__ __forceinline__ void wgmma(type, float(&d)[R], uint64_t a, uint64_t b) {                                  \
     asm volatile("{.reg .pred p; setp.ne.b32 p, 1, 0; wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." #type "." #type \
-                 " {" KN_LIST##R "}, %" #A ", %" #B ", p, 1, 1, 0, 0;}"                                                \
-                 : KN_SUMS##R(0)                                                                                       \
-                 : "l"(a), "l"(b));                                                                                    \
+                 " {" KN_LIST##R "}, %" #A ", %" #B ", p, 1, 1, %" #T ", 0;}"                                          \
+                 : KN_SUMS##R("f", 0)                                                                                  \
+                 : "l"(a), "l"(b), "n"(Transposed ? 1 : 0));                                                           \
   }
-#define KN_WGMMA_SIZES(type)     \
-  KN_WGMMA(type, 8, 4, 4, 5)     \
-  KN_WGMMA(type, 16, 8, 8, 9)    \
-  KN_WGMMA(type, 32, 16, 16, 17) \
-  KN_WGMMA(type, 64, 32, 32, 33) \
-  KN_WGMMA(type, 128, 64, 64, 65)
+#define KN_WGMMA_SIZES(type)         \
+  KN_WGMMA(type, 8, 4, 4, 5, 6)      \
+  KN_WGMMA(type, 16, 8, 8, 9, 10)    \
+  KN_WGMMA(type, 32, 16, 16, 17, 18) \
+  KN_WGMMA(type, 64, 32, 32, 33, 34) \
+  KN_WGMMA(type, 128, 64, 64, 65, 66)
 KN_WGMMA_SIZES(bf16)
 KN_WGMMA_SIZES(f16)
 #undef KN_WGMMA_SIZES
 #undef KN_WGMMA
+// The same with the rows of a in registers: those of m16n8k16 for the 16 rows of a warp (mma.cuh).
+#define KN_WGMMA_REGISTERS(N, R, A0, A1, A2, A3, B)                                                                    \
+  __device__ __forceinline__ void wgmma(bf16, float(&d)[R], const uint32_t(&a)[4], uint64_t b) {                       \
+    asm volatile("{.reg .pred p; setp.ne.b32 p, 1, 0; wgmma.mma_async.sync.aligned.m64n" #N                            \
+                 "k16.f32.bf16.bf16 {" KN_LIST##R "}, {%" #A0 ", %" #A1 ", %" #A2 ", %" #A3 "}, %" #B ", p, 1, 1, 0;}" \
+                 : KN_SUMS##R("f", 0)                                                                                  \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                                \
+  }
+KN_WGMMA_REGISTERS(8, 4, 4, 5, 6, 7, 8)
+KN_WGMMA_REGISTERS(16, 8, 8, 9, 10, 11, 12)
+KN_WGMMA_REGISTERS(32, 16, 16, 17, 18, 19, 20)
+KN_WGMMA_REGISTERS(64, 32, 32, 33, 34, 35, 36)
+KN_WGMMA_REGISTERS(128, 64, 64, 65, 66, 67, 68)
+#undef KN_WGMMA_REGISTERS
+// 32 of k, which are the 32 bytes of 16 in two bytes.
+#define KN_WGMMA_S8(N, R, A, B)                                                             \
+  __device__ __forceinline__ void wgmma(s8, int(&d)[R], uint64_t a, uint64_t b) {           \
+    asm volatile("{.reg .pred p; setp.ne.b32 p, 1, 0; wgmma.mma_async.sync.aligned.m64n" #N \
+                 "k32.s32.s8.s8 {" KN_LIST##R "}, %" #A ", %" #B ", p;}"                    \
+                 : KN_SUMS##R("r", 0)                                                       \
+                 : "l"(a), "l"(b));                                                         \
+  }
+KN_WGMMA_S8(8, 4, 4, 5)
+KN_WGMMA_S8(16, 8, 8, 9)
+KN_WGMMA_S8(32, 16, 16, 17)
+KN_WGMMA_S8(64, 32, 32, 33)
+KN_WGMMA_S8(128, 64, 64, 65)
+#undef KN_WGMMA_S8
 #endif
 
 }  // namespace kn

@@ -21,7 +21,7 @@ internal abstract unsafe class DecodeAttentionGpu : GpuRow
         _combine = new GpuKernel(gpu, PortableFile, "decode_attention_gpu_combine");
 
     /// <summary>The GPU rows of the operation, best first.</summary>
-    public static ImmutableArray<Row> Rows(GpuDriver gpu) => [new DecodeAttentionSm80(gpu), new DecodeAttentionVector(gpu)];
+    public static ImmutableArray<Row> Rows(GpuDriver gpu) => [new DecodeAttentionSm90(gpu), new DecodeAttentionSm80(gpu), new DecodeAttentionVector(gpu)];
 
     /// <summary>Why this row does not take the problem by this softmax; null if it does.</summary>
     protected abstract string? Refuses(in KnDecodeAttentionProblem p, KnSoftmax softmax);
@@ -29,8 +29,8 @@ internal abstract unsafe class DecodeAttentionGpu : GpuRow
     /// <summary>The kernel for the problem with what a block takes: rows (tokens times heads of a group), threads, shared memory.</summary>
     protected abstract (GpuKernel Kernel, int Rows, int Threads, int SharedBytes) Choose(in KnDecodeAttentionProblem p);
 
-    /// <summary>Multiply-adds a clock of a multiprocessor that a launch can count on, with so many rows of a block in use.</summary>
-    protected abstract double RatePerClock(double filled);
+    /// <summary>Multiply-adds a clock of a multiprocessor that a launch can count on, with blocks of so many rows and such a share of them in use.</summary>
+    protected abstract double RatePerClock(int rows, double filled);
 
     public override KnOp Op => KnOp.DecodeAttention;
 
@@ -94,10 +94,14 @@ internal abstract unsafe class DecodeAttentionGpu : GpuRow
         k.Splits = SplitsOf(p, launch);
         k.SplitLen = SplitOf(launch);
         (GpuKernel kernel, int rows, int threads, int shared) = Choose(p);
-        kernel.Launch(new GpuGrid(a.Batch * k.Splits, (int)Blocks(p, rows), 1, threads, SharedBytes: shared), stream, k);
+        Attend(kernel, new GpuGrid(a.Batch * k.Splits, (int)Blocks(p, rows), 1, threads, SharedBytes: shared), stream, p, a, k);
         if (Fixed(launch)) CheckOf(p).Launch(new GpuGrid(a.Batch * p.QLen, p.QHeads, 1, 4 * Gpu.Limits.WaveSize), stream, k);
         else if (k.Splits > 1) _combine.Launch(new GpuGrid(a.Batch * p.QLen, p.QHeads, 1, CombineThreads), stream, k);
     }
+
+    /// <summary>Launches what goes over the keys.</summary>
+    protected virtual void Attend(GpuKernel kernel, in GpuGrid grid, nint stream, in KnDecodeAttentionProblem p, in KnDecodeAttentionArgs a, in KnDecodeAttentionGpu k) =>
+        kernel.Launch(grid, stream, k);
 
     private static KnDecodeAttentionGpu Argument(in KnDecodeAttentionProblem p, in KnDecodeAttentionArgs a) => new()
     {
@@ -186,7 +190,7 @@ internal abstract unsafe class DecodeAttentionGpu : GpuRow
         double heads = (double)p.Batch * p.KvHeads, bytes = heads * seen * (p.HeadDim + p.VHeadDim) * ((DType)p.KvType).Bits() / 8;
         double rate = Gpu.Limits.MemoryRate > 0 ? 0.85 * Gpu.Limits.MemoryRate : UnknownRate;
         double memory = bytes / rate * (1 + (passes - 1) / L2Gain);
-        double compute = heads * passes * rows * seen * (p.HeadDim + p.VHeadDim) / (multiprocessors * Clock * RatePerClock(packed / (passes * rows)));
+        double compute = heads * passes * rows * seen * (p.HeadDim + p.VHeadDim) / (multiprocessors * Clock * RatePerClock(rows, packed / (passes * rows)));
         double waves = heads * passes * splits / (2 * multiprocessors), uneven = Math.Max(Math.Ceiling(waves), 1) / Math.Max(waves, 1e-6);
         double combine = splits > 1 || Fixed(launch) ? Launch + (double)p.Batch * p.QLen * p.QHeads * splits * (p.VHeadDim + 2) * 8 / rate : 0;
         // A running maximum costs what hides under the loads of the cache, but for many rows.
@@ -202,7 +206,7 @@ internal sealed class DecodeAttentionVector(GpuDriver gpu) : DecodeAttentionGpu(
 
     protected override string? Refuses(in KnDecodeAttentionProblem p, KnSoftmax softmax) => null;
 
-    protected override double RatePerClock(double filled) => 48;
+    protected override double RatePerClock(int rows, double filled) => 48;
 
     /// <summary>Rows of a block: the most that the packed ones fill. They never follow from the batch, so that the bits do not.</summary>
     protected override (GpuKernel Kernel, int Rows, int Threads, int SharedBytes) Choose(in KnDecodeAttentionProblem p)
@@ -229,7 +233,7 @@ internal sealed class DecodeAttentionSm80(GpuDriver gpu) : DecodeAttentionGpu(gp
         : p.KvType == (int)DType.Float16 && softmax is not (KnSoftmax.Sync or KnSoftmax.Lazy) ? "sync or lazy for f16 values, which have no range for a fixed reference"
         : null;
 
-    protected override double RatePerClock(double filled) => 512 * filled;
+    protected override double RatePerClock(int rows, double filled) => 512 * filled;
 
     protected override (GpuKernel Kernel, int Rows, int Threads, int SharedBytes) Choose(in KnDecodeAttentionProblem p)
     {

@@ -183,8 +183,8 @@ struct exchange {
 
   // All rows of a block: to out, or as a split's partial sums.
   __device__ __forceinline__ void write(const problem& a, const sequence& s, int32_t kv_head, int32_t row0,
-                                        int32_t split, bool direct) const {
-    for (int i = static_cast<int>(threadIdx.x); i < Rows * a.v_head_dim; i += Waves * kWave) {
+                                        int32_t split, bool direct, int threads = Waves * kWave) const {
+    for (int i = static_cast<int>(threadIdx.x); i < Rows * a.v_head_dim; i += threads) {
       const int r = i / a.v_head_dim, d = i % a.v_head_dim;
       const row w = row_of(a, s, kv_head, row0 + r);
       if (!w.exists) continue;

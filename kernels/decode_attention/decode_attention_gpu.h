@@ -12,6 +12,10 @@
 //     <q>: bf16 f16; <kv>: q's (f16 for sync and lazy only), s8, e4m3; D = 64 128 256
 //     dynamic shared memory: the larger of 64 (stages (2 D size + 8) + (size = 1 ? 4 D : 0)) and 256 D + 512 bytes,
 //     with size = bytes of a stored element and stages = D <= 128 ? 3 : 2
+//   decode_attention_sm90_<q>_d<D>_r<R>     grid (batch splits, kv_heads ceil(G q_len / R)), block of 160, argument
+//     kn_decode_attention_sm90; <q>: bf16 f16, of k and v too, f16 for sync and lazy only; D = 64 128 256; R = 8 16 32;
+//     dynamic shared memory fixed + slots 128 D bytes, fixed = 1024 + 2 R D + 256 R, slots the most that
+//     (D <= 128 ? 112640 : 229376) - fixed hold; page_size 0, a multiple of 64, or 8 16 32
 //   decode_attention_gpu_combine            grid (batch q_len, q_heads), block of 128: after splits > 1, sync or lazy
 //   decode_attention_gpu_<kv>_d<D>_check    grid (batch q_len, q_heads), block of 4 waves: always after unified or
 //     bounded; it combines, tests the sums, and does failing rows again by sync
@@ -55,3 +59,25 @@ typedef struct kn_decode_attention_gpu {
   float scale, softcap;
   int32_t reserved;
 } kn_decode_attention_gpu;
+
+// K or V of decode_attention_sm90. A tensor map (cuTensorMapEncodeTiled: 2-byte elements, 128-byte swizzle, zeros
+// outside) has the dimensions head_dim, page_size (kv_len where there are no pages), and pages with heads: z =
+// page page_step + head head_step, whose stride divides those of both. Strides must ascend, so tokens come second or
+// third. Boxes have 64 elements of kn_decode_attention_sm90::box tokens. An operand that has no map (an address or a
+// stride that is no multiple of 16 bytes) is read by ordinary loads.
+enum { KN_CACHE_TOKENS_SECOND = 1, KN_CACHE_TOKENS_THIRD = 2 };
+typedef struct kn_decode_attention_cache {
+  alignas(64) uint64_t map[16];
+  const void* base;  // as in the call, and so are the strides
+  int64_t page, token, head;
+  int32_t mapped;  // 0, or KN_CACHE_TOKENS_*
+  int32_t page_step, head_step;
+  int32_t dims;
+} kn_decode_attention_cache;
+
+typedef struct kn_decode_attention_sm90 {
+  kn_decode_attention_cache k, v;
+  kn_decode_attention_gpu call;
+  int32_t box;  // tokens of a copy: page_size, or 64 where it is more or there are no pages
+  int32_t unused[13];
+} kn_decode_attention_sm90;

@@ -42,15 +42,11 @@ internal abstract unsafe class FlatGemmGpu : GpuRow
     /// <summary>Multiply-adds a clock of a multiprocessor that a launch can count on.</summary>
     protected abstract double RatePerClock(bool integer);
 
-    /// <summary>Whether weights of this k can be read.</summary>
-    protected virtual bool Reads(in KnFlatGemmProblem p) => true;
+    /// <summary>Of what k is to be a multiple.</summary>
+    protected virtual int KGranule(in KnFlatGemmProblem p) => 1;
 
-    /// <summary>Splits, 1 to <paramref name="most"/>, that give every multiprocessor its blocks, where there are <paramref name="tiles"/> of them without.</summary>
-    protected virtual int SplitsToFill(int tiles, int most)
-    {
-        int full = BlocksPerMultiprocessor * Gpu.Limits.Multiprocessors;
-        return Math.Clamp((full + tiles - 1) / tiles, 1, most);
-    }
+    /// <summary>Splits, 1 to <paramref name="most"/>: as many as the device holds at once, where there are <paramref name="tiles"/> without; one more begins when the others are over.</summary>
+    protected virtual int SplitsToFill(int tiles, int most) => Math.Clamp(BlocksPerMultiprocessor * Gpu.Limits.Multiprocessors / tiles, 1, most);
 
     protected abstract string KernelName(string w, string x, Tile tile);
 
@@ -86,7 +82,7 @@ internal abstract unsafe class FlatGemmGpu : GpuRow
         for (int i = 0; i < Parameters.Length; i++) values &= Parameters[i].Values.Contains(launch.Param[i]);
         why = !values || !Fits(launch) ? Wrong
             : KindOf(p) < 0 ? "types of w and x that it has kernels for"
-            : !Reads(p) ? "p.K % 8 == 0, so that rows of 16-bit weights begin at multiples of 16 bytes"
+            : p.K % KGranule(p) != 0 ? $"p.K % {KGranule(p)} == 0, so that rows of weights begin at multiples of 16 bytes"
             : Integer(p) && p.K > IntegerK ? "p.K <= 131071, whose products one s32 holds"
             : null;
         return why is null;

@@ -11,14 +11,17 @@ namespace Kernels;
 /// </summary>
 internal sealed unsafe class FlatGemmSm90(GpuDriver gpu) : FlatGemmGpu(gpu, "flat_gemm/sm90", "flat_gemm_sm90", "flat_gemm_sm90_bf16_bf16_m8")
 {
-    // flat_gemm_gpu.h: bytes of a row of a tile and elements in it, of what is not stages, of all stages.
-    private const int RowBytes = 128, RowK = 64, Unstaged = 21504, MostStaged = 208896;
-    private const int Align = 16;
+    // flat_gemm_gpu.h: bytes of a row of a tile, of what is not stages, of all stages.
+    private const int RowBytes = 128, Unstaged = 21504, MostStaged = 208896;
+    private const int Align = 16, MostNarrowRows = 64;
     private const long LongestStride = 1L << 40;
 
     protected override ImmutableArray<(DType W, DType X)> Kinds => s_kinds;
 
-    private static readonly ImmutableArray<(DType W, DType X)> s_kinds = [(DType.BFloat16, DType.BFloat16), (DType.Float16, DType.Float16)];
+    private static readonly ImmutableArray<(DType W, DType X)> s_kinds =
+    [
+        (DType.BFloat16, DType.BFloat16), (DType.Float16, DType.Float16), (DType.Int8, DType.Int8), (DType.Int8, DType.BFloat16), (DType.UInt4, DType.BFloat16),
+    ];
 
     protected override ImmutableArray<Tile> Tiles => s_tiles;
 
@@ -30,9 +33,12 @@ internal sealed unsafe class FlatGemmSm90(GpuDriver gpu) : FlatGemmGpu(gpu, "fla
 
     protected override int ThreadsPerBlock => 384;
 
-    protected override double RatePerClock(bool integer) => 1536;
+    protected override double RatePerClock(bool integer) => integer ? 3072 : 1536;
 
-    protected override bool Reads(in KnFlatGemmProblem p) => p.K % (Align / sizeof(short)) == 0;
+    protected override int KGranule(in KnFlatGemmProblem p) => Align * 8 / ((DType)p.WType).Bits();
+
+    /// <summary>Weights that are decoded in registers have tiles of up to 64 rows: those of more take two or four.</summary>
+    private static int RowsOf(Tile tile, bool decoded) => decoded ? Math.Min(tile.Rows, MostNarrowRows) : tile.Rows;
 
     /// <summary>Blocks take tiles in turn, and a few tiles more than blocks cost a whole turn more: what counts is turns of what length.</summary>
     protected override int SplitsToFill(int tiles, int most)
@@ -47,31 +53,36 @@ internal sealed unsafe class FlatGemmSm90(GpuDriver gpu) : FlatGemmGpu(gpu, "fla
         return best;
     }
 
-    protected override string KernelName(string w, string x, Tile tile) => $"flat_gemm_sm90_{w}_{x}_m{tile.Rows}";
+    protected override string KernelName(string w, string x, Tile tile) => $"flat_gemm_sm90_{w}_{x}_m{RowsOf(tile, w != x)}";
 
     protected override int SharedBytes(DType w, DType x, Tile tile)
     {
-        int stage = RowBytes * (tile.Columns + tile.Rows);
+        int stage = RowBytes * (tile.Columns + (tile.Rows * x.Bits() / w.Bits()));
         return Unstaged + MostStaged / stage * stage;
     }
 
     protected override void Multiply(GpuKernel kernel, in KnFlatGemmGpu k, Tile tile, int columns, nint stream)
     {
         var args = new KnFlatGemmSm90 { Call = k };
+        (DType w, DType x) = ((DType)k.WType, (DType)k.XType);
+        tile = tile with { Rows = RowsOf(tile, w != x) };
         int parts = columns / k.N, pairs = parts == 1 ? tile.Columns : 8;  // gated: rows of gate and up alternate by 8
-        args.XMapped = Map(&args.XMap, k.XType, k.X, k.K, k.M, 1, k.Ldx, tile.Rows);
-        args.WMapped = Map(&args.WMap, k.WType, k.W, k.K, k.N, parts, k.Ldw, pairs);
+        args.XMapped = Map(&args.XMap, x, k.X, k.K, k.M, 1, k.Ldx, tile.Rows);
+        args.WMapped = Map(&args.WMap, w, k.W, k.K, k.N, parts, k.Ldw, pairs);
         long tiles = (k.M + (long)tile.Rows - 1) / tile.Rows * ((columns + (long)tile.Columns - 1) / tile.Columns) * k.Splits;
-        var grid = new GpuGrid((int)Math.Min(tiles, Gpu.Limits.Multiprocessors), 1, 1, ThreadsPerBlock, SharedBytes: SharedBytes((DType)k.WType, (DType)k.XType, tile));
+        var grid = new GpuGrid((int)Math.Min(tiles, Gpu.Limits.Multiprocessors), 1, 1, ThreadsPerBlock, SharedBytes: SharedBytes(w, x, tile));
         kernel.Launch(grid, stream, args);
     }
 
-    /// <summary>The map of [parts, rows, k], boxes of [parts, box, 64]; 0: none, for an operand that no tensor copy can read.</summary>
-    private int Map(CUtensorMap* map, int type, void* at, int k, int rows, int parts, long ld, int box)
+    /// <summary>The map of [parts, rows, k], boxes of [parts, box, 128 bytes]; u4 as bytes. 0: none, for an operand that no tensor copy can read.</summary>
+    private int Map(CUtensorMap* map, DType type, void* at, int k, int rows, int parts, long ld, int box)
     {
-        long stride = ld * sizeof(short), part = stride * rows;
+        int bits = type.Bits();
+        long stride = ld * bits / 8, part = stride * rows;
         if (k == 0 || (nint)at % Align != 0 || stride % Align != 0 || part >= LongestStride) return 0;
-        Gpu.EncodeTensor(new GpuTensor((nint)at, (DType)type, (k, rows, parts), (stride, part), (RowK, box, parts)), map);
+        DType stored = bits < 8 ? DType.Int8 : type;
+        long wide = (long)k * bits / stored.Bits();
+        Gpu.EncodeTensor(new GpuTensor((nint)at, stored, (wide, rows, parts), (stride, part), (RowBytes * 8 / stored.Bits(), box, parts)), map);
         return 1;
     }
 }

@@ -227,8 +227,8 @@ __device__ __forceinline__ void run(const kn_flat_gemm_gpu& a) {
   }
 #define KN_FLAT_GEMM_ROWS(w, x, W, X) \
   KN_FLAT_GEMM(w, x, W, X, 1, 4)      \
-  KN_FLAT_GEMM(w, x, W, X, 4, 4)      \
-  KN_FLAT_GEMM(w, x, W, X, 8, 3)      \
+  KN_FLAT_GEMM(w, x, W, X, 4, 3)      \
+  KN_FLAT_GEMM(w, x, W, X, 8, 2)      \
   KN_FLAT_GEMM(w, x, W, X, 16, 2)
 KN_FLAT_GEMM_ROWS(f32, f32, KN_F32, KN_F32)
 KN_FLAT_GEMM_ROWS(bf16, bf16, KN_BF16, KN_BF16)

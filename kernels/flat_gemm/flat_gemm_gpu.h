@@ -6,9 +6,9 @@
 //     N = 64 with M = 8 16 32 64; dynamic shared memory (M <= 16 ? 4 : 3) 16 (N bits(w) + M bits(x)) bytes
 //     <w>_<x>: bf16_bf16 f16_f16 s8_bf16 u4_bf16 s8_s8
 //   flat_gemm_sm90_<w>_<x>_m<M>        grid (any number of blocks, which share the tiles), block of 384; N = 128, M = 8
-//     16 32 64 128 256; argument kn_flat_gemm_sm90; dynamic shared memory 21504 + stages 128 (128 + M) bytes, stages
-//     the most that 208896 bytes hold
-//     <w>_<x>: bf16_bf16 f16_f16
+//     16 32 64, and 128 256 where w and x are of one type; argument kn_flat_gemm_sm90; dynamic shared memory 21504 +
+//     stages 128 (128 + M bits(x) / bits(w)) bytes, stages the most that 208896 bytes hold
+//     <w>_<x>: bf16_bf16 f16_f16 s8_s8 s8_bf16 u4_bf16
 //   flat_gemm_gpu_quantize             grid (m), block of 256: x bf16 or f32 to s8 in `quantized` and `x_scales`; then
 //     s8_s8 with that x
 //   flat_gemm_gpu_reduce               grid (ceil(n / 256), m), block of 256: after splits > 1
@@ -47,9 +47,9 @@ typedef struct kn_flat_gemm_gpu {
   int32_t integer;                 // 1: s8 x s8, sums are s32
 } kn_flat_gemm_gpu;
 
-// The argument of flat_gemm_sm90. A tensor map (cuTensorMapEncodeTiled: 2-byte elements, 128-byte swizzle, zeros
-// outside) has dimensions (k, rows, parts) and boxes of
-//   x: (64, M, 1) of [1, m, k]      w: (64, 128, 1) of [1, n, k], gated (64, 8, 2) of [2, n, k]
+// The argument of flat_gemm_sm90. A tensor map (cuTensorMapEncodeTiled: elements of 2 bytes, or bytes for s8 and u4;
+// 128-byte swizzle, zeros outside) has dimensions (k, rows, parts) and boxes, R = 128 bytes of k, of
+//   x: (R, M, 1) of [1, m, k]      w: (R, 128, 1) of [1, n, k], gated (R, 8, 2) of [2, n, k]
 // It needs addresses and strides that are multiples of 16 bytes; an operand that has none is read by ordinary loads.
 typedef struct kn_flat_gemm_sm90 {
   alignas(64) uint64_t x_map[16];

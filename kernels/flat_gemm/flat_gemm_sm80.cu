@@ -10,9 +10,7 @@
 // and nibbles come out of a word next to each other.
 //
 // Bits: an element is a chain over the units of its wave, then the WK waves in order, then splits in order, whatever m.
-#include <mma.cuh>
-
-#include "flat_gemm_gpu.cuh"
+#include "flat_gemm_decode.cuh"
 
 namespace kn::flat_gemm {
 namespace {
@@ -34,30 +32,6 @@ struct element_of<KN_F16> {
 struct bf16x8 {
   uint32_t v[4];
 };
-
-// 4 bytes of s8 as two pairs of bf16, exactly: the upper halves of exact floats.
-__device__ __forceinline__ void decode_s8(uint32_t w, uint32_t& low, uint32_t& high) {
-  w ^= 0x80808080u;
-  const uint32_t f0 = bits_as<uint32_t>(byte_as_float<0>(w) - 128.0f),
-                 f1 = bits_as<uint32_t>(byte_as_float<1>(w) - 128.0f);
-  const uint32_t f2 = bits_as<uint32_t>(byte_as_float<2>(w) - 128.0f),
-                 f3 = bits_as<uint32_t>(byte_as_float<3>(w) - 128.0f);
-  low = f0 >> 16 | (f1 & 0xffff0000u);
-  high = f2 >> 16 | (f3 & 0xffff0000u);
-}
-
-// Pairs of q less the zero point: 0x4300 | q is 128 + q in bf16, and the difference is exact.
-__device__ __forceinline__ uint32_t subtract_zero(uint32_t pair, int zero) {
-#if defined(KN_SIMT)
-  const float z = static_cast<float>(128 + zero);
-  return pack(bf16{}, widen_bf16(pair & 0xffffu) - z, widen_bf16(pair >> 16) - z);
-#else
-  const uint32_t minus = (0xc300u | static_cast<uint32_t>(zero)) * 0x10001u;
-  uint32_t d;
-  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(pair), "r"(0x3f803f80u), "r"(minus));
-  return d;
-#endif
-}
 
 __device__ __forceinline__ bf16x8 decode_u4(uint32_t w, int zero) {
   const uint32_t even = w & 0x0f0f0f0fu, odd = w >> 4 & 0x0f0f0f0fu;
@@ -136,14 +110,10 @@ struct tile {
   static __device__ __forceinline__ groups load_groups(const job& j, int64_t k) {
     groups g = {};
     if constexpr (W == KN_U4) {
-      const kn_flat_gemm_gpu& a = j.a;
-      const int64_t columns = columns_of(a), count = (a.k + a.group - 1) / a.group;
 #pragma unroll
       for (int i = 0; i < 2; i++) {
-        const int64_t c = j.column0 + wave_id() % WN * 16 + lane_id() / 4 + i * 8;
-        const int64_t at = w_row(a, c < columns ? c : columns - 1) * count + k / a.group;
-        g.scale[i] = a.scales[at];
-        g.zero[i] = a.flags & KN_GEMM_ZEROS ? a.zeros[at] & 15 : 8;
+        const group q = load_group(j.a, j.column0 + wave_id() % WN * 16 + lane_id() / 4 + i * 8, k);
+        g.scale[i] = q.scale, g.zero[i] = q.zero;
       }
     }
     return g;

@@ -261,7 +261,7 @@ __device__ __forceinline__ void run(const args& a) {
   }
 #define KN_SPARSE_LINEAR_ROWS(name, W, Sum) \
   KN_SPARSE_LINEAR(name, W, Sum, 1, 4)      \
-  KN_SPARSE_LINEAR(name, W, Sum, 4, 3)      \
+  KN_SPARSE_LINEAR(name, W, Sum, 4, 2)      \
   KN_SPARSE_LINEAR(name, W, Sum, 8, 2)      \
   KN_SPARSE_LINEAR(name, W, Sum, 16, 2)
 KN_SPARSE_LINEAR_ROWS(f32, KN_F32, float)

@@ -70,20 +70,25 @@ struct Mbarrier {
   std::vector<uint32_t> arriving, opened;  // what its next and its last threads knew
 };
 
+// a is in shared memory, its rows along k or transposed, or of this warp in registers; two-byte floats, or s8.
 struct Wgmma {
-  float* d;
+  enum Left : uint8_t { kRows, kTransposed, kRegisters };
+  enum Type : uint8_t { kBf16, kF16, kS8 };
+  void* d;
   int n;
   uint64_t a, b;
-  bool bf16;
+  uint32_t registers[4];
+  Left left;
+  Type type;
   int group;
   uintptr_t pc;
 };
 
-// Sums that are wgmma's and not the thread's: values while d holds NaN.
+// Sums that are wgmma's and not the thread's: values, float or int, while d holds NaN.
 struct Sums {
-  float* d;
+  void* d;
   int count;
-  float values[128];
+  uint32_t values[128];
 };
 
 struct Thread {

@@ -80,25 +80,37 @@ void complete_s8(Block&, Thread* lanes, uint64_t) {
   multiply<int8_t, int32_t>(lanes, a, b);
 }
 
-struct LdmatrixOperand {
-  uint32_t* registers;
-  const char* row;
+template <class Register, class Row>
+struct MatrixOperand {
+  Register* registers;
+  Row* row;
   int count;
   bool transposed;
   uintptr_t pc;
 };
+using LdmatrixOperand = MatrixOperand<uint32_t, const char>;
+using StmatrixOperand = MatrixOperand<const uint32_t, char>;
+
+// What is asked of all lanes of a warp at once: the same shape.
+template <class Operand>
+const Operand& operand_of(Thread* lanes, int lane, const char* name) {
+  const Operand &first = *static_cast<const Operand*>(lanes[0].operand),
+                &o = *static_cast<const Operand*>(lanes[lane].operand);
+  if (o.count != first.count || o.transposed != first.transposed)
+    fault_in(lanes[lane], KN_SIMT_DIVERGENT, o.pc,
+             std::string(name) + " where lanes of one warp ask for different shapes");
+  return o;
+}
 
 // Lane 8 i + j names row j of matrix i; every lane gets two neighbours of row lane / 4 of each, or, transposed, of
 // column lane / 4.
 void complete_ldmatrix(Block&, Thread* lanes, uint64_t) {
-  const LdmatrixOperand& first = *static_cast<const LdmatrixOperand*>(lanes[0].operand);
+  const int rows = operand_of<LdmatrixOperand>(lanes, 0, "ldmatrix").count * 8;
   uint16_t matrix[4][8][8];
-  for (int i = 0; i < first.count * 8; i++)
-    memcpy(matrix[i / 8][i % 8], static_cast<const LdmatrixOperand*>(lanes[i].operand)->row, 16);
+  for (int i = 0; i < rows; i++)
+    memcpy(matrix[i / 8][i % 8], operand_of<LdmatrixOperand>(lanes, i, "ldmatrix").row, 16);
   for (int lane = 0; lane < 32; lane++) {
-    const LdmatrixOperand& o = *static_cast<const LdmatrixOperand*>(lanes[lane].operand);
-    if (o.count != first.count || o.transposed != first.transposed)
-      fault_in(lanes[lane], KN_SIMT_DIVERGENT, o.pc, "ldmatrix where lanes of one warp ask for different shapes");
+    const LdmatrixOperand& o = operand_of<LdmatrixOperand>(lanes, lane, "ldmatrix");
     const int row = lane / 4, column = lane % 4 * 2;
     for (int i = 0; i < o.count; i++) {
       const uint32_t low = o.transposed ? matrix[i][column][row] : matrix[i][row][column];
@@ -108,11 +120,31 @@ void complete_ldmatrix(Block&, Thread* lanes, uint64_t) {
   }
 }
 
-// Row r of an operand of wgmma, 16 elements of k.
+void complete_stmatrix(Block&, Thread* lanes, uint64_t) {
+  uint16_t matrix[4][8][8] = {};
+  for (int lane = 0; lane < 32; lane++) {
+    const StmatrixOperand& o = operand_of<StmatrixOperand>(lanes, lane, "stmatrix");
+    const int row = lane / 4, column = lane % 4 * 2;
+    for (int i = 0; i < o.count; i++)
+      for (int e = 0; e < 2; e++)
+        (o.transposed ? matrix[i][column + e][row] : matrix[i][row][column + e]) =
+            static_cast<uint16_t>(o.registers[i] >> (16 * e));
+  }
+  const int rows = operand_of<StmatrixOperand>(lanes, 0, "stmatrix").count * 8;
+  for (int i = 0; i < rows; i++)
+    memcpy(operand_of<StmatrixOperand>(lanes, i, "stmatrix").row, matrix[i / 8][i % 8], 16);
+}
+
+// Row r of a K-major operand of wgmma, 16 elements of k.
 void tile_row(uint64_t descriptor, int r, const char* (&pieces)[2]) {
   const uintptr_t offset = (descriptor & 0x3fff) << 4, group = (descriptor >> 32 & 0x3fff) << 4;
   const uintptr_t row = offset + static_cast<uintptr_t>(r / 8) * group + static_cast<uintptr_t>(r % 8 * kTileRow);
   for (int i = 0; i < 2; i++) pieces[i] = self().block->shared + swizzle(row + static_cast<uintptr_t>(i) * 16);
+}
+
+// 16 rows from `first` on of a transposed operand at one k: k numbers rows of the tile, in groups of 8.
+void tile_column(uint64_t descriptor, int first, int k, const char* (&pieces)[2]) {
+  tile_row(descriptor + static_cast<uint64_t>(first / 8), k, pieces);
 }
 
 // Of a warp, 16 rows of a and all of b, shared among the lanes.
@@ -121,22 +153,52 @@ void check_operands(const Wgmma& op) {
   const int lane = static_cast<int>(self().lane), first = static_cast<int>(self().wave % 4 * 16);
   const char* pieces[2];
   for (int r = lane; r < 16 + op.n; r += 32) {
-    tile_row(r < 16 ? op.a : op.b, r < 16 ? first + r : r - 16, pieces);
+    if (r < 16 && op.left == Wgmma::kRegisters) continue;
+    if (r < 16 && op.left == Wgmma::kTransposed)
+      tile_column(op.a, first, r, pieces);
+    else
+      tile_row(r < 16 ? op.a : op.b, r < 16 ? first + r : r - 16, pieces);
     for (const char* piece : pieces) check_access(piece, 16, Access::kAsyncRead, op.pc);
   }
 }
 
-void read_row(uint64_t descriptor, int r, bool bf16, float (&row)[16]) {
-  const char* pieces[2];
-  tile_row(descriptor, r, pieces);
-  for (int k = 0; k < 16; k++) {
-    uint16_t v;
-    memcpy(&v, pieces[k / 8] + k % 8 * 2, 2);
-    row[k] = widen(v, bf16);
-  }
+// Element i of 32 bytes.
+float element(const char* const (&pieces)[2], int i, Wgmma::Type type) {
+  if (type == Wgmma::kS8) return static_cast<int8_t>(pieces[i / 16][i % 16]);
+  uint16_t v;
+  memcpy(&v, pieces[i / 8] + i % 8 * 2, 2);
+  return widen(v, type == Wgmma::kBf16);
 }
 
-float* sums_of(Thread& thread, const float* d) {
+constexpr int kMostK = 32;
+
+int depth(const Wgmma& op) { return op.type == Wgmma::kS8 ? 32 : 16; }
+
+void read_row(uint64_t descriptor, int r, const Wgmma& op, float (&row)[kMostK]) {
+  const char* pieces[2];
+  tile_row(descriptor, r, pieces);
+  for (int k = 0; k < depth(op); k++) row[k] = element(pieces, k, op.type);
+}
+
+// A warp's 16 rows, from `first` on.
+void read_a(Thread* lanes, size_t index, int first, float (&a)[16][kMostK]) {
+  const Wgmma& op = lanes[0].wgmmas[index];
+  const char* pieces[2];
+  for (int i = 0; i < 16; i++) {
+    if (op.left == Wgmma::kRows) read_row(op.a, first + i, op, a[i]);
+    if (op.left != Wgmma::kTransposed) continue;
+    tile_column(op.a, first, i, pieces);
+    for (int r = 0; r < 16; r++) a[r][i] = element(pieces, r, op.type);
+  }
+  for (int lane = 0; lane < 32 && op.left == Wgmma::kRegisters; lane++)
+    for (int i = 0; i < 8; i++) {
+      const uint32_t v = lanes[lane].wgmmas[index].registers[i / 2];
+      a[lane / 4 + i / 2 % 2 * 8][lane % 4 * 2 + i / 4 * 8 + i % 2] =
+          widen(static_cast<uint16_t>(v >> (16 * (i % 2))), op.type == Wgmma::kBf16);
+    }
+}
+
+uint32_t* sums_of(Thread& thread, const void* d) {
   for (Sums& s : thread.sums)
     if (s.d == d) return s.values;
   return nullptr;
@@ -144,17 +206,25 @@ float* sums_of(Thread& thread, const float* d) {
 
 void multiply_warpgroup(Thread* lanes, size_t index) {
   const Wgmma& op = lanes[0].wgmmas[index];
-  float a[16][16], b[256][16];
-  for (int r = 0; r < 16; r++) read_row(op.a, static_cast<int>(lanes[0].wave % 4) * 16 + r, op.bf16, a[r]);
-  for (int r = 0; r < op.n; r++) read_row(op.b, r, op.bf16, b[r]);
+  float a[16][kMostK], b[256][kMostK];
+  read_a(lanes, index, static_cast<int>(lanes[0].wave % 4) * 16, a);
+  for (int r = 0; r < op.n; r++) read_row(op.b, r, op, b[r]);
   for (int lane = 0; lane < 32; lane++) {
     const Wgmma& own = lanes[lane].wgmmas[index];
-    if (own.a != op.a || own.b != op.b || own.n != op.n)
+    if (own.a != op.a || own.b != op.b || own.n != op.n || own.left != op.left || own.type != op.type)
       fault_in(lanes[lane], KN_SIMT_DIVERGENT, own.pc, "wgmma where lanes of one warp have different operands");
-    float* const d = sums_of(lanes[lane], own.d);
+    uint32_t* const d = sums_of(lanes[lane], own.d);
     for (int i = 0; i < op.n / 2; i++) {
       const float *row = a[lane / 4 + i / 2 % 2 * 8], *column = b[i / 4 * 8 + lane % 4 * 2 + i % 2];
-      for (int k = 0; k < 16; k++) d[i] += row[k] * column[k];
+      float sum;
+      memcpy(&sum, &d[i], 4);
+      // Sums of s8 by s8 over 32 of k are exact in f32 too.
+      float integers = 0;
+      for (int k = 0; k < depth(op); k++) (op.type == Wgmma::kS8 ? integers : sum) += row[k] * column[k];
+      if (op.type == Wgmma::kS8)
+        d[i] += static_cast<uint32_t>(static_cast<int32_t>(integers));
+      else
+        memcpy(&d[i], &sum, 4);
     }
   }
 }
@@ -165,7 +235,7 @@ void give_back(Thread& thread, uintptr_t pc) {
     for (const Wgmma& op : thread.wgmmas)
       if (op.d == s.d) return false;
     for (int i = 0; i < s.count; i++)
-      if (memcmp(&s.d[i], &kInFlight, 4) != 0)
+      if (memcmp(static_cast<char*>(s.d) + i * 4, &kInFlight, 4) != 0)
         fault_in(thread, KN_SIMT_ASYNC_UNFINISHED, pc, "a register of wgmma's sums was written before the wait");
     memcpy(s.d, s.values, static_cast<size_t>(s.count) * 4);
     thread.wgmma_fenced = false;
@@ -199,23 +269,46 @@ void complete_wgmma(Block& block, Thread* lanes, uint64_t mask) {
 
 }  // namespace
 
-void kn_simt_wgmma(float* d, int n, uint64_t a, uint64_t b, bool bf16) {
-  const uintptr_t pc = KN_SIMT_PC;
+// A product on its way, of a descriptor b and, but for registers, a.
+static void issue_wgmma(Wgmma op) {
   Thread& thread = self();
   constexpr uint64_t kFixed = ~(0x3fffull | 0x3fffull << 16 | 0x3fffull << 32);  // all but addresses and distances
-  if (n < 8 || n > 256 || n % 8 || (a & kFixed) != 1ull << 62 || (b & kFixed) != 1ull << 62)
-    fault(KN_SIMT_TRAP, pc, "wgmma of a shape or a descriptor other than m64nNk16 in the 128-byte swizzle");
-  const Wgmma op{d, n, a, b, bf16, thread.wgmma_group, pc};
+  if (op.n < 8 || op.n > 256 || op.n % 8 || (op.left != Wgmma::kRegisters && (op.a & kFixed) != 1ull << 62) ||
+      (op.b & kFixed) != 1ull << 62)
+    fault(KN_SIMT_TRAP, op.pc,
+          "wgmma of a shape or a descriptor other than m64nN by 32 bytes of k in the 128-byte swizzle");
+  op.group = thread.wgmma_group;
   check_operands(op);
-  if (!sums_of(thread, d)) {
+  if (!sums_of(thread, op.d)) {
     if (!thread.wgmma_fenced)
-      fault(KN_SIMT_RACE, pc, "wgmma on registers that the thread has had: no wgmma.fence between");
-    Sums sums{d, n / 2, {}};
-    memcpy(sums.values, d, static_cast<size_t>(n) * 2);
-    for (int i = 0; i < n / 2; i++) memcpy(&d[i], &kInFlight, 4);
+      fault(KN_SIMT_RACE, op.pc, "wgmma on registers that the thread has had: no wgmma.fence between");
+    Sums sums{op.d, op.n / 2, {}};
+    memcpy(sums.values, op.d, static_cast<size_t>(op.n) * 2);
+    for (int i = 0; i < op.n / 2; i++) memcpy(static_cast<char*>(op.d) + i * 4, &kInFlight, 4);
     thread.sums.push_back(sums);
   }
   thread.wgmmas.push_back(op);
+}
+
+void kn_simt_wgmma(float* d, int n, uint64_t a, uint64_t b, bool bf16, bool transposed_a) {
+  issue_wgmma({d,
+               n,
+               a,
+               b,
+               {},
+               transposed_a ? Wgmma::kTransposed : Wgmma::kRows,
+               bf16 ? Wgmma::kBf16 : Wgmma::kF16,
+               0,
+               KN_SIMT_PC});
+}
+
+void kn_simt_wgmma_registers(float* d, int n, const uint32_t (&a)[4], uint64_t b, bool bf16) {
+  issue_wgmma(
+      {d, n, 0, b, {a[0], a[1], a[2], a[3]}, Wgmma::kRegisters, bf16 ? Wgmma::kBf16 : Wgmma::kF16, 0, KN_SIMT_PC});
+}
+
+void kn_simt_wgmma_s8(int32_t* d, int n, uint64_t a, uint64_t b) {
+  issue_wgmma({d, n, a, b, {}, Wgmma::kRows, Wgmma::kS8, 0, KN_SIMT_PC});
 }
 
 void kn_simt_wgmma_fence() { self().wgmma_fenced = true; }
@@ -243,15 +336,27 @@ void kn_simt_mma_m16n8k32_s8(int32_t* d, const uint32_t* a, const uint32_t* b, c
   meet_warp("mma.m16n8k32.s8", &operand, complete_s8, KN_SIMT_PC);
 }
 
+// The row that this lane names, of the first 8 count lanes.
+static void check_matrix_row(const char* name, const void* row, int count, Access access, uintptr_t pc) {
+  if (count != 1 && count != 2 && count != 4)
+    fault(KN_SIMT_TRAP, pc, std::string(name) + " of a count other than 1, 2 or 4");
+  if (self().lane >= static_cast<uint32_t>(count) * 8) return;
+  if (reinterpret_cast<uintptr_t>(row) % 16)
+    fault(KN_SIMT_MISALIGNED, pc, std::string(name) + " with a row that is not at a multiple of 16 bytes",
+          reinterpret_cast<uintptr_t>(row), 16);
+  check_access(row, 16, access, pc);
+}
+
 void kn_simt_ldmatrix(uint32_t* registers, const void* row, int count, bool transposed) {
   const uintptr_t pc = KN_SIMT_PC;
-  if (count != 1 && count != 2 && count != 4) fault(KN_SIMT_TRAP, pc, "ldmatrix of a count other than 1, 2 or 4");
-  if (self().lane < static_cast<uint32_t>(count) * 8) {
-    if (reinterpret_cast<uintptr_t>(row) % 16)
-      fault(KN_SIMT_MISALIGNED, pc, "ldmatrix with a row that is not at a multiple of 16 bytes",
-            reinterpret_cast<uintptr_t>(row), 16);
-    check_access(row, 16, Access::kRead, pc);
-  }
+  check_matrix_row("ldmatrix", row, count, Access::kRead, pc);
   LdmatrixOperand operand{registers, static_cast<const char*>(row), count, transposed, pc};
   meet_warp("ldmatrix", &operand, complete_ldmatrix, pc);
+}
+
+void kn_simt_stmatrix(void* row, const uint32_t* registers, int count, bool transposed) {
+  const uintptr_t pc = KN_SIMT_PC;
+  check_matrix_row("stmatrix", row, count, Access::kWrite, pc);
+  StmatrixOperand operand{registers, static_cast<char*>(row), count, transposed, pc};
+  meet_warp("stmatrix", &operand, complete_stmatrix, pc);
 }

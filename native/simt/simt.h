@@ -164,6 +164,7 @@ void kn_simt_mma_m16n8k16_f16(float* d, const uint32_t* a, const uint32_t* b, co
 void kn_simt_mma_m16n8k32_s8(int32_t* d, const uint32_t* a, const uint32_t* b, const int32_t* c);
 // ldmatrix.sync.aligned.m8n8.x{count}[.trans].shared.b16: `row` is this lane's row address.
 void kn_simt_ldmatrix(uint32_t* registers, const void* row, int count, bool transposed);
+void kn_simt_stmatrix(void* row, const uint32_t* registers, int count, bool transposed);
 
 // cp.async: bytes 4, 8 or 16, of which source_bytes are read and the rest is zero. The data arrive at the wait.
 void kn_simt_cp_async(void* shared, const void* global, int bytes, int source_bytes);
@@ -178,9 +179,12 @@ void kn_simt_mbarrier_arrive(void* barrier, int expected_bytes);
 void kn_simt_mbarrier_wait(void* barrier, int parity);
 void kn_simt_copy_tensor(void* shared, const void* map, int c0, int c1, int c2, void* barrier);
 void kn_simt_fence_proxy_async();
-// wgmma.m64n{n}k16 with descriptors of K-major operands in the 128-byte swizzle, addresses in dynamic shared memory.
-// Operands are read and d is written when the group is waited for; until then d holds NaN.
-void kn_simt_wgmma(float* d, int n, uint64_t a, uint64_t b, bool bf16);
+// wgmma.m64n{n}k16 with descriptors of K-major operands, a perhaps transposed, in the 128-byte swizzle, addresses in
+// dynamic shared memory. Operands are read and d is written when the group is waited for; until then d holds NaN.
+void kn_simt_wgmma(float* d, int n, uint64_t a, uint64_t b, bool bf16, bool transposed_a);
+// The same with this warp's 16 rows of a in registers, which are read at once, as fragments of m16n8k16; and k32 of s8.
+void kn_simt_wgmma_registers(float* d, int n, const uint32_t (&a)[4], uint64_t b, bool bf16);
+void kn_simt_wgmma_s8(int32_t* d, int n, uint64_t a, uint64_t b);
 void kn_simt_wgmma_fence();
 void kn_simt_wgmma_commit();
 void kn_simt_wgmma_wait(int groups);

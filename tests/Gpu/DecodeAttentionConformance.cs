@@ -14,7 +14,7 @@ public sealed class DecodeAttentionConformance
     private static IEnumerable<TestCaseData> RowsByKind()
     {
         foreach (string device in Simulated.Names)
-            foreach (string row in device == "simt64" || device.StartsWith("hip", StringComparison.Ordinal) ? (string[])["decode_attention/gpu"] : ["decode_attention/sm80", "decode_attention/gpu"])
+            foreach (string row in device == "simt64" || device.StartsWith("hip", StringComparison.Ordinal) ? (string[])["decode_attention/gpu"] : ["decode_attention/sm90", "decode_attention/sm80", "decode_attention/gpu"])
                 foreach (string kind in Cases.Select(c => DecodeAttentionCases.KindOf(c.Problem).ToString()).Distinct())
                     yield return new TestCaseData(device, row, kind).SetArgDisplayNames(device, row, kind);
     }

@@ -41,6 +41,27 @@ public sealed unsafe class FlatGemmSm90Tests
         Assert.That(device.Fault, Is.Null);
     }
 
+    /// <summary>Weights of 8 and 4 bits: s8 by s8, and decoded in registers, of every group; splits of u4 end inside of a stage.</summary>
+    [Test, Combinatorial]
+    public void EveryTileOfNarrowWeights([Values(8, 16, 32, 64, 128, 256)] int rows, [Values(1, 2)] int splits, [Values] bool gated, [Values] bool strided,
+        [Values("s8 s8", "s8 bf16", "u4/32", "u4/64", "u4/128 zeros")] string kind)
+    {
+        FlatGemmSm90 row = Open(out Device device);
+        int m = rows + 5, n = gated ? N / 2 : N;
+        KnGemmFlags flags = (gated ? KnGemmFlags.Gated : KnGemmFlags.Bias) | (kind == "s8 s8" ? KnGemmFlags.QuantizeX : 0) | (kind.EndsWith("zeros", StringComparison.Ordinal) ? KnGemmFlags.Zeros : 0);
+        bool u4 = kind.StartsWith("u4", StringComparison.Ordinal);
+        int group = u4 ? int.Parse(kind.Split('/')[1].Split(' ')[0], null) : 0;
+        var types = new FlatGemmCases.Kind(DType.BFloat16, u4 ? DType.UInt4 : DType.Int8, DType.BFloat16, group);
+        KnFlatGemmProblem problem = FlatGemmCases.Problem(types, m, n, 736, FlatGemmActivation.Silu, flags);
+        using var trial = new FlatGemmTrial(problem, Tables.Seed, strided: strided);
+        KnLaunch launch = Launch(row, rows, splits);
+        Assert.That(trial.Prepare(row, launch, out _, out string error), error);
+        Assert.That(trial.Run(row, launch, m), Is.EqualTo(KnStatus.Ok), row.LastError);
+        FlatGemmVerdict verdict = trial.Check(m);
+        Assert.That(verdict.Ok, $"{verdict}, seed {Tables.Seed}");
+        Assert.That(device.Fault, Is.Null);
+    }
+
     /// <summary>The operands change sides above 64 rows; the chain of a sum does not.</summary>
     [Test]
     public void SameBitsInEveryTile([Values] bool gated)

@@ -27,6 +27,7 @@ public sealed class Structs
             Assert.That(Unsafe.SizeOf<KnSparseLinearGpu>(), Is.EqualTo(Unsafe.SizeOf<KnFlatGemmGpu>() + 6 * 8));
             Assert.That(Unsafe.SizeOf<KnSpgemmGpu>(), Is.EqualTo(4 * 24 + 11 * 8 + 11 * 8 + 4 * 4));
             Assert.That(Unsafe.SizeOf<KnDecodeAttentionGpu>(), Is.EqualTo(17 * 8 + 15 * 8 + 18 * 4));
+            Assert.That(Unsafe.SizeOf<KnDecodeAttentionSm90>(), Is.EqualTo(768));
         });
     }
 
@@ -47,6 +48,10 @@ public sealed class Structs
             Assert.That(Offset<KnFlatGemmGpu>(nameof(KnFlatGemmGpu.Integer)), Is.EqualTo(164));
             Assert.That(Offset<KnFlatGemmSm90>(nameof(KnFlatGemmSm90.Call)), Is.EqualTo(256));
             Assert.That(Offset<KnFlatGemmSm90>(nameof(KnFlatGemmSm90.WMapped)), Is.EqualTo(428));
+            Assert.That(Offset<KnDecodeAttentionCache>(nameof(KnDecodeAttentionCache.Mapped)), Is.EqualTo(160));
+            Assert.That(Offset<KnDecodeAttentionCache>(nameof(KnDecodeAttentionCache.Dims)), Is.EqualTo(172));
+            Assert.That(Offset<KnDecodeAttentionSm90>(nameof(KnDecodeAttentionSm90.Call)), Is.EqualTo(384));
+            Assert.That(Offset<KnDecodeAttentionSm90>(nameof(KnDecodeAttentionSm90.Box)), Is.EqualTo(712));
             Assert.That(Offset<KnSparseLinearGpu>(nameof(KnSparseLinearGpu.Outputs)), Is.EqualTo(168));
         });
     }

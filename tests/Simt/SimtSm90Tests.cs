@@ -11,7 +11,7 @@ namespace Kernels.Tests.Simt;
 [TestFixture]
 public sealed unsafe class SimtSm90Tests
 {
-    private const int GlobalBounds = 2, Uninitialised = 5, Race = 6, Divergent = 7, Async = 8, Trap = 9, SharedBounds = 1;
+    private const int GlobalBounds = 2, Uninitialised = 5, Race = 6, Divergent = 7, Async = 8, Trap = 9, SharedBounds = 1, Misaligned = 4;
     private const int Rows = 64, K = 64;  // of a; k of a tile
 
     /// <summary>The argument of the kernels in *_sm90.cu.</summary>
@@ -67,12 +67,14 @@ public sealed unsafe class SimtSm90Tests
     }
 
     [Test, Combinatorial]
-    public void Wgmma([Values] bool check, [Values("bf16_n8", "bf16_n16", "bf16_n128", "f16_n8", "f16_n64")] string kind, [Values] bool early)
+    public void Wgmma([Values] bool check,
+        [Values("bf16_n8", "bf16_n16", "bf16_n128", "f16_n8", "f16_n64", "transposed_bf16_n8", "transposed_bf16_n32", "transposed_f16_n16", "registers_bf16_n8", "registers_bf16_n64")] string kind, [Values] bool early)
     {
-        int n = int.Parse(kind.Split('n')[1], null);
+        bool transposed = kind.StartsWith("transposed", StringComparison.Ordinal);
+        int n = int.Parse(kind.Split("_n")[^1], null);
         var random = new Random(n);
         float[] tile = [.. Enumerable.Range(0, (Rows + n) * K).Select(_ => (float)random.Next(-9, 10))];  // exact in every order
-        ushort[] bits = [.. tile.Select(v => kind.StartsWith('b') ? (ushort)(BitConverter.SingleToUInt32Bits(v) >> 16) : BitConverter.HalfToUInt16Bits((Half)v))];
+        ushort[] bits = [.. tile.Select(v => kind.Contains("bf16", StringComparison.Ordinal) ? (ushort)(BitConverter.SingleToUInt32Bits(v) >> 16) : BitConverter.HalfToUInt16Bits((Half)v))];
         SimtLibrary simt = SimtLibrary.Get(check);
         nint output = simt.Allocate(Rows * n * 4);
         KnSimtTensor tensor = Tensor(simt.Upload<ushort>(bits), (K, Rows + n, 1), (Rows + n, 1));
@@ -84,9 +86,48 @@ public sealed unsafe class SimtSm90Tests
             {
                 // d(i): row = 16 warp + groupID, + 8 for (i / 2) % 2; col = 8 (i / 4) + 2 threadID_in_group + i % 2.
                 int row = thread / 32 * 16 + thread % 32 / 4 + i / 2 % 2 * 8, column = i / 4 * 8 + thread % 4 * 2 + i % 2;
-                float sum = i + Enumerable.Range(0, K).Sum(k => tile[row * K + k] * tile[(Rows + column) * K + k]);
+                float sum = i + Enumerable.Range(0, K).Sum(k => tile[transposed ? k * K + row : row * K + k] * tile[(Rows + column) * K + k]);
                 Assert.That(d[thread * n / 2 + i], early ? Is.NaN : Is.EqualTo(sum), $"({row}, {column})");
             }
+        }
+    }
+
+    /// <summary>wgmma.m64nNk32 of s8: an accumulator lies as one of m64nNk16.</summary>
+    [Test, Combinatorial]
+    public void WgmmaOfBytes([Values] bool check, [Values(8, 128)] int n)
+    {
+        const int Bytes = 128;
+        var random = new Random(n);
+        sbyte[] tile = [.. Enumerable.Range(0, (Rows + n) * Bytes).Select(_ => (sbyte)random.Next(-128, 128))];
+        SimtLibrary simt = SimtLibrary.Get(check);
+        nint output = simt.Allocate(Rows * n * 4);
+        KnSimtTensor tensor = Tensor(simt.Upload<sbyte>(tile), (Bytes, Rows + n, 1), (Rows + n, 1), (Bytes, Bytes)) with { ElementBytes = 1 };
+        tensor.Box[0] = Bytes;
+        simt.Run($"simt_wgmma_s8_n{n}", 1, 128, (Rows + n) * Bytes, Args(simt, tensor, output));
+        int[] d = simt.Download<int>(output, Rows * n);
+        for (int i = 0; i < d.Length; i++)
+        {
+            (int thread, int r) = (i / (n / 2), i % (n / 2));
+            int row = thread / 32 * 16 + thread % 32 / 4 + r / 2 % 2 * 8, column = r / 4 * 8 + thread % 4 * 2 + r % 2;
+            Assert.That(d[i], Is.EqualTo(r + Enumerable.Range(0, Bytes).Sum(k => tile[row * Bytes + k] * tile[(Rows + column) * Bytes + k])), $"({row}, {column})");
+        }
+    }
+
+    /// <summary>stmatrix.x4.trans: of matrix i, register i of lane 4g + t holds (2t, g) low and (2t + 1, g) high.</summary>
+    [Test]
+    public void Stmatrix([Values] bool check)
+    {
+        SimtLibrary simt = SimtLibrary.Get(check);
+        uint[] registers = [.. Enumerable.Range(0, 128).Select(i => (uint)(2 * i | (2 * i + 1) << 16))];
+        nint output = simt.Allocate(512);
+        TensorTestArgs args = new() { Test = new() { In = simt.Upload<uint>(registers), Out = output } };
+        simt.Run("simt_stmatrix", 1, 32, 512, args);
+        ushort[] got = simt.Download<ushort>(output, 256);
+        for (int i = 0; i < 256; i++)
+        {
+            (int matrix, int row, int column) = (i / 64, i / 8 % 8, i % 8);
+            int lane = column * 4 + row / 2;
+            Assert.That(got[i], Is.EqualTo((lane * 4 + matrix) * 2 + row % 2), $"matrix {matrix} ({row}, {column})");
         }
     }
 
@@ -109,6 +150,10 @@ public sealed unsafe class SimtSm90Tests
         ("wgmma_registers", 3, [Async]),
         ("wgmma_registers", 4, [Async]),
         ("wgmma_bounds", 1, [SharedBounds]),
+        ("stmatrix", 1, [Race]),
+        ("stmatrix", 2, [Race, Uninitialised]),
+        ("stmatrix", 3, [Misaligned]),
+        ("wgmma_transposed_bounds", 1, [SharedBounds]),
     ];
 
     private static IEnumerable<TestCaseData> Planted =>
@@ -182,7 +227,7 @@ public sealed unsafe class SimtSm90Tests
         nint output = simt.Allocate(160 * 4), tile = simt.Upload<byte>(new byte[Bytes]);
         // More rows than there are: copy_bounds reads them.
         KnSimtTensor tensor = Tensor(tile, (K, 2 * (Rows + 8), 1), (Rows + 8, 1));
-        return simt.Launch("simt_fault_" + kernel, 1, 160, Bytes, Args(simt, tensor, output, mode: mode));
+        return simt.Launch("simt_fault_" + kernel, 1, 160, Bytes + (kernel == "stmatrix" ? 2048 : 0), Args(simt, tensor, output, mode: mode));
     }
 
     private static int[] PlantedLines(string kernel)

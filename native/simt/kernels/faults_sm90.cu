@@ -1,5 +1,6 @@
 // Kernels with one planted fault each, at a line that ends in the comment "planted". With mode 0 they are correct.
-// Blocks of 160: a warpgroup, and a warp that copies the tensor's one box, 64 rows of a and 8 of b.
+// Blocks of 160: a warpgroup, and a warp that copies the tensor's one box, 64 rows of a and 8 of b; 2 KB of shared
+// memory follow it.
 #include "sm90.cuh"
 
 namespace {
@@ -178,6 +179,52 @@ KERNEL(wgmma_bounds) {
     const char* const b = s + kn::kABytes + (args.mode ? 1024 : 0);
     kn::wgmma_fence();
     kn::wgmma(kn::bf16{}, d, kn::tile_descriptor(s), kn::tile_descriptor(b));  // planted
+    kn::wgmma_commit();
+    kn::wgmma_wait<0>();
+    static_cast<float*>(args.out)[threadIdx.x] = d[0];
+  }
+}
+
+// The weights of attention: a tile's own product becomes an operand. mode 1: no fence.proxy.async, 2: no barrier
+// before other warps read it, 3: a row at no multiple of 16 bytes.
+KERNEL(stmatrix) {
+  TILE;
+  init(full, empty);
+  if (copies()) {
+    full.arrive_expect(kBytes);
+    kn::copy_tensor(s, &args.map, 0, 0, 0, full);
+  }
+  if (multiplies()) {
+    full.wait(0);
+    const int lane = static_cast<int>(threadIdx.x % 32), warp = static_cast<int>(threadIdx.x / 32);
+    const uint32_t zeros[4] = {};
+    char* const to = s + kBytes + (lane % 16 / 8) * 1024 + lane % 8 * 128 + ((warp * 2 + lane / 16) ^ lane % 8) * 16;
+    kn::stmatrix_x4_trans(to + (args.mode == 3 ? 8 : 0), zeros);  // planted
+    if (args.mode != 1) kn::fence_proxy_async();
+    if (args.mode != 2) kn::sync_first<128>();
+    float d[8] = {};
+    kn::wgmma_fence();
+    kn::wgmma<true>(kn::bf16{}, d, kn::tile_descriptor(s), kn::tile_descriptor(s + kBytes));  // planted
+    kn::wgmma_commit();
+    kn::wgmma_wait<0>();
+    static_cast<float*>(args.out)[threadIdx.x] = d[0];
+  }
+}
+
+// 16 rows of k, of which the last 8 lie beyond the end.
+KERNEL(wgmma_transposed_bounds) {
+  TILE;
+  init(full, empty);
+  if (copies()) {
+    full.arrive_expect(kBytes);
+    kn::copy_tensor(s, &args.map, 0, 0, 0, full);
+  }
+  if (multiplies()) {
+    full.wait(0);
+    float d[4] = {};
+    const char* const a = s + (args.mode ? kn::kABytes : 0);
+    kn::wgmma_fence();
+    kn::wgmma<true>(kn::bf16{}, d, kn::tile_descriptor(a), kn::tile_descriptor(s + kn::kABytes));  // planted
     kn::wgmma_commit();
     kn::wgmma_wait<0>();
     static_cast<float*>(args.out)[threadIdx.x] = d[0];

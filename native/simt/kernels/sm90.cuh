@@ -15,13 +15,13 @@ namespace {
 
 constexpr int kARows = 64, kABytes = kARows * kTileBytes;
 
-// d += a b^T over a tile, whose rows are 64 of a and then those of b.
-template <class Element, int R>
+// d += a b^T over a tile, whose rows are 64 of a and then those of b; transposed, the first 64 rows are the k of a.
+template <class Element, bool Transposed = false, int R>
 __device__ __forceinline__ void multiply_tile(const char* tile, float (&d)[R]) {
   const uint64_t a = tile_descriptor(tile), b = tile_descriptor(tile + kABytes);
   for (int k = 0; k < kTileK / 16; k++) {
     const uint64_t at = static_cast<uint64_t>(k * kDescriptorK);
-    wgmma(Element{}, d, a + at, b + at);
+    wgmma<Transposed>(Element{}, d, a + (Transposed ? tiles_apart(k * 16 * kTileBytes) : at), b + at);
   }
   wgmma_commit();
 }

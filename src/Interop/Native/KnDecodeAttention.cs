@@ -1,5 +1,6 @@
 // kernels/decode_attention/decode_attention.h in C#.
 using System.Runtime.InteropServices;
+using Kernels.Interop.Cuda;
 
 namespace Kernels.Interop.Native;
 
@@ -95,4 +96,28 @@ internal unsafe struct KnDecodeAttentionGpu
     public int Splits, SplitLen;
     public float Scale, Softcap;
     public int Reserved;
+}
+
+/// <summary>K or V of decode_attention_sm90: a tensor map, where there is one, and how a page and a head are found in it.</summary>
+[StructLayout(LayoutKind.Sequential, Size = 192)]
+internal unsafe struct KnDecodeAttentionCache
+{
+    public CUtensorMap Map;
+    public void* At;
+    public long Page, Token, Head;
+    public KnCacheMap Mapped;
+    public int PageStep, HeadStep;
+    public int Dims;
+}
+
+/// <summary>Which dimension of the map the tokens of a page are.</summary>
+internal enum KnCacheMap { None = 0, TokensSecond = 1, TokensThird = 2 }
+
+/// <summary>The argument of decode_attention_sm90.</summary>
+[StructLayout(LayoutKind.Sequential, Size = 768)]
+internal struct KnDecodeAttentionSm90
+{
+    public KnDecodeAttentionCache K, V;
+    public KnDecodeAttentionGpu Call;
+    public int Box;
 }

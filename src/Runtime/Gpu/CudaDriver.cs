@@ -242,7 +242,7 @@ internal sealed unsafe partial class CudaDriver : GpuDriver
         ulong* shape = stackalloc ulong[3] { (ulong)t.Shape.X, (ulong)t.Shape.Y, (ulong)t.Shape.Z };
         ulong* strides = stackalloc ulong[2] { (ulong)t.Strides.Y, (ulong)t.Strides.Z };
         uint* box = stackalloc uint[3] { (uint)t.Box.X, (uint)t.Box.Y, (uint)t.Box.Z };
-        CUtensorMapDataType type = t.Type == DType.BFloat16 ? CUtensorMapDataType.BFLOAT16 : CUtensorMapDataType.FLOAT16;
+        CUtensorMapDataType type = t.Type switch { DType.Int8 => CUtensorMapDataType.UINT8, DType.BFloat16 => CUtensorMapDataType.BFLOAT16, _ => CUtensorMapDataType.FLOAT16 };
         Check(cuTensorMapEncodeTiled(aligned, type, 3, t.Address, shape, strides, box, one, CUtensorMapInterleave.NONE, CUtensorMapSwizzle.B128,
             CUtensorMapL2promotion.B256, CUtensorMapFloatOOBfill.NONE), nameof(cuTensorMapEncodeTiled), tensor);
         *map = *aligned;

@@ -49,7 +49,7 @@ internal sealed record GpuLimits
 internal readonly record struct GpuGrid(int X, int Y, int Z, int BlockX, int BlockY = 1, int SharedBytes = 0, bool Cooperative = false, int Cluster = 1);
 
 /// <summary>
-/// A tensor of 16-bit elements whose boxes a kernel copies into shared memory in the 128-byte swizzle, zeros for what is outside.
+/// A tensor of elements of 8 or 16 bits whose boxes a kernel copies into shared memory in the 128-byte swizzle, zeros for what is outside.
 /// Dimensions begin with the contiguous one; strides, in bytes, are those of the second and the third, each a multiple of the one
 /// before. Address and strides are multiples of 16; the first side of a box is 128 bytes, the others up to 256 elements.
 /// </summary>
