@@ -36,11 +36,13 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
             using PooledMemory most = PooledMemory.Rent(sizeof(long), "plan", device);
             KnSpgemmArgs args = Args(KnSpgemmPhase.Analyse, 0, a.Rows);
             args.Most = (long*)most.At;
-            Row first = user ?? SpGemmSelection.Choose(device, options with { Row = null, MemoryBudget = 0 }, problem).Row;
+            Row first = user ?? SpGemmSelection.Choose(device, options with { Row = null, Dataflow = null, MemoryBudget = 0 }, problem).Row;
             Call(first, problem, first.DefaultLaunch(options.Threads), args);
             (problem.Products, problem.Most) = (_products[a.Rows], most[0]);
             _problem = problem;
-            (_row, _launch, Choice) = user is null ? SpGemmSelection.Choose(device, options, problem)
+            // Operands of a GPU are not looked into, and no row there has thresholds.
+            bool tuned = device.Gpu is null && problem.Products >= SpGemmSelection.LeastTuned && (options.Row ?? options.Dataflow?.Row) is null;
+            (_row, _launch, Choice) = user is null ? SpGemmSelection.Choose(device, options, problem, tuned ? Sample() : null)
                 : SpGemmSelection.Make(user, device, options, problem, ChoiceSource.Forced, "a user's semiring runs here");
         }
         catch
@@ -52,6 +54,9 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
 
     /// <summary>What runs, and why.</summary>
     public SpGemmChoice Choice { get; }
+
+    /// <summary>The class of the product, from a few of its rows; of operands in the host's memory.</summary>
+    internal SpGemmSample Sample() => new(_problem, Args(KnSpgemmPhase.Symbolic, 0, _a.Rows));
 
     /// <summary>Multiplications; entries of the addend count as one.</summary>
     public long Products => _problem.Products;
@@ -91,7 +96,7 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
         options ??= new SpGemmOptions();
         Check(a, b, options, mask, addend, Device.Cpu);
         KernelsException.Require(options.Semiring == Semiring.PlusTimes, nameof(options.Semiring), "none beside the type argument");
-        KernelsException.Require(options.Row is null, nameof(options.Row), "none: a user's semiring runs on the managed row");
+        KernelsException.Require(options.Row is null && options.Dataflow is null, nameof(options.Row), "none: a user's semiring runs on the managed row");
         KernelsException.Require(options.StructureOnly || (a.HasValues && b.HasValues), nameof(a), "values of a and b, which the semiring reads");
         return new SpGemmPlan<T>(a, b, options, mask, addend, Device.Cpu, new SpGemmUser<T, TSemiring>());
     }
@@ -243,7 +248,7 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
     /// <exception cref="KernelsException">C does not fit the budget, or memory is not to be had.</exception>
     public CsrMatrix<T> Symbolic()
     {
-        using SpGemmPlan<T> structure = new(_a, _b, _options with { StructureOnly = true, Row = _row.Name }, _mask, _addend, _device, null);
+        using SpGemmPlan<T> structure = new(_a, _b, _options with { StructureOnly = true, Row = _row.Name, Dataflow = null }, _mask, _addend, _device, null);
         CsrMatrix<T> pattern = structure.Product();
         return _options.StructureOnly ? pattern : pattern.WithValues();
     }
