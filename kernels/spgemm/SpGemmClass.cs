@@ -66,6 +66,8 @@ internal sealed unsafe class SpGemmSample
     {
         table.Fill(-1);
         long looked = 0, products = 0, low = long.MaxValue, high = -1, distinct = 0;
+        // Rows of B all over the span, since neighbours have more in common than others.
+        long every = (a.Products[i + 1] - a.Products[i]) / Looked + 1;
         for (long e = a.A.Offsets[i]; e < a.A.Offsets[i + 1]; e++)
         {
             long k = SpGemmAnalysis.Column(a.A, p.IndexBytes, e), from = a.B.Offsets[k], to = a.B.Offsets[k + 1];
@@ -73,6 +75,7 @@ internal sealed unsafe class SpGemmSample
             if (from == to) continue;
             // Ends of an unsorted row are any columns: the span is then too short, as what was not looked at may leave it.
             (low, high) = (Math.Min(low, SpGemmAnalysis.Column(a.B, p.IndexBytes, from)), Math.Max(high, SpGemmAnalysis.Column(a.B, p.IndexBytes, to - 1)));
+            if ((e - a.A.Offsets[i]) % every != 0) continue;
             for (long j = from; j < to && looked < Looked; j++, looked++) distinct += Insert(table, SpGemmAnalysis.Column(a.B, p.IndexBytes, j));
         }
         long span = Math.Max(high - low + 1, 1);
