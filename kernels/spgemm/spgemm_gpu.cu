@@ -85,6 +85,8 @@ __device__ __forceinline__ void sum_row(const args& a, int64_t i, table<V>& t, u
   sync_group<Width>();
   if (masked) {
     for (int64_t j = a.mask.offsets[i] + thread; j < a.mask.offsets[i + 1]; j += Width) {
+      if constexpr (kValues<V>)
+        if (has(a, KN_SPGEMM_VALUED) && static_cast<const V*>(a.mask.values)[j] == 0) continue;
       uint32_t before;
       t.claim(column(a.mask, j), kInMask, &before);
     }

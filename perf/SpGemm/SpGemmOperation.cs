@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.Globalization;
 using System.Numerics;
 using Kernels.Interop.Native;
 using Kernels.Tuning;
@@ -25,6 +26,8 @@ internal sealed partial class SpGemmOperation : Operation
         CustomParser = result => [.. result.Tokens.SelectMany(t => t.Value.Split(',', StringSplitOptions.RemoveEmptyEntries))],
         DefaultValueFactory = _ => SpGemmMatrixSpec.Suite.Split(','),
     };
+    private static readonly Option<double> s_most = new("--most-products") { Description = "Leave out products with more multiplications (default 2e8: C and its copies take some 10 GB)", DefaultValueFactory = _ => 2e8 };
+    private static readonly Option<long> s_budget = new("--memory-budget") { Description = "MiB for scratch and C: C comes in pieces, and the process is measured against it", HelpName = "MIB" };
     private static readonly Option<bool> s_transpose = new("--transpose") { Description = "Multiply by the transpose: A·Aᵀ" };
     private static readonly Option<string> s_values = new("--values") { Description = "f64 or f32 (default f64)", HelpName = "TYPE", DefaultValueFactory = _ => "f64" };
 
@@ -34,7 +37,7 @@ internal sealed partial class SpGemmOperation : Operation
 
     public override Axis Axis { get; } = new("reuse", "What a call may reuse: 1 nothing, 2 memory, 3 the structure of C (numeric phase alone)", 1, "1,2,3", "1,2", "2");
 
-    protected override IReadOnlyList<Option> ShapeOptions => [s_matrix, s_transpose, s_values, Arguments.Row];
+    protected override IReadOnlyList<Option> ShapeOptions => [s_matrix, s_transpose, s_values, s_most, s_budget, Arguments.Row];
 
     public override IReadOnlyList<Layer> Layers(ParseResult parsed, int threads)
     {
@@ -45,9 +48,22 @@ internal sealed partial class SpGemmOperation : Operation
         {
             SparseStructure s = SpGemmMatrixSpec.Structure(matrix);
             if (!transpose && s.Rows != s.Columns) throw new UsageException($"--matrix {matrix}: {s.Rows} x {s.Columns}, which only --transpose multiplies");
-            layers.Add(new SpGemmLayer(matrix, transpose, type, new SpGemmOptions { Threads = threads, Row = RowName(parsed) }));
+            double products = Products(s, transpose);
+            if (products > parsed.GetValue(s_most)) Screen.Note(string.Create(CultureInfo.InvariantCulture, $"{matrix}{(transpose ? " A·Aᵀ" : "")} is left out: {products:0.##e+0} products, more than --most-products"));
+            else layers.Add(new SpGemmLayer(matrix, transpose, type, new SpGemmOptions { Threads = threads, Row = RowName(parsed), MemoryBudget = parsed.GetValue(s_budget) << 20 }));
         }
         return layers;
+    }
+
+    /// <summary>Multiplications, by the structure alone: sums of the rows of B that A's entries name.</summary>
+    private static double Products(SparseStructure a, bool transpose)
+    {
+        var rows = new long[a.Columns];
+        if (!transpose) for (long i = 0; i < a.Rows; i++) rows[i] = a.Offsets[i + 1] - a.Offsets[i];
+        else foreach (int c in a.Indices) rows[c]++;
+        double products = 0;
+        foreach (int c in a.Indices) products += rows[c];
+        return products;
     }
 
     public override Workbench Open(Layer layer, IReadOnlyList<int> points, CacheState cache, TuningStore store)

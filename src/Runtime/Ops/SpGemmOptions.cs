@@ -19,6 +19,12 @@ public sealed record SpGemmOptions
     public bool Complement { get; init; }
 
     /// <summary>
+    /// An entry of the mask, which then is a <see cref="CsrMatrix{T}"/> with values, counts only where its value is not 0 (NaN is not). The structure of C
+    /// follows: a plan's Numeric asks that the mask's zeros are those of then.
+    /// </summary>
+    public bool ValuedMask { get; init; }
+
+    /// <summary>
     /// Bytes that scratch and C may have together; 0 is no limit. <see cref="SpGemmPlan{T}.Pieces"/> keeps to it by pieces of C,
     /// <see cref="SpGemmPlan{T}.Product"/> is refused where C does not fit.
     /// </summary>

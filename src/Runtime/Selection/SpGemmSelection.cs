@@ -109,7 +109,7 @@ internal sealed unsafe class SpGemmThresholds(Device device, int threads, KnSpge
         var flags = (KnSpgemmFlags)problem.Flags;
         return TuningKey.Of(Operation, StoredChoices.DeviceOf(Device, Threads), Device.Build, new TuningPolicy(cache, "call"),
             ("values", ((DType)problem.Type).Name()), ("index_bits", 8 * problem.IndexBytes), ("semiring", (Semiring)problem.Semiring),
-            ("mask", Bit(KnSpgemmFlags.Mask)), ("complement", Bit(KnSpgemmFlags.Complement)), ("accumulate", Bit(KnSpgemmFlags.Accumulate)),
+            ("mask", Bit(KnSpgemmFlags.Mask)), ("complement", Bit(KnSpgemmFlags.Complement)), ("valued", Bit(KnSpgemmFlags.Valued)), ("accumulate", Bit(KnSpgemmFlags.Accumulate)),
             ("unsorted", Bit(KnSpgemmFlags.Unsorted)), ("b_sorted", Bit(KnSpgemmFlags.BSorted)), ("log2_rows", sample.Class.Log2Rows),
             ("log2_products_per_row", sample.Class.Log2PerRow), ("log2_ratio", sample.Class.Log2Ratio), ("log4_skew", sample.Class.Log4Skew));
 
