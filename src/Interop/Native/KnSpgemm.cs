@@ -75,5 +75,5 @@ internal unsafe struct KnSpgemmGpu
     public int Semiring;
     public int Flags;
     public int Step;
-    public int Reserved;
+    public int MaskBytes;
 }
