@@ -213,7 +213,8 @@ public sealed class SpGemmTests
                 Assert.That(budget, Is.LessThan(20_000_000), $"{row.Name}: {e.Message}");
             }
             Assert.That(PooledMemory.MostAsked - before, Is.LessThanOrEqualTo(budget), $"{row.Name}, {plan.Choice}");
-            Assert.That(PooledMemory.MostAsked, Is.GreaterThan(before), "something was measured");
+            // A budget below the scratch of a row is refused before anything is rented.
+            if (budget >= 2_000_000) Assert.That(PooledMemory.MostAsked, Is.GreaterThan(before), "something was measured");
         }
     }
 
