@@ -53,6 +53,9 @@ internal sealed class Measure(CallTimer timer)
 internal sealed record Cell(string Op, string Row, string Case, string Axis, string Dtypes, int Threads, string Cache,
     double MedianUs, double CiLowUs, double CiHighUs, double Gbps, double Gflops, double? LimitFraction, string? Peer, double? PeerMedianUs, double? Ratio)
 {
+    /// <summary>Millions of entries of a sparse result a second; null where the result is dense.</summary>
+    public double? MegaEntries { get; init; }
+
     /// <summary>The extents, the axis among them: m, n and k beside the other fields.</summary>
     [JsonExtensionData]
     public Dictionary<string, JsonElement> Shape { get; init; } = [];
@@ -76,6 +79,7 @@ internal sealed record Cell(string Op, string Row, string Case, string Axis, str
         return new Cell(op.Name, row, bench.Layer.Case, op.Axis.Name, bench.Layer.Dtypes, threads, Format.Cache(cache), ours.Median * 1e6, ours.Lower * 1e6, ours.Upper * 1e6,
             work.Bytes / ours.Median / 1e9, work.Flops / ours.Median / 1e9, limit, peer, theirs?.Median * 1e6, theirs?.Median / ours.Median)
         {
+            MegaEntries = work.Entries > 0 ? work.Entries / ours.Median / 1e6 : null,
             Shape = bench.Layer.Shape.Prepend((Name: op.Axis.Name, Value: at)).ToDictionary(s => s.Name, s => JsonSerializer.SerializeToElement(s.Value)),
         };
     }

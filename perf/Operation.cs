@@ -23,7 +23,8 @@ internal abstract record Layer(string Case, string Dtypes, bool Tune)
 /// <param name="Bytes">Bytes that it reads from where the operands lie.</param>
 /// <param name="Flops">Operations.</param>
 /// <param name="PeakKinds">The kinds of arithmetic, as kn_limits names them, that its products could run on, best first.</param>
-internal sealed record Work(long Bytes, double Flops, IReadOnlyList<string> PeakKinds);
+/// <param name="Entries">Entries of a sparse result; 0 where there is none.</param>
+internal sealed record Work(long Bytes, double Flops, IReadOnlyList<string> PeakKinds, long Entries = 0);
 
 /// <summary>The extent over which a layer is timed and choices are stored: m of flat_gemm, kv_len of decode_attention.</summary>
 internal sealed class Axis(string name, string description, int least, string bench, string compare, string tune)

@@ -20,7 +20,7 @@ public sealed class PublicApi
             "Kernels.CsrMatrix", "Kernels.CsrMatrix`1", "Kernels.CsrStructure", "Kernels.ISemiring`1", "Kernels.MatrixMarket", "Kernels.MaxPlus`1",
             "Kernels.MinPlus`1", "Kernels.OrAnd`1", "Kernels.PlusPair`1", "Kernels.PlusTimes`1", "Kernels.Semiring", "Kernels.SpGemm", "Kernels.SpGemmChoice",
             "Kernels.SpGemmOptions", "Kernels.SpGemmPlan`1",
-            "Kernels.Prune", "Kernels.PruneScope", "Kernels.Pruned", "Kernels.SparseLinear", "Kernels.SparseLinearChoice", "Kernels.SparseLinearWeights",
+            "Kernels.Prune", "Kernels.PruneScope", "Kernels.Pruned", "Kernels.PrunedLinear", "Kernels.SparseLinear", "Kernels.SparseLinearChoice", "Kernels.SparseLinearWeights",
         ];
         IEnumerable<string?> actual = typeof(Device).Assembly.GetExportedTypes().Where(t => !t.IsNested).Select(t => t.FullName);
         Assert.That(actual, Is.EquivalentTo(expected));

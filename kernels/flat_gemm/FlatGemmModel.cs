@@ -4,15 +4,15 @@ namespace Kernels;
 
 /// <summary>
 /// The closed-form cost of flat GEMM, which chooses where nothing was measured and ranks candidates where something will be:
-/// weights over bandwidth against operations over rate, whichever is longer, plus what a call costs. Rates are those of a
-/// server core of the last years at 3 GHz; what counts is that their ratios order the rows of one machine rightly.
+/// weights over bandwidth against operations over rate, whichever is longer, plus what a call costs. Rates of AVX-512 and of memory are those
+/// that Zen 5 showed (docs/performance.md); what counts is that their ratios order the rows of one machine rightly.
 /// </summary>
 internal static class FlatGemmModel
 {
     private const double CallSeconds = 1e-6, TaskSeconds = 2e-7;
 
     /// <summary>Bytes a second from memory: a core alone cannot draw what the socket has.</summary>
-    private static double MemoryRate(int threads) => Math.Min(14e9 * threads, 250e9);
+    private static double MemoryRate(int threads) => Math.Min(28e9 * threads, 250e9);
 
     private static double CacheRate(int threads) => 60e9 * threads;
 
@@ -30,8 +30,8 @@ internal static class FlatGemmModel
         return row.Target switch
         {
             "amx" => integer ? 3.0e12 : 1.5e12,
-            "avx512bf16" => 250e9,
-            "avx512" => integer ? 700e9 : 150e9,
+            "avx512bf16" => 425e9,
+            "avx512" => integer ? 1200e9 : 255e9,
             _ => 20e9,
         };
     }
@@ -80,7 +80,7 @@ internal static class FlatGemmModel
         double rate = Rate(row, p) * Efficiency(row, launch, m, (long)cache, p);
         bool native = row.Target is "amx" or "avx512bf16" or "avx512", gemv = row.Name.EndsWith("gemv", StringComparison.Ordinal);
         // gemv decodes once for every tile of rows, flat and block once for all, through the cache.
-        double unpack = native && Unpacks(row, p) ? columns * p.K * (gemv ? Tiles(row, launch, m, p) / 48e9 : 1 / 16e9) : 0;
+        double unpack = native && Unpacks(row, p) ? columns * p.K * (gemv ? Tiles(row, launch, m, p) / 80e9 : 1 / 27e9) : 0;
         double compute = (2.0 * Math.Max(m, 1) * columns * p.K / rate + unpack) / threads;
         // One pass over the weights draws most from memory; later passes of gemv fetch again what the first one left in L2.
         double streams = !gemv ? 1.05 : Panels(row, launch) == 1 ? 1.1 : Tiles(row, launch, m, p) > 1 ? 1.1 : 1;

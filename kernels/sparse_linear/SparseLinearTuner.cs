@@ -11,14 +11,23 @@ internal sealed record SparseLinearTuning : TuningEffort
     public required FlatGemmOptions Layer { get; init; }
 
     public required double Density { get; init; }
+
+    /// <summary>Only the choice between sparse and dense, between dataflows that were chosen before.</summary>
+    public bool FormsOnly { get; init; }
 }
 
-/// <summary>Measures the dataflows of a sparse layer over a grid of m.</summary>
+/// <summary>
+/// Measures the dataflows of a sparse layer over a grid of m, then the one that is chosen against the chosen dense one, on the same
+/// operands in turns: sparse or dense is a record of its own.
+/// </summary>
 internal sealed class SparseLinearTuner : Tuner<KnSparseLinearProblem>
 {
+    // Of the budget; two candidates need less than all rows do.
+    private const double RowsShare = 0.65;
+
     private readonly SparseLinearTrial _trial;
 
-    private SparseLinearTuner(SparseLinearSelection selection, SparseLinearTuning what, SparseLinearTrial trial, CallTimer timer) : base(selection, what) =>
+    private SparseLinearTuner(Selection<KnSparseLinearProblem> selection, SparseLinearTuning what, SparseLinearTrial trial, CallTimer timer) : base(selection, what) =>
         (_trial, Timer) = (trial, timer);
 
     protected override CallTimer Timer { get; }
@@ -34,8 +43,15 @@ internal sealed class SparseLinearTuner : Tuner<KnSparseLinearProblem>
         int copies = CallTimer.Copies(what.Cache, new SparsePanels(SparseLinear.Problem(layer, 1, nnz, 0)).Total, CallTimer.MemoryCap);
         using var trial = new SparseLinearTrial(layer.Problem(layer.MaxM), 20231102, what.Density, copies: copies, sampleRows: 6, sampleColumns: 16);
         nnz = trial.Sparse.Nnz;
-        var selection = new SparseLinearSelection(device, layer, nnz, 0, SparseLinearSelection.Runnable(device, layer, nnz));
-        using var tuner = new SparseLinearTuner(selection, what, trial, new CallTimer(copies, what.Cache));
+        if (!what.FormsOnly)
+        {
+            var rows = new SparseLinearSelection(device, layer, nnz, 0, SparseLinearSelection.Runnable(device, layer, nnz));
+            using var of = new SparseLinearTuner(rows, what with { Budget = what.Budget * RowsShare }, trial, new CallTimer(copies, what.Cache));
+            TuningResult result = of.Measure(store, start);
+            if (!result.Stored || what.Cancellation.IsCancellationRequested) return result;
+        }
+        var forms = new SparseLinearForms(device, layer, nnz, store, what.Cache, contenders: true);
+        using var tuner = new SparseLinearTuner(forms, what, trial, new CallTimer(copies, what.Cache));
         return tuner.Measure(store, start);
     }
 

@@ -69,11 +69,13 @@ internal static class SpGemmCases
                     yield return new SpGemmCase(name, a, b, type, 4, semiring, semiring == Semiring.MaxPlus ? KnSpgemmFlags.Accumulate : KnSpgemmFlags.None);
             yield return new SpGemmCase(name, a, b, DType.None, 4, Semiring.PlusTimes, KnSpgemmFlags.Mask | KnSpgemmFlags.Accumulate);
             yield return new SpGemmCase(name, a, b, DType.Float32, 8, Semiring.MinPlus, KnSpgemmFlags.Mask | KnSpgemmFlags.Complement | KnSpgemmFlags.Accumulate);
+            yield return new SpGemmCase(name, a, b, DType.Float32, 4, Semiring.OrAnd, KnSpgemmFlags.Mask | KnSpgemmFlags.Valued);
         }
     }
 
     private static readonly KnSpgemmFlags[] s_flags =
     [
+        KnSpgemmFlags.Mask | KnSpgemmFlags.Valued, KnSpgemmFlags.Mask | KnSpgemmFlags.Valued | KnSpgemmFlags.Complement | KnSpgemmFlags.Accumulate,
         KnSpgemmFlags.Unsorted, KnSpgemmFlags.Mask, KnSpgemmFlags.Mask | KnSpgemmFlags.Complement, KnSpgemmFlags.Accumulate,
         KnSpgemmFlags.Mask | KnSpgemmFlags.Accumulate, KnSpgemmFlags.Mask | KnSpgemmFlags.Complement | KnSpgemmFlags.Accumulate | KnSpgemmFlags.Unsorted,
     ];

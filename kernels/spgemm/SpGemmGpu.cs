@@ -137,6 +137,7 @@ internal sealed unsafe class SpGemmGpu : GpuRow
             BNnz = p.BNnz,
             Semiring = p.Semiring,
             Flags = p.Flags,
+            MaskBytes = SpGemmRules.Has(p, KnSpgemmFlags.Valued) ? ValueBytes(p) : 0,
         };
     }
 

@@ -126,7 +126,7 @@ internal static unsafe class SpGemmManagedKernel<TIndex, T, TSemiring>
         s.Count = s.MaskSlots = 0;
         s.Slots = SpGemmManaged.SlotsFor(products, p->N);
         bool masked = SpGemmRules.Has(*p, KnSpgemmFlags.Mask), complement = SpGemmRules.Has(*p, KnSpgemmFlags.Complement);
-        if (masked) FillMask(ref s, a->Mask, i, p->N);
+        if (masked) FillMask(ref s, a->Mask, i, p->N, SpGemmRules.Has(*p, KnSpgemmFlags.Valued));
         if (SpGemmRules.Has(*p, KnSpgemmFlags.Accumulate))
             for (long j = a->D.Offsets[i]; j < a->D.Offsets[i + 1]; j++)
                 Add(ref s, Column(a->D, j), call->Values ? ((T*)a->D.Values)[j] : TSemiring.Zero);
@@ -170,11 +170,12 @@ internal static unsafe class SpGemmManagedKernel<TIndex, T, TSemiring>
         s.Sums[at] = TSemiring.Add(s.Sums[at], product);
     }
 
-    private static void FillMask(ref Scratch s, in KnCsr mask, long i, long n)
+    private static void FillMask(ref Scratch s, in KnCsr mask, long i, long n, bool valued)
     {
         s.MaskSlots = SpGemmManaged.SlotsFor(mask.Offsets[i + 1] - mask.Offsets[i], n);
         for (long j = mask.Offsets[i]; j < mask.Offsets[i + 1]; j++)
         {
+            if (valued && EqualityComparer<T>.Default.Equals(((T*)mask.Values)[j], default)) continue;
             long c = Column(mask, j);
             s.Mask[Find(s.Mask, s.MaskSlots, c)] = c;
         }

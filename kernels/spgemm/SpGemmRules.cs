@@ -15,8 +15,9 @@ internal static unsafe class SpGemmRules
             ?? Refuse((DType)p.Type is DType.Float32 or DType.Float64 or DType.None)
             ?? Refuse(p.IndexBytes is 4 or 8)
             ?? Refuse(Enum.IsDefined((Semiring)p.Semiring))
-            ?? Refuse(p.Flags is >= 0 and < 32)
+            ?? Refuse(p.Flags is >= 0 and < 64)
             ?? Refuse(Has(p, KnSpgemmFlags.Mask) || !Has(p, KnSpgemmFlags.Complement))
+            ?? Refuse(!Has(p, KnSpgemmFlags.Valued) || (Has(p, KnSpgemmFlags.Mask) && HasValues(p)))
             ?? Refuse(p.Reserved == 0)
             ?? Refuse(p.M >= 0 && p.M <= longest)
             ?? Refuse(p.K >= 0 && p.K <= longest)
@@ -49,7 +50,7 @@ internal static unsafe class SpGemmRules
         bool reads = ReadsValues(p) && !analyse;
         bool ok = rule is null && Operand("a", a.A, p.M, p.ANnz, reads, onDevice, ref argument, ref rule)
             && Operand("b", a.B, p.K, p.BNnz, reads, onDevice, ref argument, ref rule)
-            && (!Has(p, KnSpgemmFlags.Mask) || Operand("mask", a.Mask, p.M, -1, false, onDevice, ref argument, ref rule))
+            && (!Has(p, KnSpgemmFlags.Mask) || Operand("mask", a.Mask, p.M, -1, Has(p, KnSpgemmFlags.Valued) && !analyse, onDevice, ref argument, ref rule))
             && (!Has(p, KnSpgemmFlags.Accumulate) || Operand("d", a.D, p.M, -1, HasValues(p) && !analyse, onDevice, ref argument, ref rule));
         if (!ok) return false;
         return (analyse ? CheckAnalyse(a, ref argument, ref rule) : CheckOutput(p, a, onDevice, ref argument, ref rule))

@@ -12,7 +12,7 @@ internal sealed unsafe partial class SpGemmTrial : IDisposable
     private readonly List<GuardedMemory> _owned = [];
     private readonly SpGemmOperand _a, _b;
     private readonly SpGemmOperand? _d;
-    private readonly SparseStructure? _mask;
+    private readonly SparseStructure? _mask, _counted;
     private readonly KnSpgemmProblem* _problem;
     private readonly int _valueBytes;
     private KnSpgemmArgs _args;
@@ -32,8 +32,13 @@ internal sealed unsafe partial class SpGemmTrial : IDisposable
         if (c.Flags.HasFlag(KnSpgemmFlags.Mask))
         {
             _mask = Other(c, 21);
-            _args.Mask = Place(new SpGemmOperand(_mask, []));
-            _args.Mask.Values = null;
+            bool valued = c.Flags.HasFlag(KnSpgemmFlags.Valued);
+            double[] values = valued ? Draw(_mask.NonZeros, ref random) : [];
+            // A quarter more zeros than elsewhere, and what is neither 0 nor a number.
+            for (int j = 0; j < values.Length; j++) values[j] = j % 4 == 1 ? 0 : j % 31 == 2 ? double.NaN : values[j];
+            _args.Mask = Place(new SpGemmOperand(_mask, values));
+            if (!valued) _args.Mask.Values = null;
+            _counted = valued ? Counted(_mask, values) : _mask;
         }
         if (c.Flags.HasFlag(KnSpgemmFlags.Accumulate))
         {
@@ -53,7 +58,7 @@ internal sealed unsafe partial class SpGemmTrial : IDisposable
     public KnSpgemmArgs Args => _args;
 
     public SpGemmExpectedRow[] Expected => _expected ??=
-        SpGemmOracle.Product(_a, _b, _d, _mask, Case.Flags.HasFlag(KnSpgemmFlags.Complement), Case.Semiring, Case.Type);
+        SpGemmOracle.Product(_a, _b, _d, _counted, Case.Flags.HasFlag(KnSpgemmFlags.Complement), Case.Semiring, Case.Type);
 
     /// <summary>The worst error so far: as a fraction of its tolerance, in ulp, and relative to the value.</summary>
     public (double Fraction, double Ulp, double Relative) Worst { get; private set; }
@@ -66,6 +71,20 @@ internal sealed unsafe partial class SpGemmTrial : IDisposable
     /// <summary>A mask or an addend of the shape of C: where the product of the same matrices has about as many entries.</summary>
     private static SparseStructure Other(SpGemmCase c, ulong seed) =>
         SpGemmMatrices.Uniform(c.A.Rows, c.B.Columns, (int)Math.Min(c.B.Columns, 40), seed + (ulong)c.A.NonZeros);
+
+    /// <summary>The entries of a mask whose values are not 0.</summary>
+    private static SparseStructure Counted(SparseStructure mask, double[] values)
+    {
+        var offsets = new long[mask.Rows + 1];
+        var indices = new List<int>();
+        for (long i = 0; i < mask.Rows; i++)
+        {
+            for (long j = mask.Offsets[i]; j < mask.Offsets[i + 1]; j++)
+                if (values[j] != 0) indices.Add(mask.Indices[j]);
+            offsets[i + 1] = indices.Count;
+        }
+        return new SparseStructure(mask.Rows, mask.Columns, offsets, [.. indices]);
+    }
 
     /// <summary>Every eighth value is a zero of either sign; the rest are of size one to eight.</summary>
     private double[] Draw(long count, ref TrialRandom random)

@@ -1,4 +1,4 @@
-// C[m,n] = D (+) A[m,k] . B[k,n] in CSR over a semiring; a structural mask may restrict the product.
+// C[m,n] = D (+) A[m,k] . B[k,n] in CSR over a semiring; a mask, structural or valued, may restrict the product.
 // Every entry of C is zero (+) d (+) its products in the order of A's row, each product rounded before it is added: the
 // bits of C depend on nothing else. The structure of C does not depend on values: explicit zeros stay.
 #pragma once
@@ -18,6 +18,7 @@ enum {
   KN_SPGEMM_ACCUMULATE = 1 << 2,  // D is there
   KN_SPGEMM_UNSORTED = 1 << 3,    // rows of C in any order of columns; the same order for every number of threads
   KN_SPGEMM_B_SORTED = 1 << 4,    // rows of B ascend, so that columns are found by bisection
+  KN_SPGEMM_VALUED = 1 << 5,  // with MASK and values: an entry of the mask counts if its value is not 0 (NaN is not)
 };
 
 typedef enum kn_spgemm_phase {
@@ -54,7 +55,7 @@ typedef struct kn_spgemm_args {
   int32_t phase;             // kn_spgemm_phase
   int64_t row_from, row_to;  // rows of this call, 0 <= row_from <= row_to <= m; ANALYSE takes all
   kn_csr a, b;               // [m,k], [k,n]
-  kn_csr mask;               // [m,n] with MASK; values are not read
+  kn_csr mask;               // [m,n] with MASK; values are read with VALUED alone
   kn_csr d;                  // [m,n] with ACCUMULATE
   int64_t* products;         // [m + 1] products (entries of D count) of the rows above; written by ANALYSE
   int64_t* most;             // [1] written by ANALYSE

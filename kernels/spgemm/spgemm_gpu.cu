@@ -76,6 +76,13 @@ __device__ __forceinline__ void product(const args& a, const table<V>& t, uint32
   accumulate(a, t, at, before, column, value);
 }
 
+// Whether entry j of the mask counts: the table of a structure must know as well, so the type is one of the call's.
+__device__ __forceinline__ bool counts(const args& a, int64_t j) {
+  if (a.mask_bytes == 0) return true;
+  return a.mask_bytes == 4 ? static_cast<const float*>(a.mask.values)[j] != 0
+                           : static_cast<const double*>(a.mask.values)[j] != 0;
+}
+
 // Row i into the table, by a group of threads that all come here.
 template <class V, int Width>
 __device__ __forceinline__ void sum_row(const args& a, int64_t i, table<V>& t, uint32_t thread) {
@@ -85,6 +92,7 @@ __device__ __forceinline__ void sum_row(const args& a, int64_t i, table<V>& t, u
   sync_group<Width>();
   if (masked) {
     for (int64_t j = a.mask.offsets[i] + thread; j < a.mask.offsets[i + 1]; j += Width) {
+      if (!counts(a, j)) continue;
       uint32_t before;
       t.claim(column(a.mask, j), kInMask, &before);
     }

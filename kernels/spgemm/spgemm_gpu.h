@@ -49,8 +49,8 @@ typedef struct kn_spgemm_gpu {
   int64_t table_slots, table_count;
   int64_t row_from, row_to;
   int64_t m, k, n, a_nnz, b_nnz;
-  int32_t semiring;  // kn_semiring
-  int32_t flags;     // KN_SPGEMM_*
-  int32_t step;      // kn_spgemm_step
-  int32_t reserved;
+  int32_t semiring;    // kn_semiring
+  int32_t flags;       // KN_SPGEMM_*
+  int32_t step;        // kn_spgemm_step
+  int32_t mask_bytes;  // of a value, with KN_SPGEMM_VALUED; 0: every entry of the mask counts
 } kn_spgemm_gpu;

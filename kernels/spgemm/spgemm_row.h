@@ -210,8 +210,9 @@ struct row_engine : row_operands<I, S> {
 
   void mask_marks(const part& r, int64_t zero, uint8_t mark) {
     const I* m = columns(a.mask);
+    const V* value = has(KN_SPGEMM_VALUED) ? static_cast<const V*>(a.mask.values) : nullptr;
     for (int64_t j = a.mask.offsets[r.i]; j < a.mask.offsets[r.i + 1]; j++)
-      if (m[j] >= r.low && m[j] < r.high) s.marks[m[j] - zero] = mark;
+      if (m[j] >= r.low && m[j] < r.high && (value == nullptr || value[j] != 0)) s.marks[m[j] - zero] = mark;
   }
 
   template <bool Masked, bool Lines>

@@ -48,8 +48,9 @@ inline int valid(const kn_spgemm_problem& p, const kn_launch* launch, const char
   KN_REQUIRE(p.type == KN_F32 || p.type == KN_F64 || p.type == KN_NONE);
   KN_REQUIRE(p.index_bytes == 4 || p.index_bytes == 8);
   KN_REQUIRE(p.semiring >= KN_PLUS_TIMES && p.semiring <= KN_PLUS_PAIR);
-  KN_REQUIRE(p.flags >= 0 && p.flags < 32);
+  KN_REQUIRE(p.flags >= 0 && p.flags < 64);
   KN_REQUIRE((p.flags & KN_SPGEMM_MASK) || !(p.flags & KN_SPGEMM_COMPLEMENT));
+  KN_REQUIRE(!(p.flags & KN_SPGEMM_VALUED) || ((p.flags & KN_SPGEMM_MASK) && p.type != KN_NONE));
   KN_REQUIRE(p.reserved == 0);
   const int64_t longest = p.index_bytes == 4 ? kLongest32 : kLongest64;
   KN_REQUIRE(p.m >= 0 && p.m <= longest);
@@ -90,7 +91,7 @@ inline int32_t check(const kn_spgemm_problem& p, const kn_spgemm_args* args, int
   KN_OPERAND("b", a.b, p.k, reads_values(p) && !analyse);
   KN_CHECK("b", a.b.offsets[p.k] == p.b_nnz);
   if (p.flags & KN_SPGEMM_MASK) {
-    KN_OPERAND("mask", a.mask, p.m, false);
+    KN_OPERAND("mask", a.mask, p.m, (p.flags & KN_SPGEMM_VALUED) && !analyse);
   }
   if (p.flags & KN_SPGEMM_ACCUMULATE) {
     KN_OPERAND("d", a.d, p.m, p.type != KN_NONE && !analyse);

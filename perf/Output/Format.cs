@@ -34,9 +34,12 @@ internal static class Format
 
     public static string Cache(CacheState cache) => cache == CacheState.Cold ? "cold" : "warm";
 
-    /// <summary>"1..3 gemv[8] | 4..24 flat[4,512]".</summary>
-    public static string Intervals(IEnumerable<MInterval> intervals) =>
-        string.Join(" | ", intervals.Select(i => $"{Range(i.From, i.To)} {Short(i.Dataflow)}"));
+    /// <summary>"1..3 gemv[8] | 4..24 flat[4,512]"; with the operation where dataflows of several stand in one record.</summary>
+    public static string Intervals(IReadOnlyList<MInterval> intervals)
+    {
+        bool one = intervals.Select(i => i.Dataflow.Row.Split('/')[0]).Distinct().Count() <= 1;
+        return string.Join(" | ", intervals.Select(i => $"{Range(i.From, i.To)} {(one ? Short(i.Dataflow) : i.Dataflow.WithThreads(0).ToString())}"));
+    }
 
     public static string Range(int from, int to) => from == to ? Int(from) : to == int.MaxValue ? $"{Int(from)}.." : $"{Int(from)}..{Int(to)}";
 

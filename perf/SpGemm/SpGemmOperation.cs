@@ -1,4 +1,6 @@
 using System.CommandLine;
+using System.Globalization;
+using System.Numerics;
 using Kernels.Interop.Native;
 using Kernels.Tuning;
 
@@ -24,6 +26,8 @@ internal sealed partial class SpGemmOperation : Operation
         CustomParser = result => [.. result.Tokens.SelectMany(t => t.Value.Split(',', StringSplitOptions.RemoveEmptyEntries))],
         DefaultValueFactory = _ => SpGemmMatrixSpec.Suite.Split(','),
     };
+    private static readonly Option<double> s_most = new("--most-products") { Description = "Leave out products with more multiplications (default 2e8: C and its copies take some 10 GB)", DefaultValueFactory = _ => 2e8 };
+    private static readonly Option<long> s_budget = new("--memory-budget") { Description = "MiB for scratch and C: C comes in pieces, and the process is measured against it", HelpName = "MIB" };
     private static readonly Option<bool> s_transpose = new("--transpose") { Description = "Multiply by the transpose: A·Aᵀ" };
     private static readonly Option<string> s_values = new("--values") { Description = "f64 or f32 (default f64)", HelpName = "TYPE", DefaultValueFactory = _ => "f64" };
 
@@ -33,7 +37,7 @@ internal sealed partial class SpGemmOperation : Operation
 
     public override Axis Axis { get; } = new("reuse", "What a call may reuse: 1 nothing, 2 memory, 3 the structure of C (numeric phase alone)", 1, "1,2,3", "1,2", "2");
 
-    protected override IReadOnlyList<Option> ShapeOptions => [s_matrix, s_transpose, s_values, Arguments.Row];
+    protected override IReadOnlyList<Option> ShapeOptions => [s_matrix, s_transpose, s_values, s_most, s_budget, Arguments.Row];
 
     public override IReadOnlyList<Layer> Layers(ParseResult parsed, int threads)
     {
@@ -44,15 +48,29 @@ internal sealed partial class SpGemmOperation : Operation
         {
             SparseStructure s = SpGemmMatrixSpec.Structure(matrix);
             if (!transpose && s.Rows != s.Columns) throw new UsageException($"--matrix {matrix}: {s.Rows} x {s.Columns}, which only --transpose multiplies");
-            layers.Add(new SpGemmLayer(matrix, transpose, type, new SpGemmOptions { Threads = threads, Row = RowName(parsed) }));
+            double products = Products(s, transpose);
+            if (products > parsed.GetValue(s_most)) Screen.Note(string.Create(CultureInfo.InvariantCulture, $"{matrix}{(transpose ? " A·Aᵀ" : "")} is left out: {products:0.##e+0} products, more than --most-products"));
+            else layers.Add(new SpGemmLayer(matrix, transpose, type, new SpGemmOptions { Threads = threads, Row = RowName(parsed), MemoryBudget = parsed.GetValue(s_budget) << 20 }));
         }
         return layers;
+    }
+
+    /// <summary>Multiplications, by the structure alone: sums of the rows of B that A's entries name.</summary>
+    private static double Products(SparseStructure a, bool transpose)
+    {
+        var rows = new long[a.Columns];
+        if (!transpose) for (long i = 0; i < a.Rows; i++) rows[i] = a.Offsets[i + 1] - a.Offsets[i];
+        else foreach (int c in a.Indices) rows[c]++;
+        double products = 0;
+        foreach (int c in a.Indices) products += rows[c];
+        return products;
     }
 
     public override Workbench Open(Layer layer, IReadOnlyList<int> points, CacheState cache, TuningStore store)
     {
         if (points.Any(p => p > StructureOfC)) throw new UsageException("--reuse: 1, 2 or 3");
         var l = (SpGemmLayer)layer;
+        l = l with { Options = l.Options with { Store = store } };
         return l.Type == DType.Float32 ? new SpGemmWorkbench<float>(l) : new SpGemmWorkbench<double>(l);
     }
 
@@ -97,38 +115,41 @@ internal sealed partial class SpGemmOperation : Operation
         return trial.Analyse(row, launch) ?? trial.Check(row, launch);
     }
 
-    public override void Explain(ParseResult parsed, Screen screen, TuningStore store)
+    public override TuningResult Tune(Layer layer, TuneSettings settings, TuningStore store)
     {
-        ExplainVerb.RequireCpu(parsed, Name);
-        var all = new List<object>();
-        foreach (int threads in parsed.GetValue(ExplainVerb.Threads)!)
-            foreach (Layer layer in Layers(parsed, threads))
-            {
-                var l = (SpGemmLayer)layer;
-                using CsrMatrix<double> a = SpGemmMatrixSpec.Matrix<double>(SpGemmMatrixSpec.Structure(l.Matrix)), b = l.Transposed ? a.Transpose() : a;
-                using SpGemmPlan<double> plan = SpGemmPlan<double>.Create(a, b, l.Options);
-                SpGemmChoice c = plan.Choice;
-                var table = new Table($"{Name} {layer.Case}: {layer.Extents}, {Format.Int(plan.Products)} products, {Format.Int(plan.MostProducts)} in the longest row", "row", "says");
-                foreach (Row row in Device.Cpu.Table.Of(Op)) table.Add(row.Name, row.Name == c.Dataflow.Row ? $"{c.Dataflow}: {c.Source}, {c.Reason}; {Format.Bytes(c.WorkspaceBytes)} of scratch" : Says(row, plan));
-                screen.Show(table);
-                all.Add(new { op = Name, layer = layer.Case, threads, products = plan.Products, most = plan.MostProducts, dataflow = c.Dataflow.ToString(), source = c.Source, reason = c.Reason, workspace_bytes = c.WorkspaceBytes });
-            }
-        screen.Json(all);
+        var l = (SpGemmLayer)layer;
+        return l.Type == DType.Float32 ? Tune<float>(l, settings, store) : Tune<double>(l, settings, store);
     }
 
-    private static unsafe string Says(Row row, SpGemmPlan<double> plan)
+    private static TuningResult Tune<T>(SpGemmLayer l, TuneSettings settings, TuningStore store) where T : unmanaged, INumber<T>
     {
-        if (!Device.Cpu.Table.Runs(row, out string? lacks)) return lacks!;
-        KnSpgemmProblem problem = plan.Problem;
-        return row.Accepts(&problem, row.DefaultLaunch(0), out string? why) ? "takes it, after those above" : $"{why} does not hold";
+        using CsrMatrix<T> a = SpGemmMatrixSpec.Matrix<T>(SpGemmMatrixSpec.Structure(l.Matrix)), b = l.Transposed ? a.Transpose() : a;
+        return SpGemmTuner<T>.Tune(Device.Cpu, store, new SpGemmTuning
+        {
+            Options = l.Options,
+            Grid = [.. settings.Grid],
+            Cache = settings.Cache,
+            Budget = settings.Budget,
+            Cancellation = settings.Cancellation,
+            Progress = settings.Progress,
+            Candidates = settings.Candidates,
+        }, a, b);
     }
 
-    // The thresholds of spgemm/avx512 are its launch parameters; their choice is the default's until they are tuned by matrix class.
-    public override TuningResult Tune(Layer layer, TuneSettings settings, TuningStore store) => throw Untuned();
+    /// <summary>The key of the class that the product belongs to.</summary>
+    public override TuningKey KeyOf(Layer layer, CacheState cache)
+    {
+        var l = (SpGemmLayer)layer;
+        return l.Type == DType.Float32 ? KeyOf<float>(l, cache) : KeyOf<double>(l, cache);
+    }
 
-    public override TuningKey KeyOf(Layer layer, CacheState cache) => throw Untuned();
+    private static TuningKey KeyOf<T>(SpGemmLayer l, CacheState cache) where T : unmanaged, INumber<T>
+    {
+        using CsrMatrix<T> a = SpGemmMatrixSpec.Matrix<T>(SpGemmMatrixSpec.Structure(l.Matrix)), b = l.Transposed ? a.Transpose() : a;
+        using SpGemmPlan<T> plan = SpGemmPlan<T>.Create(a, b, l.Options);
+        return new SpGemmThresholds(Device.Cpu, l.Options.Threads, plan.Problem, plan.Sample()).Key(cache);
+    }
 
+    // A key names a class of products, not a matrix that could be made again.
     public override Layer? LayerOf(TuningKey key) => null;
-
-    private static UsageException Untuned() => new("spgemm has no stored choices: its row and launch are the model's (perf explain spgemm)");
 }

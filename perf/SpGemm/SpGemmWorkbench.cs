@@ -9,6 +9,10 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
 {
     // What a product of MathNet's takes minutes for is left out.
     private const long MostForMathNet = 1_000_000;
+    private const int WarmUp = 3;
+
+    // Scratch, offsets, columns and values each end within a page of 2 MiB, which counts whole.
+    private const long PageSlack = 4 * (2 << 20);
 
     private readonly SpGemmLayer _layer;
     private readonly CsrMatrix<T> _a, _b, _c;
@@ -19,7 +23,7 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
         _layer = layer;
         _a = SpGemmMatrixSpec.Matrix<T>(SpGemmMatrixSpec.Structure(layer.Matrix));
         _b = layer.Transposed ? _a.Transpose() : _a;
-        using SpGemmPlan<T> plan = SpGemmPlan<T>.Create(_a, _b, layer.Options with { Row = "spgemm/managed" });
+        using SpGemmPlan<T> plan = SpGemmPlan<T>.Create(_a, _b, layer.Options with { Row = "spgemm/managed", MemoryBudget = 0 });
         _products = plan.Products;
         _c = plan.Product();
         Screen.Note($"{_products} products, {_c.NonZeros} entries of C, ratio {_products / Math.Max(1.0, _c.NonZeros):0.##}");
@@ -31,7 +35,7 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
     public override Work WorkAt(int at)
     {
         long operands = Bytes(_a) + (ReferenceEquals(_a, _b) ? 0 : Bytes(_b));
-        return new Work(operands + Bytes(_c), 2.0 * _products, []);
+        return new Work(operands + Bytes(_c), 2.0 * _products, [], _c.NonZeros);
     }
 
     private static long Bytes(CsrMatrix<T> x) => (x.Rows + 1) * sizeof(long) + x.NonZeros * (sizeof(int) + sizeof(T));
@@ -55,6 +59,8 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
     /// <summary>A call that has been run once and found right: a wrong result has no speed.</summary>
     private TimedCall Call(SpGemmOptions options, string name, int at)
     {
+        if (options.MemoryBudget > 0 && at != SpGemmOperation.StructureOfC) return Pieces(options, name);
+        options = options with { MemoryBudget = 0 };
         using (CsrMatrix<T> c = SpGemm.Multiply(_a, _b, options))
             if (!Same(c.OffsetsAt, (int*)c.ColumnsAt, c.ValuesAt, exactly: true)) throw new KernelsException(Status.Internal, name, $"{_layer.Case}: another C than the managed row's");
         if (at == SpGemmOperation.StructureOfC)
@@ -62,10 +68,31 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
             SpGemmPlan<T> plan = SpGemmPlan<T>.Create(_a, _b, options);
             return new TimedCall(name, _ => plan.Numeric(_c));
         }
+        // Memory that is there to be reused has been touched.
+        for (int i = 0; i < WarmUp && at == SpGemmOperation.Memory; i++) SpGemm.Multiply(_a, _b, options).Dispose();
         return new TimedCall(name, _ =>
         {
             if (at == SpGemmOperation.Nothing) SpGemm.TrimPool();
             SpGemm.Multiply(_a, _b, options).Dispose();
+        });
+    }
+
+    /// <summary>C in pieces under the budget, of which the process is held to what it was told: a plan that takes more has no speed.</summary>
+    private TimedCall Pieces(SpGemmOptions options, string name)
+    {
+        SpGemmPlan<T> plan = SpGemmPlan<T>.Create(_a, _b, options);
+        SpGemm.TrimPool();
+        long before = ProcessMemory.Resident(), rows = 0, pieces = 0, nonZeros = 0;
+        ProcessMemory.ResetPeak();
+        foreach (CsrMatrix<T> piece in plan.Pieces())
+            using (piece) (rows, pieces, nonZeros) = (rows + piece.Rows, pieces + 1, nonZeros + piece.NonZeros);
+        long peak = ProcessMemory.Peak() - before;
+        if (rows != _c.Rows || nonZeros != _c.NonZeros) throw new KernelsException(Status.Internal, name, $"{nonZeros} entries in {rows} rows, not {_c.NonZeros} in {_c.Rows}");
+        Screen.Note($"{_layer.Case}: budget {Format.Bytes(options.MemoryBudget)}, {pieces} pieces, the process grew by {Format.Bytes(peak)} at most");
+        if (peak > options.MemoryBudget + PageSlack) throw new KernelsException(Status.Internal, name, $"at most {options.MemoryBudget} bytes; the process grew by {peak}");
+        return new TimedCall(name, _ =>
+        {
+            foreach (CsrMatrix<T> piece in plan.Pieces()) piece.Dispose();
         });
     }
 

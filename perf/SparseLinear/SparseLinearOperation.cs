@@ -6,7 +6,8 @@ using Kernels.Tuning;
 namespace Kernels.Perf;
 
 /// <summary>A layer of flat_gemm of which a part of the weights is stored.</summary>
-internal sealed record SparseLinearLayer(string Case, FlatGemmOptions Options, double Density, string Dtypes, bool Tune) : Layer(Case, Dtypes, Tune)
+/// <param name="Form">It stands for the choice between sparse and dense alone.</param>
+internal sealed record SparseLinearLayer(string Case, FlatGemmOptions Options, double Density, string Dtypes, bool Tune, bool Form = false) : Layer(Case, Dtypes, Tune)
 {
     public override IReadOnlyList<(string, int)> Shape => [("n", Options.N), ("k", Options.K), ("density_percent", (int)Math.Round(100 * Density))];
 }
@@ -58,6 +59,7 @@ internal sealed unsafe partial class SparseLinearOperation : Operation
     {
         Layer = ((SparseLinearLayer)layer).Options,
         Density = ((SparseLinearLayer)layer).Density,
+        FormsOnly = ((SparseLinearLayer)layer).Form,
         Grid = [.. settings.Grid],
         Cache = settings.Cache,
         Budget = settings.Budget,
@@ -66,8 +68,11 @@ internal sealed unsafe partial class SparseLinearOperation : Operation
         Candidates = settings.Candidates,
     });
 
-    public override TuningKey KeyOf(Layer layer, CacheState cache) =>
-        SparseLinearSelection.Key(Device.Cpu, ((SparseLinearLayer)layer).Options, Nnz((SparseLinearLayer)layer), cache);
+    public override TuningKey KeyOf(Layer layer, CacheState cache)
+    {
+        var l = (SparseLinearLayer)layer;
+        return l.Form ? SparseLinearForms.Key(Device.Cpu, l.Options, Nnz(l), cache) : SparseLinearSelection.Key(Device.Cpu, l.Options, Nnz(l), cache);
+    }
 
     public override Layer? LayerOf(TuningKey key)
     {
@@ -91,8 +96,9 @@ internal sealed unsafe partial class SparseLinearOperation : Operation
                 Threads = key.Device.Threads == Device.Cpu.Threads ? 0 : key.Device.Threads,
             };
             double density = Number("density_percent") / 100.0;
-            return new SparseLinearLayer(string.Create(CultureInfo.InvariantCulture, $"{options.N} x {options.K} at {density}"), options, density,
-                $"{options.Input.Name()} x {options.Weights.Name()} -> {options.Output.Name()}", true);
+            bool form = key.Problem.ContainsKey(SparseLinearForms.KeyName);
+            return new SparseLinearLayer(string.Create(CultureInfo.InvariantCulture, $"{options.N} x {options.K} at {density}{(form ? ", sparse or dense" : "")}"), options, density,
+                $"{options.Input.Name()} x {options.Weights.Name()} -> {options.Output.Name()}", true, form);
         }
         catch (Exception e) when (e is KeyNotFoundException or FormatException or OverflowException)
         {
@@ -109,31 +115,5 @@ internal sealed unsafe partial class SparseLinearOperation : Operation
             if (row.Accepts(&problem, row.DefaultLaunch(0), out _) && row.Layout(&problem) is { } layout) layouts.Add(layout);
         }
         return [.. layouts.Distinct()];
-    }
-
-    private sealed record Explanation(int M, string Sparse, double SparseUs, string Dense, double DenseUs, double Crossover, string Choice);
-
-    /// <summary>For every m the costs of both kinds by their models and the density at which they cross.</summary>
-    public override void Explain(ParseResult parsed, Screen screen, TuningStore store)
-    {
-        ExplainVerb.RequireCpu(parsed, Name);
-        var all = new List<object>();
-        foreach (int threads in parsed.GetValue(ExplainVerb.Threads)!)
-            foreach (SparseLinearLayer layer in Layers(parsed, threads).Cast<SparseLinearLayer>())
-            {
-                var table = new Table($"{Name} {layer.Case}: {layer.Extents}, {layer.Dtypes}, {(threads == 0 ? "all" : Format.Int(threads))} threads, by the models",
-                    ">m", "sparse", ">us", "dense", ">us", ">dense from density", "choice");
-                var rows = new List<Explanation>();
-                foreach (int m in Axis.Explain(parsed))
-                {
-                    SparseLinearChoice c = SparseLinear.Choose(layer.Options, layer.Density, m);
-                    rows.Add(new(m, c.Sparse.ToString(), c.SparseSeconds * 1e6, c.Dense.ToString(), c.DenseSeconds * 1e6, c.Crossover, c.Reason));
-                    table.Add(Format.Int(m), Format.Short(c.Sparse), Format.Number(c.SparseSeconds * 1e6), Format.Short(c.Dense), Format.Number(c.DenseSeconds * 1e6),
-                        c.Crossover.ToString("0.00", CultureInfo.InvariantCulture), c.IsSparse ? "sparse" : "dense");
-                }
-                screen.Show(table);
-                all.Add(new { op = Name, layer = layer.Case, shape = layer.Shape.ToDictionary(s => s.Item1, s => s.Item2), layer.Dtypes, threads, rows });
-            }
-        screen.Json(all);
     }
 }

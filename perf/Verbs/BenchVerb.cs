@@ -60,11 +60,12 @@ internal static class BenchVerb
     private static Table Table(IEnumerable<Cell> group)
     {
         Cell first = group.First();
+        bool entries = first.MegaEntries is not null;
         var table = new Table($"{first.Op} {first.Case}: {first.Extents}, {first.Dtypes}, {first.Threads} threads, {first.Cache}",
-            $">{first.Axis}", "dataflow", ">us", ">95 % interval", ">GB/s", ">GFLOP/s", ">of limit");
+            [$">{first.Axis}", "dataflow", ">us", ">95 % interval", ">GB/s", ">GFLOP/s", .. entries ? [">Mnnz/s"] : Array.Empty<string>(), ">of limit"]);
         foreach (Cell c in group)
-            table.Add(Format.Int(c.At), Format.Short(c.Row), Format.Number(c.MedianUs), $"{Format.Number(c.CiLowUs)}..{Format.Number(c.CiHighUs)}", Format.Number(c.Gbps),
-                Format.Number(c.Gflops), Format.Percent(c.LimitFraction));
+            table.Add([Format.Int(c.At), Format.Short(c.Row), Format.Number(c.MedianUs), $"{Format.Number(c.CiLowUs)}..{Format.Number(c.CiHighUs)}", Format.Number(c.Gbps),
+                Format.Number(c.Gflops), .. c.MegaEntries is { } m ? [Format.Number(m)] : Array.Empty<string>(), Format.Percent(c.LimitFraction)]);
         return table;
     }
 }

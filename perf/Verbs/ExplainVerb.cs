@@ -23,11 +23,4 @@ internal static class ExplainVerb
                 return Exit.Ok;
             });
     }
-
-    /// <summary>The device asked for, of an operation that explains no other than the CPU.</summary>
-    internal static void RequireCpu(ParseResult parsed, string operation)
-    {
-        if (Devices.Find(parsed.GetValue(DeviceName)).Kind != DeviceKind.Cpu)
-            throw new UsageException($"explain {operation}: --device cpu only; perf list shows its rows on a GPU, perf check {operation} --device runs them");
-    }
 }

@@ -182,4 +182,54 @@ public sealed class SpGemmTests
         Assert.That(x.ColumnIndices.ToArray(), Is.EqualTo(new[] { 3, 0, 1 }));
         Assert.That(x.Values.ToArray(), Is.EqualTo(new double[] { 18, 4, 9 }));
     }
+
+    /// <summary>What the pool was asked for between pieces, scratch and C together, never passes the budget; and pieces make up C.</summary>
+    [Test, NonParallelizable]
+    public void MemoryStaysWithinTheBudget([Values(400_000, 2_000_000, 20_000_000)] long budget, [Values(1, 3)] int threads, [Values(true, false)] bool sorted)
+    {
+        SparseStructure s = SpGemmMatrices.Rmat(11, 8, 3);
+        using CsrMatrix<double> a = Of(s, i => 1.0 + i % 7);
+        foreach (Row row in Device.Cpu.Table.Of(KnOp.SpGemm).Where(r => Device.Cpu.Table.Runs(r, out _)))
+        {
+            using SpGemmPlan<double> plan = SpGemmPlan<double>.Create(a, a, new SpGemmOptions { MemoryBudget = budget, Threads = threads, Row = row.Name, Sorted = sorted });
+            long before = PooledMemory.Asked, rows = 0;
+            PooledMemory.MostAsked = before;
+            try
+            {
+                foreach (CsrMatrix<double> piece in plan.Pieces())
+                    using (piece) rows += piece.Rows;
+                Assert.That(rows, Is.EqualTo(s.Rows), row.Name);
+            }
+            catch (KernelsException e) when (e.Status == Status.NoMemory)
+            {
+                Assert.That(budget, Is.LessThan(20_000_000), $"{row.Name}: {e.Message}");
+            }
+            try
+            {
+                plan.Product().Dispose();
+            }
+            catch (KernelsException e) when (e.Status == Status.NoMemory)
+            {
+                Assert.That(budget, Is.LessThan(20_000_000), $"{row.Name}: {e.Message}");
+            }
+            Assert.That(PooledMemory.MostAsked - before, Is.LessThanOrEqualTo(budget), $"{row.Name}, {plan.Choice}");
+            // A budget below the scratch of a row is refused before anything is rented.
+            if (budget >= 2_000_000) Assert.That(PooledMemory.MostAsked, Is.GreaterThan(before), "something was measured");
+        }
+    }
+
+    [Test]
+    public void AValuedMaskCountsWhatIsNotZero([Values(true, false)] bool complement)
+    {
+        using CsrMatrix<double> a = CsrMatrix.Create<double>(2, 3, [0, 2, 3], (int[])[0, 2, 1], [1, 2, 3]), b = CsrMatrix.Create<double>(3, 2, [0, 2, 3, 5], (int[])[0, 1, 1, 0, 1], [1, 1, 1, 1, 1]);
+        using CsrMatrix<double> mask = CsrMatrix.Create<double>(2, 2, [0, 2, 3], (int[])[0, 1, 1], [0, double.NaN, -0.0]);
+        var options = new SpGemmOptions { ValuedMask = true, Complement = complement };
+        using SpGemmPlan<double> plan = SpGemmPlan<double>.Create(a, b, options, mask);
+        using CsrMatrix<double> c = plan.Product(), symbolic = plan.Symbolic();
+        plan.Numeric(symbolic);
+        foreach (CsrMatrix<double> x in (CsrMatrix<double>[])[c, symbolic])
+            Assert.That(Entries(x), Is.EquivalentTo(complement ? new Dictionary<(long, long), double> { [(0, 0)] = 3, [(1, 1)] = 3 } : new() { [(0, 1)] = 3 }));
+        Assert.That(() => Kernels.SpGemm.Multiply(a, b, options), Throws.TypeOf<KernelsException>());
+        Assert.That(() => Kernels.SpGemm.Multiply(a, b, options with { StructureOnly = true }, mask), Throws.TypeOf<KernelsException>().With.Property("Argument").EqualTo("ValuedMask"));
+    }
 }

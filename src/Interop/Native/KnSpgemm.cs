@@ -4,7 +4,7 @@ using System.Runtime.InteropServices;
 namespace Kernels.Interop.Native;
 
 [Flags]
-internal enum KnSpgemmFlags { None = 0, Mask = 1, Complement = 2, Accumulate = 4, Unsorted = 8, BSorted = 16 }
+internal enum KnSpgemmFlags { None = 0, Mask = 1, Complement = 2, Accumulate = 4, Unsorted = 8, BSorted = 16, Valued = 32 }
 
 internal enum KnSpgemmPhase { Analyse = 0, Symbolic = 1, Product = 2, Numeric = 3 }
 
@@ -75,5 +75,5 @@ internal unsafe struct KnSpgemmGpu
     public int Semiring;
     public int Flags;
     public int Step;
-    public int Reserved;
+    public int MaskBytes;
 }

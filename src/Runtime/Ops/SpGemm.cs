@@ -1,7 +1,7 @@
 namespace Kernels;
 
 /// <summary>
-/// Sparse products <c>C = D ⊕ A·B</c> in compressed sparse rows, over a semiring, with an optional structural mask. Row-wise
+/// Sparse products <c>C = D ⊕ A·B</c> in compressed sparse rows, over a semiring, with an optional mask, structural or by value. Row-wise
 /// (Gustavson, ACM TOMS 4, 1978); which accumulator sums a row of C follows from its products and their span of columns, as in
 /// SMASH (Shivdikar, arXiv 2105.14156) in tables that fit a core's caches. Bits do not depend on threads, rows or windows.
 /// </summary>

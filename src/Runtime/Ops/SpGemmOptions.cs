@@ -19,6 +19,12 @@ public sealed record SpGemmOptions
     public bool Complement { get; init; }
 
     /// <summary>
+    /// An entry of the mask, which then is a <see cref="CsrMatrix{T}"/> with values, counts only where its value is not 0 (NaN is not). The structure of C
+    /// follows: a plan's Numeric asks that the mask's zeros are those of then.
+    /// </summary>
+    public bool ValuedMask { get; init; }
+
+    /// <summary>
     /// Bytes that scratch and C may have together; 0 is no limit. <see cref="SpGemmPlan{T}.Pieces"/> keeps to it by pieces of C,
     /// <see cref="SpGemmPlan{T}.Product"/> is refused where C does not fit.
     /// </summary>
@@ -30,10 +36,20 @@ public sealed record SpGemmOptions
     /// <summary>Forces this row, for example "spgemm/avx512". Refusal is an error, never a fallback.</summary>
     public string? Row { get; init; }
 
+    /// <summary>
+    /// Forces row and thresholds, as a plan's <see cref="SpGemmChoice"/> names them: window, sort, density and cached of the row's README, each among the
+    /// values that the row lists. Null: those tuned for the class of the operands, else the defaults.
+    /// </summary>
+    public Dataflow? Dataflow { get; init; }
+
+    /// <summary>Where tuned thresholds come from; null: the user's directory and the shipped tables.</summary>
+    internal TuningStore? Store { get; init; }
+
     internal void Check()
     {
         KernelsException.Require(Enum.IsDefined(Semiring), nameof(Semiring), $"a value of the enumeration, not {(int)Semiring}");
         KernelsException.Require(MemoryBudget >= 0, nameof(MemoryBudget), $"0 <= MemoryBudget, not {MemoryBudget}");
+        KernelsException.Require(Row is null || Dataflow is null || Row == Dataflow.Row, nameof(Dataflow), $"one of the row {Row}, not of {Dataflow?.Row}");
         KernelsException.Require(Threads is >= 0 and <= 1024, nameof(Threads), $"0 <= Threads <= 1024, not {Threads}");
     }
 }

@@ -36,11 +36,13 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
             using PooledMemory most = PooledMemory.Rent(sizeof(long), "plan", device);
             KnSpgemmArgs args = Args(KnSpgemmPhase.Analyse, 0, a.Rows);
             args.Most = (long*)most.At;
-            Row first = user ?? SpGemmSelection.Choose(device, options with { Row = null, MemoryBudget = 0 }, problem).Row;
+            Row first = user ?? SpGemmSelection.Choose(device, options with { Row = null, Dataflow = null, MemoryBudget = 0 }, problem).Row;
             Call(first, problem, first.DefaultLaunch(options.Threads), args);
             (problem.Products, problem.Most) = (_products[a.Rows], most[0]);
             _problem = problem;
-            (_row, _launch, Choice) = user is null ? SpGemmSelection.Choose(device, options, problem)
+            // Operands of a GPU are not looked into, and no row there has thresholds.
+            bool tuned = device.Gpu is null && problem.Products >= SpGemmSelection.LeastTuned && (options.Row ?? options.Dataflow?.Row) is null;
+            (_row, _launch, Choice) = user is null ? SpGemmSelection.Choose(device, options, problem, tuned ? Sample() : null)
                 : SpGemmSelection.Make(user, device, options, problem, ChoiceSource.Forced, "a user's semiring runs here");
         }
         catch
@@ -52,6 +54,9 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
 
     /// <summary>What runs, and why.</summary>
     public SpGemmChoice Choice { get; }
+
+    /// <summary>The class of the product, from a few of its rows; of operands in the host's memory.</summary>
+    internal SpGemmSample Sample() => new(_problem, Args(KnSpgemmPhase.Symbolic, 0, _a.Rows));
 
     /// <summary>Multiplications; entries of the addend count as one.</summary>
     public long Products => _problem.Products;
@@ -91,7 +96,7 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
         options ??= new SpGemmOptions();
         Check(a, b, options, mask, addend, Device.Cpu);
         KernelsException.Require(options.Semiring == Semiring.PlusTimes, nameof(options.Semiring), "none beside the type argument");
-        KernelsException.Require(options.Row is null, nameof(options.Row), "none: a user's semiring runs on the managed row");
+        KernelsException.Require(options.Row is null && options.Dataflow is null, nameof(options.Row), "none: a user's semiring runs on the managed row");
         KernelsException.Require(options.StructureOnly || (a.HasValues && b.HasValues), nameof(a), "values of a and b, which the semiring reads");
         return new SpGemmPlan<T>(a, b, options, mask, addend, Device.Cpu, new SpGemmUser<T, TSemiring>());
     }
@@ -107,6 +112,8 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
         KernelsException.Require(a.Columns == b.Rows, nameof(b), $"{a.Columns} rows, as a has columns, not {b.Rows}");
         KernelsException.Require(a.IndexBits == b.IndexBits, nameof(b), $"columns of {a.IndexBits} bits, as a, not {b.IndexBits}");
         KernelsException.Require(mask is not null || !options.Complement, nameof(options.Complement), "a mask");
+        KernelsException.Require(!options.ValuedMask || mask is CsrMatrix<T> { HasValues: true }, nameof(options.ValuedMask), $"a mask with values of {typeof(T).Name}");
+        KernelsException.Require(!options.ValuedMask || !options.StructureOnly, nameof(options.ValuedMask), "a product with values");
         foreach ((string name, CsrStructure? x) in new[] { (nameof(mask), mask), (nameof(addend), addend) })
         {
             KernelsException.Require(x is null || (x.Rows == a.Rows && x.Columns == b.Columns), name, $"[{a.Rows}, {b.Columns}], not [{x?.Rows}, {x?.Columns}]");
@@ -122,7 +129,7 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
         Type = (int)(_options.StructureOnly ? DType.None : user || typeof(T) == typeof(double) ? DType.Float64 : DType.Float32),
         IndexBytes = _a.IndexBytes,
         Semiring = (int)_options.Semiring,
-        Flags = (int)((_mask is null ? 0 : KnSpgemmFlags.Mask) | (_options.Complement ? KnSpgemmFlags.Complement : 0)
+        Flags = (int)((_mask is null ? 0 : KnSpgemmFlags.Mask) | (_options.Complement ? KnSpgemmFlags.Complement : 0) | (_options.ValuedMask ? KnSpgemmFlags.Valued : 0)
             | (_addend is null ? 0 : KnSpgemmFlags.Accumulate) | (_options.Sorted ? 0 : KnSpgemmFlags.Unsorted) | (_b.Sorted ? KnSpgemmFlags.BSorted : 0)),
         M = _a.Rows,
         K = _a.Columns,
@@ -161,6 +168,9 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
 
     private int EntryBytes => _a.IndexBytes + ValueBytes;
 
+    // What the word that says how far a call came takes.
+    private const int ReachedBytes = 64;
+
     /// <summary>C. Where memory is only reserved until it is written, in one pass; else, and under a budget, sizes first.</summary>
     /// <exception cref="KernelsException">C does not fit the budget, or memory is not to be had.</exception>
     public CsrMatrix<T> Product()
@@ -168,8 +178,9 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
         long reserve = MostNonZeros <= long.MaxValue / 16 ? MostNonZeros * EntryBytes : long.MaxValue;
         if (!OperatingSystem.IsLinux() || _device.Gpu is not null || _options.MemoryBudget > 0 || reserve > GC.GetGCMemoryInfo().TotalAvailableMemoryBytes / 2)
         {
-            using PooledMemory sizes = Sizes();
-            return Compute(0, _a.Rows, sizes[_a.Rows], out _);
+            long entries;
+            using (PooledMemory sizes = Sizes()) entries = sizes[_a.Rows];
+            return Compute(0, _a.Rows, entries, out _);
         }
         return Compute(0, _a.Rows, MostNonZeros, out _);
     }
@@ -177,14 +188,30 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
     /// <summary>Exact sizes of the rows of C, within the budget.</summary>
     private PooledMemory Sizes()
     {
+        RequireBudget(Need(0));
         PooledMemory offsets = Offsets(_a.Rows);
         KnSpgemmArgs args = Args(KnSpgemmPhase.Symbolic, 0, _a.Rows);
         args.COffsets = (long*)offsets.At;
         Call(_row, _problem, _launch, args);
-        long need = Choice.WorkspaceBytes + offsets[_a.Rows] * EntryBytes + (_a.Rows + 1) * sizeof(long);
-        if (_options.MemoryBudget == 0 || need <= _options.MemoryBudget) return offsets;
-        offsets.Dispose();
-        throw new KernelsException(Status.NoMemory, nameof(SpGemmOptions.MemoryBudget), $"at least {need} bytes for all of C ({Choice.WorkspaceBytes} of them scratch), not {_options.MemoryBudget}; Pieces needs less");
+        try
+        {
+            RequireBudget(Need(offsets[_a.Rows]));
+            return offsets;
+        }
+        catch
+        {
+            offsets.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Bytes of scratch and all of C with so many entries.</summary>
+    private long Need(long entries) => Choice.WorkspaceBytes + entries * EntryBytes + (_a.Rows + 1) * sizeof(long) + ReachedBytes;
+
+    private void RequireBudget(long need)
+    {
+        if (_options.MemoryBudget > 0 && need > _options.MemoryBudget)
+            throw new KernelsException(Status.NoMemory, nameof(SpGemmOptions.MemoryBudget), $"at least {need} bytes for all of C ({Choice.WorkspaceBytes} of them scratch), not {_options.MemoryBudget}; Pieces needs less");
     }
 
     private PooledMemory Offsets(long rows)
@@ -227,7 +254,7 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
     private CsrMatrix<T> Piece(long from, out long done)
     {
         // A row of the offsets is 8 bytes; half of what scratch leaves is for them at most.
-        long left = _options.MemoryBudget - Choice.WorkspaceBytes, rows = Math.Min(_a.Rows - from, Math.Max(left / 16, 1));
+        long left = _options.MemoryBudget - Choice.WorkspaceBytes - ReachedBytes, rows = Math.Min(_a.Rows - from, Math.Max(left / 16, 1));
         long capacity = (left - (rows + 1) * sizeof(long)) / EntryBytes;
         CsrMatrix<T>? piece = capacity > 0 ? Compute(from, from + rows, Math.Min(capacity, _products[from + rows] - _products[from]), out done) : null;
         if (piece is { Rows: > 0 })
@@ -239,11 +266,12 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
         throw new KernelsException(Status.NoMemory, nameof(SpGemmOptions.MemoryBudget), $"enough for row {from} of C and {Choice.WorkspaceBytes} bytes of scratch, not {_options.MemoryBudget}");
     }
 
-    /// <summary>The structure of C with values that are not yet computed.</summary>
+    /// <summary>The structure of C with values that are not yet computed. With a valued mask it is that of the mask's values as they are now.</summary>
     /// <exception cref="KernelsException">C does not fit the budget, or memory is not to be had.</exception>
     public CsrMatrix<T> Symbolic()
     {
-        using SpGemmPlan<T> structure = new(_a, _b, _options with { StructureOnly = true, Row = _row.Name }, _mask, _addend, _device, null);
+        if (_options.ValuedMask) return Product();
+        using SpGemmPlan<T> structure = new(_a, _b, _options with { StructureOnly = true, Row = _row.Name, Dataflow = null }, _mask, _addend, _device, null);
         CsrMatrix<T> pattern = structure.Product();
         return _options.StructureOnly ? pattern : pattern.WithValues();
     }

@@ -1,29 +1,9 @@
 using System.Collections.Immutable;
-using System.Globalization;
 using CommunityToolkit.HighPerformance;
 using Kernels.Interop.Native;
 using Kernels.Tuning;
 
 namespace Kernels;
-
-/// <summary>What the two kinds of a layer cost at one m, and where they cross.</summary>
-/// <param name="M">Rows of x.</param>
-/// <param name="Density">Part of the weights that is not 0.</param>
-/// <param name="Sparse">The best dataflow of sparse_linear.</param>
-/// <param name="SparseSeconds">Its cost.</param>
-/// <param name="Dense">The best dataflow of flat_gemm on the same weights, zeros stored.</param>
-/// <param name="DenseSeconds">Its cost.</param>
-/// <param name="Crossover">The density from which on the dense one is faster: 0 where it always is, 1 where it never is.</param>
-public sealed record SparseLinearChoice(int M, double Density, Dataflow Sparse, double SparseSeconds, Dataflow Dense, double DenseSeconds, double Crossover)
-{
-    /// <summary>Whether the sparse layer is the faster one.</summary>
-    public bool IsSparse => SparseSeconds <= DenseSeconds;
-
-    /// <summary>The choice in words.</summary>
-    public string Reason => IsSparse
-        ? string.Create(CultureInfo.InvariantCulture, $"sparse_linear: {SparseSeconds * 1e6:0.0} us against {DenseSeconds * 1e6:0.0}; dense flat_gemm is faster from density {Crossover:0.00}")
-        : string.Create(CultureInfo.InvariantCulture, $"dense flat_gemm is faster from density {Crossover:0.00}: {DenseSeconds * 1e6:0.0} us against {SparseSeconds * 1e6:0.0}");
-}
 
 /// <summary>
 /// A linear layer with unstructured sparse weights: the product of <see cref="FlatGemm"/>, of which few weights are stored and
@@ -116,32 +96,17 @@ public sealed unsafe class SparseLinear : IDisposable
         }
     }
 
-    /// <summary>Whether a layer of this density is faster sparse or dense at <paramref name="m"/>, by the closed-form models of both.</summary>
+    /// <summary>
+    /// Whether a layer of this density is faster sparse or dense at <paramref name="m"/>: as `perf tune sparse_linear` measured it here, else by the
+    /// closed-form models of both. <see cref="PrunedLinear"/> is a plan of the form that is chosen.
+    /// </summary>
     /// <exception cref="KernelsException">A layer that breaks a rule, or a density outside 0 to 1.</exception>
     public static SparseLinearChoice Choose(FlatGemmOptions options, double density, int m, Device? device = null)
     {
         ArgumentNullException.ThrowIfNull(options);
         KernelsException.Require(density is >= 0 and <= 1, nameof(density), $"0 <= density <= 1, not {density}");
         KernelsException.Require(m >= 1, nameof(m), $"1 <= m, not {m}");
-        device ??= Device.Cpu;
-        FlatGemmOptions layer = options with { MaxM = m, Row = null };
-        Check(layer);
-        KnFlatGemmProblem problem = layer.Problem(m);
-        string? layout = FlatGemmSelection.LayoutRow(device, layer).Layout(&problem);
-        var dense = new FlatGemmSelection(device, layer, layout, FlatGemmSelection.Sharing(device, layer, layout)).Best(m);
-        double all = (double)layer.Columns * layer.K;
-        (Row Row, KnLaunch Launch, double Seconds) At(double part)
-        {
-            long nnz = (long)(part * all);
-            return new SparseLinearSelection(device, layer, nnz, 0, SparseLinearSelection.Runnable(device, layer, nnz)).Best(m);
-        }
-        var sparse = At(density);
-        double low = 0, high = 1;
-        if (At(0).Seconds > dense.Seconds) high = 0;
-        else if (At(1).Seconds <= dense.Seconds) low = 1;
-        // The cost of the sparse layer only grows with its density.
-        while (high - low > 0.001) (low, high) = At((low + high) / 2).Seconds <= dense.Seconds ? ((low + high) / 2, high) : (low, (low + high) / 2);
-        return new SparseLinearChoice(m, density, sparse.Row.Dataflow(sparse.Launch), sparse.Seconds, dense.Row.Dataflow(dense.Launch), dense.Seconds, Math.Min(low, high));
+        return SparseLinearForms.Choose(device ?? Device.Cpu, options, density, m, TuningStore.Default);
     }
 
     /// <summary>Makes a set of active outputs or inputs out of a list of them.</summary>

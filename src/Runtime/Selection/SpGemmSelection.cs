@@ -1,25 +1,44 @@
+using System.Collections.Immutable;
 using Kernels.Interop.Native;
+using Kernels.Tuning;
 
 namespace Kernels;
 
-/// <summary>Chooses the row of a sparse product: the forced one, else the best that takes it, with the largest launch that keeps to the budget.</summary>
+/// <summary>
+/// Chooses the row and thresholds of a sparse product: forced ones, else those stored for its class, else the best row that takes it with its
+/// default thresholds. A launch keeps to the budget.
+/// </summary>
 internal static unsafe class SpGemmSelection
 {
-    internal static (Row Row, KnLaunch Launch, SpGemmChoice Choice) Choose(Device device, SpGemmOptions options, KnSpgemmProblem problem)
+    /// <summary>Products below which thresholds are the defaults: asking a store would cost a part of the product that shows.</summary>
+    internal const long LeastTuned = 1 << 20;
+
+    /// <summary>Without a sample of the operands the store is not asked.</summary>
+    internal static (Row Row, KnLaunch Launch, SpGemmChoice Choice) Choose(Device device, SpGemmOptions options, KnSpgemmProblem problem, SpGemmSample? sample = null)
     {
-        if (options.Row is { } name)
-        {
-            Row forced = device.Table.Of(KnOp.SpGemm).FirstOrDefault(r => r.Name == name)
-                ?? throw new KernelsException(Status.Unsupported, nameof(options.Row),
-                    $"one of {string.Join(", ", device.Table.Of(KnOp.SpGemm))}, not {name}{(device.NativeProblem is { } p ? $" ({p})" : "")}");
-            if (!device.Table.Runs(forced, out string? lacks)) throw new KernelsException(Status.Unsupported, name, lacks!);
-            if (!forced.Accepts(&problem, forced.DefaultLaunch(options.Threads), out string? why)) throw new KernelsException(Status.Unsupported, name, $"requires {why}");
-            return Make(forced, device, options, problem, ChoiceSource.Forced, "the caller named it");
-        }
+        if ((options.Dataflow?.Row ?? options.Row) is { } name) return Forced(device, options, problem, name);
+        if (sample is not null && new SpGemmThresholds(device, options.Threads, problem, sample).Stored(options.Store ?? TuningStore.Default) is { } stored)
+            return Make(stored.Row, device, options, problem, ChoiceSource.Tuned, $"{stored.Reason}, for {sample.Class}", stored.Launch);
         foreach (Row row in device.Table.Of(KnOp.SpGemm))
             if (device.Table.Runs(row, out _) && row.Accepts(&problem, row.DefaultLaunch(options.Threads), out _))
                 return Make(row, device, options, problem, ChoiceSource.Modelled, Reason(problem));
         throw new KernelsException(Status.Unsupported, device.ToString(), $"takes no such product: {Refusals(device, problem)}");
+    }
+
+    private static (Row, KnLaunch, SpGemmChoice) Forced(Device device, SpGemmOptions options, KnSpgemmProblem problem, string name)
+    {
+        Row forced = device.Table.Of(KnOp.SpGemm).FirstOrDefault(r => r.Name == name)
+            ?? throw new KernelsException(Status.Unsupported, nameof(options.Row),
+                $"one of {string.Join(", ", device.Table.Of(KnOp.SpGemm))}, not {name}{(device.NativeProblem is { } p ? $" ({p})" : "")}");
+        if (!device.Table.Runs(forced, out string? lacks)) throw new KernelsException(Status.Unsupported, name, lacks!);
+        KnLaunch launch = forced.DefaultLaunch(options.Threads);
+        if (options.Dataflow is { } dataflow)
+        {
+            KernelsException.Require(dataflow.Parameters.Length == forced.Parameters.Length, nameof(options.Dataflow), $"{forced.Parameters.Length} parameters, not {dataflow.Parameters.Length}");
+            launch = forced.Launch(dataflow.WithThreads(options.Threads));
+        }
+        if (!forced.Accepts(&problem, launch, out string? why)) throw new KernelsException(Status.Unsupported, name, $"requires {why}");
+        return Make(forced, device, options, problem, ChoiceSource.Forced, "the caller named it", launch);
     }
 
     /// <summary>Row by row why none runs, which can be on a GPU alone: the managed row takes every problem.</summary>
@@ -36,14 +55,15 @@ internal static unsafe class SpGemmSelection
     private static string Reason(in KnSpgemmProblem p) => FormattableString.Invariant(
         $"the first row that takes it: {p.Products} products, {p.Products / Math.Max(1.0, p.M):0.#} a row, {p.Most} in the longest");
 
-    /// <summary>The default launch; where its scratch would take more than half of the budget, the one that takes least, then one thread.</summary>
-    internal static (Row, KnLaunch, SpGemmChoice) Make(Row row, Device device, SpGemmOptions options, KnSpgemmProblem problem, ChoiceSource source, string reason)
+    /// <summary>The launch; where its scratch would take more than half of the budget and no dataflow is forced, the one that takes least, then one thread.</summary>
+    internal static (Row, KnLaunch, SpGemmChoice) Make(Row row, Device device, SpGemmOptions options, KnSpgemmProblem problem, ChoiceSource source, string reason,
+        KnLaunch? wanted = null)
     {
+        KnLaunch launch = wanted ?? row.DefaultLaunch(0);
         // Fixes what "all threads" means, so that a later resize of the pool cannot outgrow the workspace.
-        int threads = options.Threads == 0 ? device.Threads : options.Threads;
-        KnLaunch launch = row.DefaultLaunch(threads);
+        int threads = launch.Threads = options.Threads == 0 ? device.Threads : options.Threads;
         long bytes = row.Workspace(&problem, launch);
-        if (options.MemoryBudget > 0 && bytes > options.MemoryBudget / 2)
+        if (options.MemoryBudget > 0 && bytes > options.MemoryBudget / 2 && options.Dataflow is null)
         {
             foreach (int fewer in threads == 1 ? (int[])[1] : [threads, 1])
                 foreach (KnLaunch other in row.Launches(fewer))
@@ -52,5 +72,59 @@ internal static unsafe class SpGemmSelection
             reason += $", and its scratch keeps to a budget of {options.MemoryBudget} bytes";
         }
         return (row, launch, new SpGemmChoice(row.Dataflow(launch), source, reason, bytes));
+    }
+}
+
+/// <summary>
+/// The thresholds of a product, for its class: the launches of its rows. The axis is what a call may reuse; choices are for memory (2),
+/// as calls that follow one another have it. With <paramref name="distinct"/> it accepts one launch of those that the model cannot tell apart, which
+/// is what a tuner measures.
+/// </summary>
+internal sealed unsafe class SpGemmThresholds(Device device, int threads, KnSpgemmProblem problem, SpGemmSample sample, bool distinct = false)
+    : Selection<KnSpgemmProblem>(device, Memory, threads)
+{
+    private HashSet<Dataflow>? _distinct;
+
+    internal const string Operation = "spgemm";
+    internal const int Memory = 2;
+
+    public override string Axis => "reuse";
+
+    public override IReadOnlyList<Row> Rows { get; } = [.. device.Table.Of(KnOp.SpGemm).Where(r => device.Table.Runs(r, out _))];
+
+    public override ImmutableArray<int> Grid => [Memory];
+
+    public override KnSpgemmProblem Problem(int at) => problem;
+
+    public override double Seconds(Row row, in KnLaunch launch, int at) => SpGemmModel.Seconds(row, launch, problem, sample, Device);
+
+    public override bool Accepts(Row row, int at, in KnLaunch launch)
+    {
+        if (!base.Accepts(row, at, launch)) return false;
+        return !distinct || (_distinct ??= [.. Rows.SelectMany(r => r.Launches(Threads).DistinctBy(l => Math.Round(Seconds(r, l, at) * 1e9)).Select(l => r.Dataflow(l)))]).Contains(row.Dataflow(launch));
+    }
+
+    public override TuningKey Key(CacheState cache)
+    {
+        var flags = (KnSpgemmFlags)problem.Flags;
+        return TuningKey.Of(Operation, StoredChoices.DeviceOf(Device, Threads), Device.Build, new TuningPolicy(cache, "call"),
+            ("values", ((DType)problem.Type).Name()), ("index_bits", 8 * problem.IndexBytes), ("semiring", (Semiring)problem.Semiring),
+            ("mask", Bit(KnSpgemmFlags.Mask)), ("complement", Bit(KnSpgemmFlags.Complement)), ("valued", Bit(KnSpgemmFlags.Valued)), ("accumulate", Bit(KnSpgemmFlags.Accumulate)),
+            ("unsorted", Bit(KnSpgemmFlags.Unsorted)), ("b_sorted", Bit(KnSpgemmFlags.BSorted)), ("log2_rows", sample.Class.Log2Rows),
+            ("log2_products_per_row", sample.Class.Log2PerRow), ("log2_ratio", sample.Class.Log2Ratio), ("log4_skew", sample.Class.Log4Skew));
+
+        int Bit(KnSpgemmFlags flag) => flags.HasFlag(flag) ? 1 : 0;
+    }
+
+    public override IEnumerable<TuningKey> Keys(CacheState cache) => [Key(cache)];
+
+    protected override KernelsException NoRow(int at) => new(Status.Unsupported, "options", $"a product that a row of {Device} takes");
+
+    /// <summary>What is stored for the class, or null.</summary>
+    public StoredChoice? Stored(TuningStore store)
+    {
+        foreach (StoredChoice s in StoredChoices.Over(this, store, CacheState.Cold))
+            if (s.From <= Memory && Memory <= s.To) return s;
+        return null;
     }
 }

@@ -13,17 +13,20 @@ internal sealed unsafe class PooledMemory : SafeHandle
     private const long PooledFrom = 64 << 10, HugeFrom = 4 << 20, HugePage = 2 << 20;
     private static readonly Lock s_gate = new();
     private static readonly List<(nint At, long Bytes, long Used)> s_idle = [];
-    private static long s_kept;
+    private static long s_kept, s_asked, s_mostAsked;
 
     private readonly Device? _gpu;
+    private readonly long _asked;
     private bool _disposing;
 
-    private PooledMemory(nint at, long bytes, long used, Device? gpu = null) : base(0, true)
+    private PooledMemory(nint at, long bytes, long used, long asked, Device? gpu = null) : base(0, true)
     {
         SetHandle(at);
-        _gpu = gpu;
+        (_gpu, _asked) = (gpu, asked);
         Bytes = bytes;
         Used = used;
+        long now = Interlocked.Add(ref s_asked, asked), most = Volatile.Read(ref s_mostAsked);
+        while (now > most && Interlocked.CompareExchange(ref s_mostAsked, now, most) is var seen && seen != most) most = seen;
     }
 
     /// <summary>Where it is.</summary>
@@ -45,20 +48,30 @@ internal sealed unsafe class PooledMemory : SafeHandle
         get { lock (s_gate) return s_kept; }
     }
 
+    /// <summary>Bytes that were asked for and not given back, of every device: what budgets are about. Blocks may be larger, in pages that are never written.</summary>
+    public static long Asked => Volatile.Read(ref s_asked);
+
+    /// <summary>The most of them at a time since it was set.</summary>
+    public static long MostAsked
+    {
+        get => Volatile.Read(ref s_mostAsked);
+        set => Volatile.Write(ref s_mostAsked, value);
+    }
+
     public byte* At => IsClosed ? throw new KernelsException(Status.Invalid, "matrix", "not disposed before its last use") : (byte*)handle;
 
     /// <summary>Memory on a device; of the host when null.</summary>
     public static PooledMemory Rent(long bytes, string what, Device? device = null)
     {
-        bytes = Math.Max(bytes, 64);
-        if (device?.Gpu is { } gpu) return new PooledMemory(gpu.Allocate(bytes), bytes, 0, device);
+        long asked = bytes = Math.Max(bytes, 64);
+        if (device?.Gpu is { } gpu) return new PooledMemory(gpu.Allocate(bytes), bytes, 0, asked, device);
         if (bytes >= PooledFrom)
         {
             // Steps of an eighth: a block serves the next product of about its size, too.
             long step = (long)System.Numerics.BitOperations.RoundUpToPowerOf2((ulong)bytes) / 16;
             bytes = (bytes + step - 1) / step * step;
         }
-        if (Find(bytes) is { } found) return found;
+        if (Find(bytes, asked) is { } found) return found;
         bool huge = bytes >= HugeFrom;
         void* at;
         try
@@ -71,10 +84,10 @@ internal sealed unsafe class PooledMemory : SafeHandle
         }
         // A hint: where it is refused the pages are small and everything works.
         if (huge && OperatingSystem.IsLinux()) _ = Memory.Madvise(at, (nuint)bytes, Memory.MadvHugepage);
-        return new PooledMemory((nint)at, bytes, 0);
+        return new PooledMemory((nint)at, bytes, 0, asked);
     }
 
-    private static PooledMemory? Find(long bytes)
+    private static PooledMemory? Find(long bytes, long asked)
     {
         if (bytes < PooledFrom) return null;
         lock (s_gate)
@@ -86,7 +99,7 @@ internal sealed unsafe class PooledMemory : SafeHandle
             (nint at, long size, long used) = s_idle[best];
             s_idle.RemoveAt(best);
             s_kept -= used;
-            return new PooledMemory(at, size, used);
+            return new PooledMemory(at, size, used, asked);
         }
     }
 
@@ -148,6 +161,7 @@ internal sealed unsafe class PooledMemory : SafeHandle
 
     protected override bool ReleaseHandle()
     {
+        Interlocked.Add(ref s_asked, -_asked);
         if (_gpu is not null) return _gpu.Gpu!.TryRelease(GpuObject.Memory, handle, _disposing);
         lock (s_gate)
         {

@@ -141,7 +141,7 @@ internal abstract class Tuner<TProblem>(Selection<TProblem> selection, TuningEff
         double best = all.Min(a => a.Seconds);
         var chosen = new List<(Row, KnLaunch)>();
         foreach (StoredChoice s in stored.Where(s => s.From <= at && at <= s.To)) chosen.Add((s.Row, s.Launch));
-        var byDefault = all.Where(a => IsDefault(a.Row, a.Launch)).MinBy(a => a.Seconds);
+        var byDefault = all.Where(a => IsDefault(a.Row, a.Launch)).OrderBy(a => a.Seconds).FirstOrDefault();
         if (byDefault.Row is not null) chosen.Add((byDefault.Row, byDefault.Launch));
         // A row that the model holds to be far slower is not worth its rounds; the model errs by less than this.
         chosen.AddRange(all.Where(a => a.Seconds <= 6 * best).OrderBy(a => a.InRow / 2).ThenBy(a => a.Seconds).ThenBy(a => a.Order)

@@ -1,0 +1,45 @@
+using Kernels.Interop.Native;
+
+namespace Kernels;
+
+/// <summary>
+/// The closed-form cost of spgemm: the accumulator that a launch gives each sampled row, times what a product costs there. It ranks the
+/// launches that a tuner tries; nothing is chosen by it alone. Which accumulator a row gets is that of spgemm_row.h.
+/// </summary>
+internal static class SpGemmModel
+{
+    private const double CallSeconds = 2e-6, SlotSeconds = 1e-6, Managed = 20e-9;
+
+    public static double Seconds(Row row, in KnLaunch launch, in KnSpgemmProblem p, SpGemmSample sample, Device device)
+    {
+        int threads = Math.Max(1, Math.Min(launch.Threads == 0 ? device.Threads : launch.Threads, device.Threads));
+        if (row.Parameters.IsEmpty) return CallSeconds + p.Products * Managed / threads;
+        double products = 0, cost = 0;
+        foreach (SpGemmSampledRow r in sample.Sampled) (products, cost) = (products + r.Products, cost + RowNanoseconds(row, launch, r, p, device));
+        double window = row.Value(launch, "window"), slots = p.Products / window + 1;
+        double buffer = 2 * window * (p.IndexBytes + ((DType)p.Type).Bits() / 8.0);
+        double each = products > 0 ? cost / products + (buffer > Cache(device, 1, 1 << 20) ? 0.1 : 0) : 0;
+        // A slot is one thread's: the last ones keep the others waiting.
+        return CallSeconds + (p.Products * each * 1e-9 + slots * SlotSeconds) * Math.Ceiling(slots / threads) / slots;
+    }
+
+    private static double RowNanoseconds(Row row, in KnLaunch launch, in SpGemmSampledRow r, in KnSpgemmProblem p, Device device)
+    {
+        bool masked = SpGemmRules.Has(p, KnSpgemmFlags.Mask);
+        double marks = r.Span / 64.0, scatter = Scatter(r.Span, p, device);
+        if (masked || r.Span <= (long)row.Value(launch, "density") * r.Products) return r.Products * scatter + marks;
+        if (r.Products <= row.Value(launch, "sort")) return r.Products * (1.5 + 0.12 * Math.Pow(Math.Log2(r.Products + 1), 2));
+        if (r.Span <= row.Value(launch, "cached") || r.Products > 1 << 15) return r.Products * (scatter + 0.3) + Math.Min(marks, 8 * r.Entries);
+        return r.Products * 3.5 + r.Entries * Math.Log2(r.Entries + 2);
+    }
+
+    /// <summary>A product into sums and marks that lie where their span has room: L1, L2, beyond.</summary>
+    private static double Scatter(long span, in KnSpgemmProblem p, Device device)
+    {
+        double bytes = span * (1 + ((DType)p.Type).Bits() / 8.0);
+        return bytes <= Cache(device, 0, 48 << 10) ? 0.8 : bytes <= Cache(device, 1, 1 << 20) ? 1.5 : 4;
+    }
+
+    /// <summary>Virtual machines may not tell the sizes of caches.</summary>
+    private static double Cache(Device device, int level, int unknown) => device.CacheBytes.Length > level && device.CacheBytes[level] > 0 ? device.CacheBytes[level] : unknown;
+}

@@ -1,0 +1,96 @@
+using Kernels.Interop.Native;
+using Kernels.Tuning;
+
+namespace Kernels.Tests.SpGemm;
+
+/// <summary>Thresholds are parameters of a plan: forced and checked, or stored for the class of its operands.</summary>
+[TestFixture]
+public sealed class Thresholds
+{
+    // Products enough for the store to be asked.
+    private static readonly SparseStructure s_graph = SpGemmMatrices.Rmat(11, 16, 1), s_blocks = SpGemmMatrices.Banded(1500, 3, 5, 1);
+
+    private static CsrMatrix<double> Matrix(SparseStructure s) =>
+        CsrMatrix.Create<double>(s.Rows, s.Columns, s.Offsets, s.Indices, [.. Enumerable.Range(0, (int)s.NonZeros).Select(i => 1 + i % 89 / 89.0)]);
+
+    private static Row Avx512 => Device.Cpu.Table.Of(KnOp.SpGemm).FirstOrDefault(r => r.Name == "spgemm/avx512" && Device.Cpu.Table.Runs(r, out _)) ?? throw new IgnoreException("no AVX-512 here");
+
+    [Test]
+    public void AClassSaysHowRowsAreAndHowProductsMeet()
+    {
+        using CsrMatrix<double> graph = Matrix(s_graph), blocks = Matrix(s_blocks), identity = Matrix(SpGemmMatrices.Identity(4096));
+        using SpGemmPlan<double> g = SpGemmPlan<double>.Create(graph, graph), b = SpGemmPlan<double>.Create(blocks, blocks), one = SpGemmPlan<double>.Create(identity, identity);
+        Assert.That(one.Sample().Class, Is.EqualTo(new SpGemmClass(12, 0, 0, 0)));
+        using CsrMatrix<double> c = b.Product();
+        // Every node of the band is a block like the others: the sample finds the ratio itself.
+        Assert.That(b.Sample().Ratio, Is.EqualTo((double)b.Products / c.NonZeros).Within(20).Percent);
+        Assert.That(b.Sample().Class.Log4Skew, Is.Zero);
+        Assert.That(g.Sample().Class.Log4Skew, Is.GreaterThan(0), "a graph by powers has rows far above the average");
+        Assert.That(g.Sample().Class.Log2PerRow, Is.EqualTo((int)Math.Log2((double)g.Products / s_graph.Rows)));
+    }
+
+    [Test]
+    public void ForcedThresholdsAreHeldToTheRow()
+    {
+        Row row = Avx512;
+        using CsrMatrix<double> a = Matrix(s_graph);
+        using CsrMatrix<double> expected = Kernels.SpGemm.Multiply(a, a);
+        foreach (KnLaunch launch in row.Launches(2).Where((_, i) => i % 29 == 0))
+        {
+            using SpGemmPlan<double> plan = SpGemmPlan<double>.Create(a, a, new SpGemmOptions { Dataflow = row.Dataflow(launch), Threads = 2 });
+            Assert.That(plan.Choice.Dataflow, Is.EqualTo(row.Dataflow(launch)));
+            Assert.That(plan.Choice.Source, Is.EqualTo(ChoiceSource.Forced));
+            using CsrMatrix<double> c = plan.Product();
+            Assert.That(c.ColumnIndices.SequenceEqual(expected.ColumnIndices) && c.Values.SequenceEqual(expected.Values), $"{plan.Choice.Dataflow}");
+        }
+        KnLaunch bad = row.DefaultLaunch(0);
+        bad.Param[1] = 1000;
+        Assert.That(() => SpGemmPlan<double>.Create(a, a, new SpGemmOptions { Dataflow = row.Dataflow(bad) }), Throws.TypeOf<KernelsException>().With.Property("Status").EqualTo(Status.Unsupported));
+        Assert.That(() => SpGemmPlan<double>.Create(a, a, new SpGemmOptions { Dataflow = new Dataflow(row.Name, 0, [1]) }), Throws.TypeOf<KernelsException>().With.Property("Argument").EqualTo("Dataflow"));
+        Assert.That(() => SpGemmPlan<double>.Create(a, a, new SpGemmOptions { Dataflow = row.Dataflow(row.DefaultLaunch(0)), Row = "spgemm/managed" }), Throws.TypeOf<KernelsException>().With.Property("Argument").EqualTo("Dataflow"));
+    }
+
+    [Test]
+    public void WhatIsStoredHoldsForTheClassAndNoOther()
+    {
+        Row row = Avx512;
+        using var directory = new Tuning.Scratch();
+        var store = new TuningStore(directory.Path, []);
+        var options = new SpGemmOptions { Store = store };
+        KnLaunch launch = row.DefaultLaunch(0);
+        launch.Param[0] = 131072;
+        launch.Param[2] = 16;
+        using CsrMatrix<double> graph = Matrix(s_graph), blocks = Matrix(s_blocks), small = Matrix(SpGemmMatrices.Rmat(7, 8, 1));
+        foreach (CsrMatrix<double> x in (CsrMatrix<double>[])[graph, small])
+        {
+            using SpGemmPlan<double> plan = SpGemmPlan<double>.Create(x, x, options);
+            Assert.That(plan.Choice.Source, Is.EqualTo(ChoiceSource.Modelled));
+            TuningKey key = new SpGemmThresholds(Device.Cpu, 0, plan.Problem, plan.Sample()).Key(CacheState.Cold);
+            Assert.That(store.TryWrite(TuningRecord.Pin(key, DateTimeOffset.UnixEpoch, row.Dataflow(launch)), out string reason), reason);
+        }
+        using SpGemmPlan<double> tuned = SpGemmPlan<double>.Create(graph, graph, options), other = SpGemmPlan<double>.Create(blocks, blocks, options),
+            few = SpGemmPlan<double>.Create(small, small, options), single = SpGemmPlan<double>.Create(graph, graph, options with { Threads = 1 });
+        Assert.That((tuned.Choice.Source, tuned.Choice.Dataflow.WithThreads(0)), Is.EqualTo((ChoiceSource.Tuned, row.Dataflow(launch))));
+        Assert.That(other.Choice.Source, Is.EqualTo(ChoiceSource.Modelled), "another class");
+        Assert.That(few.Choice.Source, Is.EqualTo(ChoiceSource.Modelled), "a small product does not ask");
+        Assert.That(single.Choice.Source, Is.EqualTo(Device.Cpu.Threads == 1 ? ChoiceSource.Tuned : ChoiceSource.Modelled), "other threads are another key");
+        using SpGemmPlan<double> budget = SpGemmPlan<double>.Create(graph, graph, options with { MemoryBudget = 8 << 20 });
+        Assert.That(budget.Choice.WorkspaceBytes, Is.LessThanOrEqualTo(tuned.Choice.WorkspaceBytes));
+    }
+
+    [Test]
+    public void TheTunerHoldsCandidatesToTheManagedRowAndStores()
+    {
+        _ = Avx512;
+        using var directory = new Tuning.Scratch();
+        var store = new TuningStore(directory.Path, []);
+        var options = new SpGemmOptions { Threads = 1, Store = store };
+        using CsrMatrix<double> a = Matrix(s_blocks);
+        TuningResult result = SpGemmTuner<double>.Tune(Device.Cpu, store, new SpGemmTuning { Options = options, Grid = [2], Budget = TimeSpan.FromSeconds(6) }, a, a);
+        Assert.That(result.Stored, result.Problem);
+        Assert.That(result.Record!.Evidence.Single().Candidates, Has.Length.GreaterThan(1));
+        using SpGemmPlan<double> plan = SpGemmPlan<double>.Create(a, a, options);
+        Assert.That((plan.Choice.Source, plan.Choice.Dataflow), Is.EqualTo((ChoiceSource.Tuned, result.Record.Intervals.Single().Dataflow)));
+        Assert.That(() => SpGemmTuner<double>.Tune(Device.Cpu, store, new SpGemmTuning { Options = options, Grid = [3] }, a, a), Throws.TypeOf<KernelsException>().With.Property("Argument").EqualTo("reuse"));
+    }
+}
