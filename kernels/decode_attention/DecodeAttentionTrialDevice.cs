@@ -6,9 +6,21 @@ namespace Kernels;
 /// <summary>A trial of a row of a GPU: the operands go there for one call and what it wrote comes back, so that Check sees it.</summary>
 internal sealed unsafe partial class DecodeAttentionTrial
 {
+    /// <summary>A call whose arguments lie on a device.</summary>
+    internal delegate KnStatus DeviceCall(KnDecodeAttentionArgs args);
+
     private KnStatus RunOnDevice(GpuRow row, in KnLaunch launch, KnDecodeAttentionArgs args)
     {
-        using var there = new DeviceCopies(row.Gpu);
+        KnLaunch l = launch;
+        return RunThere(row.Gpu, args, a => row.Run(_problem, l, &a, 0));
+    }
+
+    /// <summary>Runs something else than a row, such as a plan, on the operands.</summary>
+    internal KnStatus RunThere(GpuDriver gpu, DeviceCall call) => RunThere(gpu, _args, call);
+
+    private KnStatus RunThere(GpuDriver gpu, KnDecodeAttentionArgs args, DeviceCall call)
+    {
+        using var there = new DeviceCopies(gpu);
         void* @out = args.Out, lse = args.Lse, recomputed = args.Recomputed;
         args.QStart = (int*)Put(there, args.QStart);
         args.KvLens = (int*)Put(there, args.KvLens);
@@ -27,7 +39,7 @@ internal sealed unsafe partial class DecodeAttentionTrial
         args.Lse = (float*)Put(there, args.Lse);
         args.Recomputed = (long*)Put(there, args.Recomputed);
         args.Workspace = there.Scratch(args.WorkspaceBytes);
-        KnStatus status = row.Run(_problem, launch, &args, 0);
+        KnStatus status = call(args);
         if (status != KnStatus.Ok) return status;
         there.Back((byte*)@out, _out.Bytes, args.Out);
         if (lse != null) there.Back((byte*)lse, _lse.Bytes, args.Lse);

@@ -276,7 +276,7 @@ struct attention {
     load_q(a, s, kv_head, index, q);
     state st;
     start(st, -kInfinity);
-    walk(a, s, kv_head, own_row, q, s.first, s.length, true, st);
+    walk(a, s, kv_head, own_row, q, s.origin, s.length, true, st);
     publish(st, x);
     x.write(a, s, kv_head, index, 0, true);
   }

@@ -26,7 +26,8 @@ __device__ __forceinline__ void store_float(int32_t type, void* base, int64_t in
 struct sequence {
   int32_t index, first_token, tokens;  // its new tokens among all
   int32_t length, start;               // in the cache; the first new token's place there, below 0 if it has none
-  int32_t first, splits;               // the first key that anything sees, and the splits from there on
+  int32_t first, origin,
+      splits;  // the first key that anything sees, where its split begins, and the splits from there on
 };
 
 __device__ __forceinline__ sequence sequence_of(const problem& a, int32_t index) {
@@ -37,8 +38,10 @@ __device__ __forceinline__ sequence sequence_of(const problem& a, int32_t index)
   s.length = a.kv_lens[index];
   s.start = s.length - s.tokens;
   s.first = a.window > 0 && s.start - a.window + 1 > 0 ? s.start - a.window + 1 : 0;
-  const int64_t keys = s.length - s.first;
-  s.splits = keys <= 0 ? 0 : static_cast<int32_t>((keys + a.split_len - 1) / a.split_len);
+  // Splits begin at multiples of their length, so that a window moves none of them with the number of new tokens.
+  s.origin = s.first - s.first % a.split_len;
+  const int64_t keys = s.length - s.origin;
+  s.splits = s.length <= s.first ? 0 : static_cast<int32_t>((keys + a.split_len - 1) / a.split_len);
   return s;
 }
 
@@ -92,12 +95,14 @@ __device__ __forceinline__ float weight(float x, float reference) {
   return x == -kInfinity ? 0.0f : exp2_fast((x - reference) * kLog2e);
 }
 
-// Where key `key` of a sequence lies: a page and the token of it.
+// Where key `key` of a sequence lies: a page and the token of it. Before the first key that anything sees pages may be
+// gone; what is asked for there is masked, and the first key stands in for it.
 struct place {
   int64_t page, token;
 };
 
 __device__ __forceinline__ place place_of(const problem& a, const sequence& s, int32_t key) {
+  key = key < s.first ? s.first : key;
   if (a.page_size == 0) return {s.index, key};
   const uint32_t size = static_cast<uint32_t>(a.page_size), k = static_cast<uint32_t>(key);
   // A division costs more than a key of few dimensions; page sizes are mostly powers of two.
@@ -211,6 +216,8 @@ struct work {
   bool empty;
 };
 
+constexpr int kRound = 128;  // a multiple of the keys that any kernel's block takes at a time
+
 template <int Rows>
 __device__ __forceinline__ work work_of(const problem& a) {
   work w;
@@ -220,7 +227,10 @@ __device__ __forceinline__ work work_of(const problem& a) {
   w.row0 = static_cast<int32_t>(blockIdx.y / static_cast<uint32_t>(a.kv_heads)) * Rows;
   w.direct = a.splits == 1 && !fixed_reference(a);
   w.empty = w.row0 >= w.s.tokens * (a.q_heads / a.kv_heads) || (w.split >= w.s.splits && !w.direct);
-  const int64_t begin = w.s.first + int64_t{w.split} * a.split_len, end = begin + a.split_len;
+  int64_t begin = w.s.origin + int64_t{w.split} * a.split_len;
+  const int64_t end = begin + a.split_len;
+  // Whole rounds of the block's waves are left out, so that the others keep their keys.
+  if (begin < w.s.first) begin += (w.s.first - begin) / kRound * kRound;
   w.begin = static_cast<int32_t>(begin < w.s.length ? begin : w.s.length);
   w.end = static_cast<int32_t>(end < w.s.length ? end : w.s.length);
   return w;
