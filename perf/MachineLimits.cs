@@ -20,6 +20,14 @@ internal sealed class MachineLimits
     public IReadOnlyList<LimitLine> Lines => _lines;
 
     /// <summary>Null, and why, where kn_limits is not there; results then have no fraction.</summary>
+    public static MachineLimits? TryOpen(Device device, out string reason)
+    {
+        reason = "the limits of a GPU are not measured: no fractions of them";
+        if (device.Gpu is not null) return null;
+        return TryOpen(out reason);
+    }
+
+    /// <summary>Those of the CPU.</summary>
     public static MachineLimits? TryOpen(out string reason)
     {
         if (Limits.TryLoad(AppContext.BaseDirectory, out Limits? limits, out reason)) return new MachineLimits(limits!);

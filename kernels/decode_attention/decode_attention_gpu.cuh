@@ -95,14 +95,12 @@ __device__ __forceinline__ float weight(float x, float reference) {
   return x == -kInfinity ? 0.0f : exp2_fast((x - reference) * kLog2e);
 }
 
-// Where key `key` of a sequence lies: a page and the token of it. Before the first key that anything sees pages may be
-// gone; what is asked for there is masked, and the first key stands in for it.
+// Where key `key` of a sequence lies: a page and the token of it.
 struct place {
   int64_t page, token;
 };
 
 __device__ __forceinline__ place place_of(const problem& a, const sequence& s, int32_t key) {
-  key = key < s.first ? s.first : key;
   if (a.page_size == 0) return {s.index, key};
   const uint32_t size = static_cast<uint32_t>(a.page_size), k = static_cast<uint32_t>(key);
   // A division costs more than a key of few dimensions; page sizes are mostly powers of two.
@@ -212,6 +210,7 @@ struct work {
   sequence s;
   int32_t kv_head, row0, split;
   int32_t begin, end;  // keys
+  int32_t walk;        // where waves begin to take turns, up to a round before `begin`: the same for any window
   bool direct;         // one split, whose sums are final
   bool empty;
 };
@@ -227,11 +226,10 @@ __device__ __forceinline__ work work_of(const problem& a) {
   w.row0 = static_cast<int32_t>(blockIdx.y / static_cast<uint32_t>(a.kv_heads)) * Rows;
   w.direct = a.splits == 1 && !fixed_reference(a);
   w.empty = w.row0 >= w.s.tokens * (a.q_heads / a.kv_heads) || (w.split >= w.s.splits && !w.direct);
-  int64_t begin = w.s.origin + int64_t{w.split} * a.split_len;
-  const int64_t end = begin + a.split_len;
-  // Whole rounds of the block's waves are left out, so that the others keep their keys.
-  if (begin < w.s.first) begin += (w.s.first - begin) / kRound * kRound;
+  const int64_t origin = w.s.origin + int64_t{w.split} * a.split_len, end = origin + a.split_len;
+  const int64_t begin = origin < w.s.first ? w.s.first : origin;
   w.begin = static_cast<int32_t>(begin < w.s.length ? begin : w.s.length);
+  w.walk = static_cast<int32_t>(w.begin - (begin - origin) % kRound);
   w.end = static_cast<int32_t>(end < w.s.length ? end : w.s.length);
   return w;
 }

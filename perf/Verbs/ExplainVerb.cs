@@ -10,14 +10,12 @@ internal static class ExplainVerb
 
     internal static Option<CacheState> Cache { get; } = Arguments.Cache();
 
-    internal static Option<string?> DeviceName { get; } = Devices.Option();
-
     public static Command Create()
     {
         Argument<string> op = Verb.OperationArgument();
         Option<string?> db = Verb.DatabaseOption();
         return Verb.Make("explain", "Shows for one m (kv_len) what every row says to a problem, or for many the intervals and their choices.",
-            [op, Threads, Cache, DeviceName, db, .. Operation.AllOptions], (parsed, screen, _) =>
+            [op, Threads, Cache, Devices.Name, db, .. Operation.AllOptions], (parsed, screen, _) =>
             {
                 Operation.Find(parsed.GetRequiredValue(op)).Explain(parsed, screen, Verb.Store(parsed.GetValue(db)));
                 return Exit.Ok;
@@ -27,7 +25,7 @@ internal static class ExplainVerb
     /// <summary>The device asked for, of an operation that explains no other than the CPU.</summary>
     internal static void RequireCpu(ParseResult parsed, string operation)
     {
-        if (Devices.Find(parsed.GetValue(DeviceName)).Kind != DeviceKind.Cpu)
+        if (Devices.Find(parsed).Kind != DeviceKind.Cpu)
             throw new UsageException($"explain {operation}: --device cpu only; perf list shows its rows on a GPU, perf check {operation} --device runs them");
     }
 }

@@ -44,7 +44,7 @@ internal sealed unsafe class KernelTable
     private static ImmutableArray<Row> Managed => [new FlatGemmManaged(), new DecodeAttentionManaged(), new SpGemmManaged(), new SparseLinearManaged()];
 
     /// <summary>The rows of a GPU, best first within their operation.</summary>
-    private static ImmutableArray<Row> GpuRows(GpuDriver gpu) => 
+    private static ImmutableArray<Row> GpuRows(GpuDriver gpu) =>
         [.. FlatGemmGpu.Rows(gpu), .. DecodeAttentionGpu.Rows(gpu), new KvAppendGpu(gpu), new MergeStatesGpu(gpu), new SparseLinearGpu(gpu), new SpGemmGpu(gpu)];
 
     public static KernelTable Default => s_default.Value;
