@@ -36,7 +36,7 @@ internal sealed unsafe class KernelTable
     {
         _gpu = gpu;
         Path = gpu.Limits.Driver;
-        Build = Images.Build;
+        Build = $"{Images.Build}, {gpu.Limits.Driver}";  // a driver compiles PTX, and another one otherwise
         Rows = GpuRows(gpu);
     }
 

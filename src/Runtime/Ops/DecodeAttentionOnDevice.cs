@@ -37,55 +37,34 @@ public sealed unsafe partial class DecodeAttention
         long tokens = q.Rank == 3 ? q.Shape(0) : -1;
         CheckView(q, tokens, Options.HeadDim, nameof(q));
         CheckView(output, tokens, Options.ValueDim, nameof(output));
-        int batch = DeviceViews.List(Device, kvLens, nameof(kvLens), Options.MaxBatch);
-        if (qStart is { } starts) DeviceViews.List(Device, starts, nameof(qStart), batch + 1, batch + 1);
-        KernelsException.Require(qStart is null ? tokens == (long)batch * Options.MaxQLen : tokens <= (long)batch * Options.MaxQLen, nameof(q), $"{batch} x {Options.MaxQLen} tokens{(qStart is null ? "" : " at most")}, not {tokens}");
-        CheckLists(tokens, tree, lse);
+        int batch = CheckLists(tokens, kvLens, qStart, tree, lse);
+        long room = Room(cache, batch, pages);
         longest = longest == 0 ? Options.MaxKvLen : longest;
         KernelsException.Require(longest >= 0 && longest <= Options.MaxKvLen, nameof(longest), $"0 to MaxKvLen = {Options.MaxKvLen}, not {longest}");
-        if (stream is not null) KernelsException.Require(stream.Device.Shares(Device), nameof(stream), $"a stream of {Device}, not of {stream.Device}");
+        KernelsException.Require(stream?.Device.Shares(Device) != false, nameof(stream), $"a stream of {Device}");
         if (workspace is not null) KernelsException.Require(workspace.Device.Shares(Device) && workspace.Bytes >= WorkspaceBytes, nameof(workspace), $"{WorkspaceBytes} bytes on {Device}, not {workspace.Bytes} on {workspace.Device}");
-        long room = Room(cache, batch, pages);
         if (tokens == 0) return;
         var held = new Held();
         try
         {
             held.Add(q.Buffer, nameof(q));
             held.Add(output.Buffer, nameof(output));
-            held.Add(kvLens.Buffer, nameof(kvLens));
-            held.Add(pages?.Buffer, nameof(pages));
-            held.Add(lse?.Buffer, nameof(lse));
-            held.Add(qStart?.Buffer, nameof(qStart));
-            held.Add(tree?.Buffer, nameof(tree));
             held.Add(stream, nameof(stream));
             held.Add(workspace, nameof(workspace));
-            cache.Hold(ref held);
-            held.Add(_phi, "plan");
-            held.Add(_alibi, "plan");
-            held.Add(_sinks, "plan");
-            held.Add(_door!.Report, "plan");
             var args = new KnDecodeAttentionArgs
             {
                 Size = (uint)sizeof(KnDecodeAttentionArgs),
                 Batch = batch,
-                QStart = qStart is { } s ? s.Pointer : null,
-                KvLens = kvLens.Pointer,
-                Pages = pages is { } p ? p.Pointer : null,
-                PagesLd = pages?.Stride(0) ?? 0,
-                Tree = tree is { } t ? t.Pointer : null,
                 Q = q.Pointer,
                 QToken = q.Stride(0),
                 QHead = q.Stride(1),
                 Out = output.Pointer,
                 OutToken = output.Stride(0),
                 OutHead = output.Stride(1),
-                Lse = lse is { } l ? (float*)l.Pointer : null,
-                LseToken = lse?.Stride(0) ?? 0,
                 Scale = Options.ScoreScale,
-                Recomputed = _door.Report.Pointer,
             };
-            Bind(ref args, cache);
-            BindHeads(ref args);
+            Bind(ref args, kvLens, pages, lse, qStart, tree, ref held);
+            Bind(ref args, cache, ref held);
             Enqueue(ref args, tokens, longest, room, stream?.Handle ?? 0, trusted, workspace);
         }
         finally
@@ -101,12 +80,45 @@ public sealed unsafe partial class DecodeAttention
     /// <exception cref="KernelsException">What was wrong, and in which sequence.</exception>
     public void ThrowIfRefused(Stream? stream = null) => _door?.ThrowIfRefused(stream);
 
-    private void CheckLists(long tokens, TensorView<uint>? tree, TensorView<LogSumExp>? lse)
+    /// <summary>Checks the shapes of the lists of a call, and gives its sequences.</summary>
+    private int CheckLists(long tokens, in TensorView<int> kvLens, TensorView<int>? qStart, TensorView<uint>? tree, TensorView<LogSumExp>? lse)
     {
-        KernelsException.Require(tree is not null == (Options.Mask == AttentionMask.Tree), nameof(tree), $"{(tree is null ? $"{tokens} masks" : "no masks")}, as the options say");
-        if (tree is { } masks) DeviceViews.List(Device, masks, nameof(tree), tokens, tokens);
-        if (lse is not { } sums) return;
-        KernelsException.Require(DeviceViews.Table(Device, sums, nameof(lse), tokens) == Options.QHeads, nameof(lse), $"{tokens} x {Options.QHeads} values");
+        int batch = DeviceViews.List(Device, kvLens, nameof(kvLens), Options.MaxBatch);
+        long most = (long)batch * Options.MaxQLen;
+        if (qStart is { } starts) DeviceViews.List(Device, starts, nameof(qStart), batch + 1, batch + 1);
+        KernelsException.Require(tokens == most || (tokens < most && qStart is not null), "q", $"{batch} x {Options.MaxQLen} tokens, or fewer with a qStart, not {tokens}");
+        bool masks = Options.Mask == AttentionMask.Tree;
+        KernelsException.Require(tree is not null == masks, nameof(tree), $"{(masks ? tokens : 0)} masks, as the options say");
+        if (tree is { } given) DeviceViews.List(Device, given, nameof(tree), tokens, tokens);
+        if (lse is { } sums) KernelsException.Require(DeviceViews.Table(Device, sums, nameof(lse), tokens) == Options.QHeads, nameof(lse), $"{tokens} x {Options.QHeads} values");
+        return batch;
+    }
+
+    private static void Bind(ref KnDecodeAttentionArgs args, in TensorView<int> kvLens, TensorView<int>? pages, TensorView<LogSumExp>? lse, TensorView<int>? qStart,
+        TensorView<uint>? tree, ref Held held)
+    {
+        held.Add(kvLens.Buffer, nameof(kvLens));
+        held.Add(pages?.Buffer, nameof(pages));
+        held.Add(lse?.Buffer, nameof(lse));
+        held.Add(qStart?.Buffer, nameof(qStart));
+        held.Add(tree?.Buffer, nameof(tree));
+        args.KvLens = kvLens.Pointer;
+        args.Pages = pages is { } p ? p.Pointer : null;
+        args.PagesLd = pages?.Stride(0) ?? 0;
+        args.Lse = lse is { } l ? (float*)l.Pointer : null;
+        args.LseToken = lse?.Stride(0) ?? 0;
+        args.QStart = qStart is { } s ? s.Pointer : null;
+        args.Tree = tree is { } t ? t.Pointer : null;
+    }
+
+    private void Bind<TKv>(ref KnDecodeAttentionArgs args, KvCache<TKv> cache, ref Held held) where TKv : unmanaged
+    {
+        cache.Hold(ref held);
+        foreach (Buffer<float>? values in (ReadOnlySpan<Buffer<float>?>)[_phi, _alibi, _sinks]) held.Add(values, "plan");
+        held.Add(_door!.Report, "plan");
+        Bind(ref args, cache);
+        BindHeads(ref args);
+        args.Recomputed = _door.Report.Pointer;
     }
 
     /// <summary>The most tokens that the cache and the table hold of a sequence.</summary>
