@@ -25,7 +25,7 @@ internal sealed record TuningPolicy(CacheState Cache, string Call)
 /// <param name="Architecture">What devices share whose choices are alike: <c>x86_64+avx512+amx</c>, <c>sm_90</c>.</param>
 /// <param name="Model">The model's name as the device gives it.</param>
 /// <param name="Cores">Cores or multiprocessors.</param>
-/// <param name="Threads">Threads that the library may use; 0 on a GPU.</param>
+/// <param name="Threads">Threads that the library may use; 1 on a GPU.</param>
 internal sealed record TuningDevice(string Architecture, string Model, int Cores, int Threads);
 
 /// <summary>All that a choice depends on, except m. Two keys are equal when their texts are.</summary>
