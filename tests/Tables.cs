@@ -24,17 +24,16 @@ internal static class Tables
 
     public static Row Find(string name, KnOp op = KnOp.FlatGemm) => Anywhere(op).First(r => r.Name == name).Row;
 
-    /// <summary>The same, and the rows of simulated GPUs, which here check nothing and so run faster.</summary>
+    /// <summary>The same, and the rows of a simulated GPU, which here checks nothing and so runs faster.</summary>
     public static IEnumerable<(KernelTable Table, Row Row, string Name)> Anywhere(KnOp op)
     {
         foreach (var here in Runnable(op)) yield return here;
-        foreach (Device device in s_simulated.Value)
-            foreach (Row row in device.Table.Of(op))
-                if (device.Table.Runs(row, out _)) yield return (device.Table, row, $"{row.Name} ({device.InstructionSets})");
+        if (s_simulated.Value is not { } device) yield break;
+        foreach (Row row in device.Table.Of(op))
+            if (device.Table.Runs(row, out _)) yield return (device.Table, row, $"{row.Name} ({device.InstructionSets})");
     }
 
-    private static readonly Lazy<Device[]> s_simulated = new(() =>
-        [.. ((int[])[32, 64]).Select(wave => Device.TryGetSimulated(out Device? device, out _, wave, check: false) ? device : null).OfType<Device>()]);
+    private static readonly Lazy<Device?> s_simulated = new(() => Device.TryGetSimulated(out Device? device, out _, check: false) ? device : null);
 
     private static KernelTable? LoadEmulated()
     {

@@ -155,14 +155,19 @@ __device__ __forceinline__ float with_sink(const problem& a, int32_t head, float
   return factor;
 }
 
+// Natural logarithm of denominator e^reference; NaN and infinity stay, which `log` does not promise.
+__device__ __forceinline__ float log_sum(float reference, float denominator) {
+  if (!finite(denominator)) return denominator;
+  return denominator == 0.0f ? -kInfinity : reference + log(denominator);
+}
+
 // out and, by the thread that has the first value, lse.
 __device__ __forceinline__ void write_value(const problem& a, int64_t token, int32_t head, int32_t d, float sum,
                                             float reference, float denominator) {
   sum *= with_sink(a, head, reference, denominator);
   const float value = denominator == 0.0f ? 0.0f : sum / denominator;
   store_float(a.out_type, a.out, token * a.out_token + head * a.out_head + d, value);
-  if (d == 0 && a.lse != nullptr)
-    a.lse[token * a.lse_token + head] = denominator == 0.0f ? -kInfinity : reference + log(denominator);
+  if (d == 0 && a.lse != nullptr) a.lse[token * a.lse_token + head] = log_sum(reference, denominator);
 }
 
 // Where the waves of a block leave their shares of Rows rows, each relative to its own reference.

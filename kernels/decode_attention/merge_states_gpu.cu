@@ -42,5 +42,8 @@ KN_KERNEL(merge_states_gpu, 128, 8, kn_merge_states) {
   }
   __syncthreads();  // lse may be a part's, which all have read now
   if (threadIdx.x == 0)
-    args.lse[token * args.lse_token + head * args.lse_head] = sum == 0.0f ? -kInfinity : most + kn::log(sum);
+    // NaN and infinity stay, which `log` does not promise.
+    args.lse[token * args.lse_token + head * args.lse_head] = sum == 0.0f   ? -kInfinity
+                                                              : finite(sum) ? most + kn::log(sum)
+                                                                            : sum;
 }

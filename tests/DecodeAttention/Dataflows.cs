@@ -17,7 +17,12 @@ public sealed class Dataflows
     }
 
     /// <summary>Whether the row takes the problem by every softmax: sm80 takes f16 values by sync and lazy alone.</summary>
-    internal static unsafe bool TakesAll(Row row, KnDecodeAttentionProblem problem) => Launches(row).All(l => row.Accepts(&problem, l, out _));
+    internal static unsafe bool TakesAll(Row row, KnDecodeAttentionProblem problem)
+    {
+        foreach (KnLaunch launch in Launches(row))
+            if (!row.Accepts(&problem, launch, out _)) return false;
+        return true;
+    }
 
     private static KnDecodeAttentionProblem Problem(int kind, KnAttentionFlags flags = 0, float softcap = 0, int batch = 4) =>
         DecodeAttentionCases.Problem(DecodeAttentionCases.MainKinds[kind], batch, 3, 4, 2, 64, 64, 1200, 16, 0, softcap, Fixed | flags);
