@@ -32,7 +32,8 @@ inline sizes sizes_of(const kn_spgemm_problem& p, const limits& l) {
              round_up(l.dense + l.dense / kLine + 128, 64) + l.hash * (z.index + z.value) +
              round_up(l.hash / 2 + 8, 8) * 8 + kBuffers * round_up(z.entries, 64) * (z.index + z.value) +
              round_up(kBuffers * 8, 64);
-  z.worker = round_up(z.worker, 64) + 1024;
+  const int64_t batch = p.type == KN_F64 ? sizeof(short_batch<double>) : sizeof(short_batch<float>);
+  z.worker = round_up(z.worker + batch, 64) + 1024;
   return z;
 }
 
@@ -89,6 +90,7 @@ struct driver {
     w.s.sums = reinterpret_cast<V*>(take(limit.dense * size.value));
     w.s.marks = reinterpret_cast<uint8_t*>(take(limit.dense + 64));
     w.s.lines = reinterpret_cast<uint8_t*>(take(limit.dense / kLine + 64));
+    w.s.batch = reinterpret_cast<short_batch<V>*>(take(sizeof(short_batch<V>)));
     w.s.table = reinterpret_cast<I*>(take(limit.hash * size.index));
     w.s.table_sums = reinterpret_cast<V*>(take(limit.hash * size.value));
     w.s.found = reinterpret_cast<uint64_t*>(take((limit.hash / 2 + 8) * 8));
@@ -154,12 +156,30 @@ struct driver {
       count += engine.compute(part_of(h.split, slot - slot_of(h.split)), c, v);
       if (h.split_ends) end_of(h.split) = count;
     }
-    for (int64_t i = h.first; i < h.last; i++) {
+    for (int64_t i = h.first; i < h.last;) {
+      const int n = short_rows_at(engine, w, i, h.last, c, v, count);
+      i += n;
+      if (n != 0) continue;
       if (i + 1 < h.last) engine.prefetch(i + 1);
       count += engine.compute(part_of(i, 0), c + count, v + count);
       if (i < h.ends_to()) end_of(i) = count;
+      i++;
     }
     return count;
+  }
+
+  // Computes the short rows from row i on, a batch of them at most, and returns how many they were.
+  int short_rows_at(const row_engine<I, S>& engine, worker& w, int64_t i, int64_t last, I* c, V* v, int64_t& count) {
+    int n = 0;
+    while (n < kShortBatch && i + n < last && engine.is_short(i + n)) n++;
+    short_rows<I, S> rows{engine, *w.s.batch};
+    for (int b = 0; b < n; b++) rows.load(i + b, b);
+    for (int b = 0; b < n; b++) rows.sort(b);
+    for (int b = 0; b < n; b++) {
+      count += rows.reduce(b, c + count, v + count);
+      end_of(i + b) = count;
+    }
+    return n;
   }
 
   // Moves `ready` over all finished slots, unless another thread is at it.

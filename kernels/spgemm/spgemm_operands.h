@@ -12,15 +12,28 @@ struct scratch_state {
   bool dense, hash;
 };
 
+// Rows of at most kShort products are computed a batch at a time, see spgemm_short.h; whole registers are stored behind
+// the last product.
+constexpr int64_t kShort = 64, kShortColumns = int64_t{1} << 26;
+constexpr int kShortBits = 6, kShortBatch = 8;
+
+template <class V>
+struct short_batch {
+  alignas(64) uint32_t keys[kShortBatch][kShort + 32];
+  alignas(64) V products[kShortBatch][kShort + 32];
+  int64_t counts[kShortBatch];
+};
+
 // What a worker has, all of it in the workspace. Between rows: sums zero, marks 0, table empty.
 template <class I, class S>
 struct scratch {
   using V = typename S::value;
-  uint32_t* keys;   // sort: [limits.sort + 64], and a line before the first
-  V* products;      // [limits.sort + 16]
-  V* sums;          // dense: [limits.dense]
-  uint8_t* marks;   // [limits.dense + 64]: 1 mask, 2 touched
-  uint8_t* lines;   // [limits.dense / kLine + 64]
+  uint32_t* keys;  // sort: [limits.sort + 64], and a line before the first
+  V* products;     // [limits.sort + 16]
+  V* sums;         // dense: [limits.dense]
+  uint8_t* marks;  // [limits.dense + 64]: 1 mask, 2 touched
+  uint8_t* lines;  // [limits.dense / kLine + 64]
+  short_batch<V>* batch;
   I* table;         // hash: [limits.hash]
   V* table_sums;    // [limits.hash]
   uint64_t* found;  // [limits.hash / 2 + 8]
@@ -60,16 +73,18 @@ struct row_operands {
           f(static_cast<const V*>(nullptr), c + j, S::kValues ? addends + j : addends, int64_t{1});
       }
     }
-    const I* ks = columns(a.a);
+    // Copies: f stores, and the compiler cannot know that it does not store to these.
+    const I *ks = columns(a.a), *columns_b = columns(a.b);
+    const V *values_a = values(a.a), *values_b = values(a.b);
+    const int64_t* offsets = a.b.offsets;
     for (int64_t e = a.a.offsets[r.i], end = a.a.offsets[r.i + 1]; e < end; e++) {
-      int64_t from = a.b.offsets[ks[e]], to = a.b.offsets[ks[e] + 1];
+      int64_t from = offsets[ks[e]], to = offsets[ks[e] + 1];
       if (!r.whole) {
-        from = bisect(columns(a.b), from, to, r.low);
-        to = bisect(columns(a.b), from, to, r.high);
+        from = bisect(columns_b, from, to, r.low);
+        to = bisect(columns_b, from, to, r.high);
       }
       if (from < to)
-        f(S::kReads ? values(a.a) + e : &unread, columns(a.b) + from, S::kReads ? values(a.b) + from : &unread,
-          to - from);
+        f(S::kReads ? values_a + e : &unread, columns_b + from, S::kReads ? values_b + from : &unread, to - from);
     }
   }
 

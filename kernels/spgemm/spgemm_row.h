@@ -1,10 +1,11 @@
-// One row of C, or a range of its columns, by one of three accumulators:
+// One row of C, or a range of its columns, by one of three accumulators; rows of few products have a way of their own,
+// in spgemm_short.h.
 //   sort   products with their places, sorted by column, equal columns added in the order of A's row: few products
 //   dense  a sum and a mark per column: when the products are a good part of the span, or the span fits L2
 //   hash   lines of one register of columns, compared at once: many products over a span that no cache holds
 #pragma once
 #include "spgemm_operands.h"
-#include "spgemm_sort.h"
+#include "spgemm_short.h"
 
 namespace kn::spgemm {
 namespace {
@@ -63,6 +64,10 @@ struct row_engine : row_operands<I, S> {
       count = n;
     });
     return count;
+  }
+
+  bool is_short(int64_t i) const {
+    return a.products[i + 1] - a.products[i] <= kShort && p.n <= kShortColumns && !has(KN_SPGEMM_MASK);
   }
 
   // Column above, place below: keys are distinct, and equal columns stay in the order in which they came.

@@ -30,6 +30,33 @@ struct lanes<double> {
   static reg max(reg a, reg b) { return _mm512_max_pd(a, b); }
   static mask nonzero(reg a) { return _mm512_cmp_pd_mask(a, _mm512_setzero_pd(), _CMP_NEQ_UQ); }
   static reg ones(mask m) { return _mm512_maskz_mov_pd(m, _mm512_set1_pd(1)); }
+  static reg blend(mask m, reg a, reg b) { return _mm512_mask_blend_pd(m, a, b); }
+  // As many columns below 2^32 as there are lanes, and keys of them: column above, place below.
+  static __m256i load_columns(mask m, const int32_t* p) { return _mm256_maskz_loadu_epi32(m, p); }
+  static __m256i load_columns(mask m, const int64_t* p) {
+    return _mm512_cvtepi64_epi32(_mm512_maskz_loadu_epi64(m, p));
+  }
+  static void store_keys(uint32_t* to, __m256i columns, int bits, int64_t place) {
+    const __m256i iota = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+    const __m256i places = _mm256_add_epi32(iota, _mm256_set1_epi32(static_cast<int32_t>(place)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_or_si256(_mm256_slli_epi32(columns, bits), places));
+  }
+  // Every lane takes its upper neighbour.
+  static reg down(reg v, reg above) {
+    return _mm512_castsi512_pd(_mm512_alignr_epi64(_mm512_castpd_si512(above), _mm512_castpd_si512(v), 1));
+  }
+  // Register w of the table's elements in the order of the keys, whose low bits are places in the table.
+  template <int N>
+  static reg pick(const reg* table, const __m512i* keys, int w, int places) {
+    const __m256i half = w % 2 == 0 ? _mm512_castsi512_si256(keys[w / 2]) : _mm512_extracti64x4_epi64(keys[w / 2], 1);
+    const __m512i at = _mm512_cvtepu32_epi64(_mm256_and_si256(half, _mm256_set1_epi32(places)));
+    reg v = _mm512_permutex2var_pd(table[0], at, table[1]);
+    for (int i = 2; i < N; i += 2) {
+      const mask m = _mm512_cmpge_epi64_mask(at, _mm512_set1_epi64(8 * i));
+      v = _mm512_mask_mov_pd(v, m, _mm512_permutex2var_pd(table[i], at, table[i + 1]));
+    }
+    return v;
+  }
 };
 
 template <>
@@ -49,6 +76,32 @@ struct lanes<float> {
   static reg max(reg a, reg b) { return _mm512_max_ps(a, b); }
   static mask nonzero(reg a) { return _mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_NEQ_UQ); }
   static reg ones(mask m) { return _mm512_maskz_mov_ps(m, _mm512_set1_ps(1)); }
+  static reg blend(mask m, reg a, reg b) { return _mm512_mask_blend_ps(m, a, b); }
+  static __m512i load_columns(mask m, const int32_t* p) { return _mm512_maskz_loadu_epi32(m, p); }
+  static __m512i load_columns(mask m, const int64_t* p) {
+    const __m512i low = _mm512_maskz_loadu_epi64(static_cast<__mmask8>(m), p);
+    const __m512i high = _mm512_maskz_loadu_epi64(static_cast<__mmask8>(m >> 8), p + 8);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi64_epi32(low)), _mm512_cvtepi64_epi32(high), 1);
+  }
+  static void store_keys(uint32_t* to, __m512i columns, int bits, int64_t place) {
+    const __m512i iota = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const __m512i places = _mm512_add_epi32(iota, _mm512_set1_epi32(static_cast<int32_t>(place)));
+    _mm512_storeu_si512(to, _mm512_or_si512(_mm512_slli_epi32(columns, bits), places));
+  }
+  static reg down(reg v, reg above) {
+    return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(above), _mm512_castps_si512(v), 1));
+  }
+  template <int N>
+  static reg pick(const reg* table, const __m512i* keys, int w, int places) {
+    const __m512i at = _mm512_and_si512(keys[w], _mm512_set1_epi32(places));
+    if (N == 1) return _mm512_permutexvar_ps(at, table[0]);
+    reg v = _mm512_permutex2var_ps(table[0], at, table[N > 1 ? 1 : 0]);
+    for (int i = 2; i < N; i += 2) {
+      const mask m = _mm512_cmpge_epi32_mask(at, _mm512_set1_epi32(16 * i));
+      v = _mm512_mask_mov_ps(v, m, _mm512_permutex2var_ps(table[i], at, table[i + 1 < N ? i + 1 : i]));
+    }
+    return v;
+  }
 };
 
 // kReads: whether values of A and B are looked at; kValues: whether there are any in C.

@@ -23,7 +23,7 @@ struct keys32 {
   static __m512i mirror8(__m512i v) { return swap4(mirror4(v)); }
   static __m512i swap16(__m512i v) { return _mm512_shuffle_i32x4(mirror4(v), mirror4(v), 0x1b); }
 
-  static __m512i sorted(__m512i v) {
+  [[gnu::always_inline]] static __m512i sorted(__m512i v) {
     v = step(v, swap1(v), 0xaaaa);
     v = step(v, mirror4(v), 0xcccc);
     v = step(v, swap1(v), 0xaaaa);
@@ -35,7 +35,7 @@ struct keys32 {
     v = step(v, swap2(v), 0xcccc);
     return step(v, swap1(v), 0xaaaa);
   }
-  static __m512i merged(__m512i v) {
+  [[gnu::always_inline]] static __m512i merged(__m512i v) {
     v = step(v, swap8(v), 0xff00);
     v = step(v, swap4(v), 0xf0f0);
     v = step(v, swap2(v), 0xcccc);
@@ -57,7 +57,7 @@ struct keys64 {
   static __m512i mirror4(__m512i v) { return _mm512_permutex_epi64(v, 0x1b); }
   static __m512i reverse(__m512i v) { return swap4(mirror4(v)); }
 
-  static __m512i sorted(__m512i v) {
+  [[gnu::always_inline]] static __m512i sorted(__m512i v) {
     v = step(v, swap1(v), 0xaa);
     v = step(v, mirror4(v), 0xcc);
     v = step(v, swap1(v), 0xaa);
@@ -65,7 +65,7 @@ struct keys64 {
     v = step(v, swap2(v), 0xcc);
     return step(v, swap1(v), 0xaa);
   }
-  static __m512i merged(__m512i v) {
+  [[gnu::always_inline]] static __m512i merged(__m512i v) {
     v = step(v, swap4(v), 0xf0);
     v = step(v, swap2(v), 0xcc);
     return step(v, swap1(v), 0xaa);
