@@ -219,6 +219,8 @@ struct places {
 
 template <class From>
 struct amx_engine : bf16_rows {
+  static bool takes(const kn_decode_attention_problem&) { return true; }
+
   // Pairs of elements as rows, the n rows of q as columns.
   static void pack_q(const kn_decode_attention_problem& p, const char* q, char* out, int64_t i, int64_t n) {
     for (int64_t d = 0; d < p.head_dim; d += 2) memcpy(out + (d / 2 * n + i) * 4, q + d * 2, 4);

@@ -14,6 +14,7 @@
 //   scores<R, D>(m): s = q . k of R rows over 16 / R slots; D is head_dim, or 0
 //   out_row(problem): floats of a row of sums; order(sums, out_row): to the order of the output, at the end
 //   put(weights, i, p): 16 weights of a row from slot i on as it multiplies them; returns them so, as f32
+//   hold(weights), if at all: once all weights of a row and chunk are there
 //   add_values<R, D>(m): sums += weights . v of R rows over kValueSlots / R slots; D is v_head_dim, or 0
 // or, in place of scores, add_values and kValueSlots,
 //   attend(call, attending, work): scores, soften and sums of a chunk
@@ -226,6 +227,7 @@ void soften(const call& c, const attending& t, int64_t h, const work& w) {
       renew(threshold, factor, score, t.seen, w.reference + at, total, rounded, w.sums + at * c.out_row, c.out_row);
     weigh<Engine>(factor, w.reference[at], score, t.seen, (p.flags & KN_ATTN_SCALES) ? keys.v_scale : nullptr, total,
                   rounded);
+    if constexpr (requires { Engine::hold(score); }) Engine::hold(score);
   }
 }
 

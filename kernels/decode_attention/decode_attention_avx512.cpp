@@ -1,7 +1,8 @@
-// The row for machines with AVX-512: everything is multiplied in f32. A few rows pass over the keys together: for
-// scores, 16 sums over head_dim at a time end as the 16 lanes of a vector; for values, lanes are v_head_dim.
+// The row for machines with AVX-512: everything but s8 is multiplied in f32. A few rows pass over the keys together:
+// for scores, 16 sums over head_dim at a time end as the 16 lanes of a vector; for values, lanes are v_head_dim.
 #include "decode_attention_reduce.h"
 #include "decode_attention_rows.h"
+#include "decode_attention_s8.h"
 
 namespace kn::decode_attention {
 namespace {
@@ -120,7 +121,7 @@ struct avx512 {
       case KN_F16:
         return f.template operator()<f32_engine<from_f16>>();
       case KN_S8:
-        return f.template operator()<f32_engine<from_s8>>();
+        return s8_engine::takes(p) ? f.template operator()<s8_engine>() : f.template operator()<f32_engine<from_s8>>();
       case KN_E4M3:
         return f.template operator()<f32_engine<from_e4m3>>();
       default:

@@ -1,16 +1,16 @@
 // The row for machines with vdpbf16ps (Cooper Lake, Sapphire Rapids, Zen 4 and later), q in bf16. It rounds like two
 // fused multiply-adds and reads and writes denormals as zero. Weights are rounded to bf16 and multiply two tokens at a
-// time. s8 is exact in bf16.
+// time.
 #include "decode_attention_bf16.h"
 #include "decode_attention_reduce.h"
 #include "decode_attention_rows.h"
+#include "decode_attention_s8.h"
 
 namespace kn::decode_attention {
 namespace {
 
 inline __m512bh as_bf16(__m512i v) { return reinterpret_cast<__m512bh>(v); }
 
-template <class From>
 struct bf16_engine : bf16_rows {
   static constexpr int64_t kValueSlots = 32;
 
@@ -33,8 +33,8 @@ struct bf16_engine : bf16_rows {
       __m512i a[R];
       each<R>([&](auto r) KN_INLINE { a[r] = _mm512_load_si512(m.q + r * (D > 0 ? D * 2 : m.q_row) + d * 2); });
       each<T>([&](auto t) KN_INLINE {
-        if ((d * From::kBytes) % 64 == 0) _mm_prefetch(ahead[t] + d * From::kBytes, _MM_HINT_NTA);
-        const __m512i k = From::at(at[t] + d * From::kBytes, mask);
+        if ((d * 2) % 64 == 0) _mm_prefetch(ahead[t] + d * 2, _MM_HINT_NTA);
+        const __m512i k = from_bf16::at(at[t] + d * 2, mask);
         each<R>([&](auto r)
                     KN_INLINE { sum[r * T + t] = _mm512_dpbf16_ps(sum[r * T + t], as_bf16(a[r]), as_bf16(k)); });
       });
@@ -63,12 +63,12 @@ struct bf16_engine : bf16_rows {
         high[r] = _mm512_load_ps(sums + r * out_row + d + 16);
       });
       each<P>([&](auto t) KN_INLINE {
-        if ((d * From::kBytes) % 64 == 0) {
-          _mm_prefetch(moved(m.at[2 * (P + t)], m.offset + d * From::kBytes), _MM_HINT_NTA);
-          _mm_prefetch(moved(m.at[2 * (P + t) + 1], m.offset + d * From::kBytes), _MM_HINT_NTA);
+        if ((d * 2) % 64 == 0) {
+          _mm_prefetch(moved(m.at[2 * (P + t)], m.offset + d * 2), _MM_HINT_NTA);
+          _mm_prefetch(moved(m.at[2 * (P + t) + 1], m.offset + d * 2), _MM_HINT_NTA);
         }
-        const __m512i v0 = From::at(at[2 * t] + d * From::kBytes, mask);
-        const __m512i v1 = From::at(at[2 * t + 1] + d * From::kBytes, mask);
+        const __m512i v0 = from_bf16::at(at[2 * t] + d * 2, mask);
+        const __m512i v1 = from_bf16::at(at[2 * t + 1] + d * 2, mask);
         const __m512i first = _mm512_unpacklo_epi16(v0, v1), second = _mm512_unpackhi_epi16(v0, v1);
         each<R>([&](auto r) KN_INLINE {
           low[r] = _mm512_dpbf16_ps(low[r], as_bf16(p[r * P + t]), as_bf16(first));
@@ -87,5 +87,5 @@ struct bf16_engine : bf16_rows {
 }  // namespace kn::decode_attention
 
 using namespace kn::decode_attention;
-extern "C" const kn_row decode_attention_avx512bf16 =
-    row_of<bf16<bf16_engine>>::row("decode_attention/avx512bf16", "avx512bf16", KN_CPU_AVX512 | KN_CPU_AVX512BF16);
+extern "C" const kn_row decode_attention_avx512bf16 = row_of<bf16<bf16_engine, s8_engine>>::row(
+    "decode_attention/avx512bf16", "avx512bf16", KN_CPU_AVX512 | KN_CPU_AVX512BF16);

@@ -6,8 +6,6 @@
 namespace kn::decode_attention {
 namespace {
 
-constexpr int64_t kStep = 32;  // elements of bf16 in a vector
-
 // The elements of the cache that the mask has, as bf16.
 struct from_bf16 {
   static constexpr int64_t kBytes = 2;
@@ -24,49 +22,32 @@ struct from_s8 {
   }
 };
 
-inline __mmask32 first_words(int64_t count) { return count >= 32 ? ~__mmask32{0} : (__mmask32{1} << count) - 1; }
-
-// Two tokens interleaved within lanes of 128 bits: the sums of 32 elements are those of 0-3 of every 8, then of 4-7.
-struct bf16_rows {
+struct bf16_rows : paired_rows {
   static constexpr bool kRounds = true;
   static int64_t q_row(const kn_decode_attention_problem& p) { return round_up(p.head_dim, kStep) * 2; }
-  static int64_t out_row(const kn_decode_attention_problem& p) { return round_up(p.v_head_dim, kStep); }
 
   static __m512 put(float* weights, int64_t i, __m512 p) {
     const __m256i narrow = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(p));
     _mm256_store_si256(reinterpret_cast<__m256i*>(reinterpret_cast<uint16_t*>(weights) + i), narrow);
     return widen_bf16(narrow);
   }
-
-  static void order(float* sums, int64_t out_row) {
-    const __m512i first = _mm512_setr_epi32(0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
-    const __m512i second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
-    for (int64_t d = 0; d < out_row; d += kStep) {
-      const __m512 low = _mm512_load_ps(sums + d), high = _mm512_load_ps(sums + d + 16);
-      _mm512_store_ps(sums + d, _mm512_permutex2var_ps(low, first, high));
-      _mm512_store_ps(sums + d + 16, _mm512_permutex2var_ps(low, second, high));
-    }
-  }
 };
 
-// The rows of such an engine.
-template <template <class> class Engine>
+// A row of two such engines.
+template <class Bf16, class S8>
 struct bf16 {
   static bool takes(const kn_decode_attention_problem& p, const char** why) {
     KN_REQUIRE(p.q_type == KN_BF16);
     // Weights in bf16 times the wide range of e4m3 err by more than twice what plain attention does: f32 takes those.
     KN_REQUIRE(p.kv_type != KN_E4M3);
+    const bool s8_engine_takes_head_dim = p.kv_type != KN_S8 || S8::takes(p);
+    KN_REQUIRE(s8_engine_takes_head_dim);
     return true;
   }
 
   template <class F>
   static void with_engine(const kn_decode_attention_problem& p, F f) {
-    switch (p.kv_type) {
-      case KN_S8:
-        return f.template operator()<Engine<from_s8>>();
-      default:
-        return f.template operator()<Engine<from_bf16>>();
-    }
+    return p.kv_type == KN_S8 ? f.template operator()<S8>() : f.template operator()<Bf16>();
   }
 };
 
