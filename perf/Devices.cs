@@ -6,7 +6,10 @@ namespace Kernels.Perf;
 /// <summary>The devices that verbs see, by the names of --device.</summary>
 internal static class Devices
 {
-    public static Option<string?> Option() => new("--device") { Description = "cpu (default), cuda:N, hip:N, simt or simt64: the simulated GPU, checked", HelpName = "DEVICE" };
+    private static readonly Dictionary<string, Device> s_simulated = [];
+
+    /// <summary>Where an operation runs.</summary>
+    public static Option<string?> Name { get; } = new("--device") { Description = "cpu (default), cuda:N, hip:N, simt or simt64: the simulated GPU, checked", HelpName = "DEVICE" };
 
     public static string NameOf(Device device) => device.Kind switch
     {
@@ -23,12 +26,22 @@ internal static class Devices
         if (Device.TryGetSimulated(out Device? simulated, out _)) yield return simulated;
     }
 
+    public static Device Find(ParseResult parsed) => Find(parsed.GetValue(Name));
+
+    /// <summary>The device in the head of a table: times of the simulated one are named as what they are.</summary>
+    public static string TitleOf(Device device) => device.Kind == DeviceKind.Simulated ? $"{device.Model}; SIMULATED: these are times of the host, of no GPU" : device.Model;
+
     public static Device Find(string? name)
     {
         Device? device = null;
         string? reason = null;
         if (name is null or "cpu") return Device.Cpu;
-        if (name is "simt" or "simt32" or "simt64") Device.TryGetSimulated(out device, out reason, name == "simt64" ? 64 : 32);
+        if (name is "simt" or "simt32" or "simt64")
+        {
+            // Each opening is another device, and a command line means one.
+            if (s_simulated.TryGetValue(name, out device)) return device;
+            if (Device.TryGetSimulated(out device, out reason, name == "simt64" ? 64 : 32)) s_simulated.Add(name, device);
+        }
         else if (Ordinal(name, "cuda:") is { } cuda) Device.TryGetCuda(cuda, out device, out reason);
         else if (Ordinal(name, "hip:") is { } hip) Device.TryGetHip(hip, out device, out reason);
         else throw new UsageException($"--device {name}: cpu, cuda:N, hip:N, simt or simt64");

@@ -44,7 +44,7 @@ internal sealed unsafe class Explanation<TProblem>(Selection<TProblem> selection
     /// <summary>The best stored median of any launch of a row at this point; null where there is none.</summary>
     private double? TunedSeconds(Row row, int at, TuningStore store)
     {
-        foreach (TuningKey key in selection.Keys(cache))
+        foreach (TuningKey key in selection.Keys(cache, eager: false))
         {
             Evidence? evidence = store.Read(key).Record?.Evidence.FirstOrDefault(e => e.M == at);
             if (evidence is null) continue;

@@ -60,6 +60,16 @@ internal sealed record Cell(string Op, string Row, string Case, string Axis, str
     [JsonExtensionData]
     public Dictionary<string, JsonElement> Shape { get; init; } = [];
 
+    /// <summary>"cpu", or the GPU's name; of the simulated one with what its times are.</summary>
+    public string Device { get; init; } = "cpu";
+
+    /// <summary>How it was called: call, graph, eager.</summary>
+    public string Call { get; init; } = "call";
+
+    /// <summary>Device and threads in the head of a table.</summary>
+    [JsonIgnore]
+    public string Where => Device == "cpu" ? $"{Threads} threads" : $"{Call}, {Device}";
+
     /// <summary>Where on the axis.</summary>
     [JsonIgnore]
     public int At => Shape.TryGetValue(Axis, out JsonElement at) && at.TryGetInt32(out int value) ? value : throw new JsonException($"{Case} lacks its {Axis}");
@@ -72,14 +82,16 @@ internal sealed record Cell(string Op, string Row, string Case, string Axis, str
     [JsonIgnore]
     public (string Case, string Extents, string Dtypes, int Threads) Layer => (Case, Extents, Dtypes, Threads);
 
-    public static Cell Of(Operation op, Workbench bench, string row, int at, int threads, CacheState cache, Estimate ours, MachineLimits? limits, string? peer = null, Estimate? theirs = null)
+    public static Cell Of(Operation op, Workbench bench, string row, int at, int threads, Conditions on, Estimate ours, MachineLimits? limits, string? peer = null, Estimate? theirs = null)
     {
         Work work = bench.WorkAt(at);
-        double? limit = limits?.Seconds(work, threads, cache) / ours.Median;
-        return new Cell(op.Name, row, bench.Layer.Case, op.Axis.Name, bench.Layer.Dtypes, threads, Format.Cache(cache), ours.Median * 1e6, ours.Lower * 1e6, ours.Upper * 1e6,
+        double? limit = limits?.Seconds(work, threads, on.Cache) / ours.Median;
+        return new Cell(op.Name, row, bench.Layer.Case, op.Axis.Name, bench.Layer.Dtypes, threads, Format.Cache(on.Cache), ours.Median * 1e6, ours.Lower * 1e6, ours.Upper * 1e6,
             work.Bytes / ours.Median / 1e9, work.Flops / ours.Median / 1e9, limit, peer, theirs?.Median * 1e6, theirs?.Median / ours.Median)
         {
             MegaEntries = work.Entries > 0 ? work.Entries / ours.Median / 1e6 : null,
+            Device = on.Device.Gpu is null ? "cpu" : Devices.TitleOf(on.Device),
+            Call = on.Call,
             Shape = bench.Layer.Shape.Prepend((Name: op.Axis.Name, Value: at)).ToDictionary(s => s.Name, s => JsonSerializer.SerializeToElement(s.Value)),
         };
     }

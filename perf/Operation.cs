@@ -85,11 +85,14 @@ internal abstract class Operation
     {
         if (parsed.GetValue(Arguments.Row) is not { } row) return null;
         string full = row.Contains('/', StringComparison.Ordinal) ? row : $"{Name}/{row}";
-        IEnumerable<string> rows = Device.Cpu.Table.Of(Op).Select(r => r.Name);
+        IEnumerable<string> rows = Devices.Find(parsed).Table.Of(Op).Select(r => r.Name);
         return rows.Contains(full) ? full : throw new UsageException($"--row {row}: no such row; there are {string.Join(", ", rows)}");
     }
 
     public abstract KnOp Op { get; }
+
+    /// <summary>Whether bench, tune and compare go to GPUs too.</summary>
+    public virtual bool TimedOnGpus => false;
 
     public abstract Axis Axis { get; }
 
@@ -119,7 +122,7 @@ internal abstract class Operation
     /// <summary>The layouts of packed weights that the row reads; none for an operation without weights.</summary>
     public virtual IReadOnlyList<string> LayoutsOf(Row row) => [];
 
-    public abstract Workbench Open(Layer layer, IReadOnlyList<int> points, CacheState cache, TuningStore store);
+    public abstract Workbench Open(Layer layer, IReadOnlyList<int> points, Conditions on, TuningStore store);
 
     public abstract TuningResult Tune(Layer layer, TuneSettings settings, TuningStore store);
 
@@ -131,4 +134,35 @@ internal abstract class Operation
 }
 
 /// <summary>How to tune one layer.</summary>
-internal sealed record TuneSettings(IReadOnlyList<int> Grid, CacheState Cache, TimeSpan Budget, CancellationToken Cancellation, Action<int, int>? Progress, int Candidates = 6);
+internal sealed record TuneSettings(IReadOnlyList<int> Grid, CacheState Cache, TimeSpan Budget, CancellationToken Cancellation, Action<int, int>? Progress, int Candidates = 6)
+{
+    public Device Device { get; init; } = Device.Cpu;
+
+    /// <inheritdoc cref="TuningEffort.Eager"/>
+    public bool Eager { get; init; }
+
+    /// <inheritdoc cref="TuningEffort.KeepSimulated"/>
+    public bool KeepSimulated { get; init; }
+}
+
+/// <summary>Where and how calls are timed.</summary>
+internal sealed record Conditions(Device Device, CacheState Cache, bool Eager = false)
+{
+    private static readonly Option<bool> s_eager = new("--eager") { Description = "On a GPU: launches as they come from the host, instead of replays of a captured graph" };
+
+    /// <summary>The options that verbs which time have for it.</summary>
+    public static IEnumerable<Symbol> Options => [Devices.Name, s_eager];
+
+    /// <summary>"call", "graph" or "eager".</summary>
+    public string Call => TuningPolicy.Of(Device, Cache, Eager).Call;
+
+    /// <summary>The CPU is timed under bounds on threads, which a GPU has none of.</summary>
+    public int[] Threads(int[] bounds) => Device.Gpu is null ? bounds : [0];
+
+    public static Conditions Of(ParseResult parsed, CacheState cache, Operation operation)
+    {
+        Device device = Devices.Find(parsed);
+        if (device.Gpu is not null && !operation.TimedOnGpus) throw new UsageException($"{operation.Name} is timed on the CPU only");
+        return new Conditions(device, cache, parsed.GetValue(s_eager));
+    }
+}

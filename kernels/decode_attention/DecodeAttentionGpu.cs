@@ -75,10 +75,10 @@ internal abstract unsafe class DecodeAttentionGpu : GpuRow
 
     private static bool Fixed(in KnLaunch launch) => SoftmaxOf(launch) is KnSoftmax.Unified or KnSoftmax.Bounded;
 
-    /// <summary>Splits of the longest sequence: of the keys that its window leaves.</summary>
+    /// <summary>Splits of the longest sequence: of the keys that its window leaves, which may begin at a split's last.</summary>
     private static int SplitsOf(in KnDecodeAttentionProblem p, in KnLaunch launch)
     {
-        long seen = p.Window > 0 ? Math.Min(p.KvLen, (long)p.Window + p.QLen - 1) : p.KvLen;
+        long seen = p.Window > 0 ? Math.Min(p.KvLen, (long)p.Window + p.QLen + SplitOf(launch) - 2) : p.KvLen;
         return (int)Math.Max(1, (seen + SplitOf(launch) - 1) / SplitOf(launch));
     }
 

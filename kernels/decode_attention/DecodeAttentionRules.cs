@@ -90,6 +90,10 @@ internal static unsafe class DecodeAttentionRules
             && CheckPointers(p, a, (long)a.Batch * p.QLen, workspace, out argument, out rule);
     }
 
+    /// <summary>The rule of overlap for addresses of a GPU, before there is a workspace.</summary>
+    public static bool CheckOverlapOnDevice(in KnDecodeAttentionProblem p, in KnDecodeAttentionArgs a, long tokens,
+        [NotNullWhen(false)] out string? argument, [NotNullWhen(false)] out string? rule) => CheckOverlap(p, a, tokens, p.KvLen, 0, out argument, out rule);
+
     /// <summary>Tokens of sequence b and the first of them.</summary>
     public static int Tokens(in KnDecodeAttentionProblem p, in KnDecodeAttentionArgs a, int b, out long first)
     {

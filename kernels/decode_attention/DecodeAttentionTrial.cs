@@ -202,6 +202,7 @@ internal sealed unsafe partial class DecodeAttentionTrial : IDisposable
         foreach (GuardedMemory memory in _owned) memory.Dispose();
         _owned.Clear();
         _workspace.Dispose();
+        _there?.Dispose();
     }
 
     private static bool Exactly(double got, double expected, out double fraction)

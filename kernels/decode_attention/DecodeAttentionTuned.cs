@@ -15,7 +15,7 @@ internal static class DecodeAttentionTuned
     internal static TuningKey Key(Device device, DecodeAttentionOptions o, bool phi, CacheState cache)
     {
         var flags = (KnAttentionFlags)o.Problem(0, phi).Flags;
-        return TuningKey.Of(Operation, StoredChoices.DeviceOf(device, o.Threads), device.Build, new TuningPolicy(cache, "call"),
+        return TuningKey.Of(Operation, StoredChoices.DeviceOf(device, o.Threads), device.Build, TuningPolicy.Of(device, cache),
             ("batch", o.MaxBatch), ("q_len", o.MaxQLen), ("q_heads", o.QHeads), ("kv_heads", o.KvHeads), ("head_dim", o.HeadDim), ("v_head_dim", o.ValueDim),
             ("query", o.Query.Name()), ("kv", o.Kv.Name()), ("output", o.Output.Name()), ("page_size", o.PageSize), ("window", o.Window),
             ("softcap", o.CapBounds ? "bounding" : o.SoftCap > 0 ? "wide" : "none"), ("mask", o.Mask.ToString().ToLowerInvariant()),

@@ -22,12 +22,12 @@ internal sealed class DecodeAttentionTuner : Tuner<KnDecodeAttentionProblem>
 {
     private const ulong Seed = 20231102;
     private readonly DecodeAttentionSelection _selection;
-    private readonly CacheState _cache;
+    private readonly DecodeAttentionTuning _what;
     private DecodeAttentionTrial? _trial;
     private CallTimer? _timer;
 
     private DecodeAttentionTuner(DecodeAttentionSelection selection, DecodeAttentionTuning what) : base(selection, what) =>
-        (_selection, _cache) = (selection, what.Cache);
+        (_selection, _what) = (selection, what);
 
     protected override CallTimer Timer => _timer!;
 
@@ -47,12 +47,11 @@ internal sealed class DecodeAttentionTuner : Tuner<KnDecodeAttentionProblem>
     /// <summary>Operands of one kv_len: a trial is of one length, and the next one takes its memory.</summary>
     protected override void Narrow(int at)
     {
-        _trial?.Dispose();
-        _trial = null;
+        Dispose();
         KnDecodeAttentionProblem problem = _selection.Problem(at);
         long bytes = problem.Batch * (long)at * problem.KvHeads * (problem.HeadDim + problem.VHeadDim) * ((DType)problem.KvType).Bits() / 8;
-        int copies = CallTimer.Copies(_cache, bytes, CallTimer.MemoryCap);
-        _timer = new CallTimer(copies, _cache);
+        int copies = CallTimer.Copies(_selection.Device, _what.Cache, bytes);
+        _timer = CallTimer.On(_selection.Device, copies, _what.Cache, _what.Eager);
         _trial = new DecodeAttentionTrial(problem, new DecodeAttentionData(Seed)
         {
             KvLens = [.. Enumerable.Repeat(at, problem.Batch)],
@@ -77,9 +76,14 @@ internal sealed class DecodeAttentionTuner : Tuner<KnDecodeAttentionProblem>
 
     protected override void Run(Row row, in KnLaunch launch, int at, int copy)
     {
-        KnStatus status = _trial!.Turn(row, launch, copy);
-        if (status != KnStatus.Ok) throw KernelsException.FromSentence((Status)status, row.Name, row.LastError);
+        KnStatus status = _timer is DeviceTimer timer ? _trial!.TurnThere((GpuRow)row, launch, copy, timer.Stream.Handle) : _trial!.Turn(row, launch, copy);
+        if (status != KnStatus.Ok) throw row.Failure(status);
     }
 
-    public override void Dispose() => _trial?.Dispose();
+    public override void Dispose()
+    {
+        _timer?.Dispose();
+        _trial?.Dispose();
+        (_timer, _trial) = (null, null);
+    }
 }

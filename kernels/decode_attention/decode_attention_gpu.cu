@@ -154,8 +154,12 @@ struct attention {
       float k_scale = 1.0f, v_scale = 1.0f;
 #pragma unroll
       for (int u = 0; u < U; u++) {
-        const int64_t wanted = tile + u * kGroups + me.group;  // beyond the end the last key again, whose weight is 0
-        const place p = place_of(a, s, static_cast<int32_t>(wanted < end ? wanted : end - 1));
+        // Outside of the keys the nearest one again, whose weight is 0: the pages there may be gone.
+        const int64_t wanted = tile + u * kGroups + me.group;
+        const place p = place_of(a, s,
+                                 static_cast<int32_t>(wanted < s.first ? s.first
+                                                      : wanted < end   ? wanted
+                                                                       : end - 1));
         const int64_t k_at = p.page * a.k_page + p.token * a.k_token + kv_head * a.k_head;
         const int64_t v_at = p.page * a.v_page + p.token * a.v_token + kv_head * a.v_head;
 #pragma unroll
@@ -261,7 +265,7 @@ struct attention {
     load_q(a, w.s, w.kv_head, w.row0, q);
     state st;
     start(st, fixed_reference(a) ? reference(a, w.s, w.kv_head, own_row, q) : -kInfinity);
-    walk(a, w.s, w.kv_head, own_row, q, w.begin, w.end, !fixed_reference(a), st);
+    walk(a, w.s, w.kv_head, own_row, q, w.walk, w.end, !fixed_reference(a), st);
     publish(st, x);
     x.write(a, w.s, w.kv_head, w.row0, w.split, w.direct);
   }
@@ -276,7 +280,7 @@ struct attention {
     load_q(a, s, kv_head, index, q);
     state st;
     start(st, -kInfinity);
-    walk(a, s, kv_head, own_row, q, s.first, s.length, true, st);
+    walk(a, s, kv_head, own_row, q, s.first - (s.first - s.origin) % kRound, s.length, true, st);
     publish(st, x);
     x.write(a, s, kv_head, index, 0, true);
   }

@@ -26,7 +26,8 @@ __device__ __forceinline__ void store_float(int32_t type, void* base, int64_t in
 struct sequence {
   int32_t index, first_token, tokens;  // its new tokens among all
   int32_t length, start;               // in the cache; the first new token's place there, below 0 if it has none
-  int32_t first, splits;               // the first key that anything sees, and the splits from there on
+  int32_t first, origin,
+      splits;  // the first key that anything sees, where its split begins, and the splits from there on
 };
 
 __device__ __forceinline__ sequence sequence_of(const problem& a, int32_t index) {
@@ -37,8 +38,10 @@ __device__ __forceinline__ sequence sequence_of(const problem& a, int32_t index)
   s.length = a.kv_lens[index];
   s.start = s.length - s.tokens;
   s.first = a.window > 0 && s.start - a.window + 1 > 0 ? s.start - a.window + 1 : 0;
-  const int64_t keys = s.length - s.first;
-  s.splits = keys <= 0 ? 0 : static_cast<int32_t>((keys + a.split_len - 1) / a.split_len);
+  // Splits begin at multiples of their length, so that a window moves none of them with the number of new tokens.
+  s.origin = s.first - s.first % a.split_len;
+  const int64_t keys = s.length - s.origin;
+  s.splits = s.length <= s.first ? 0 : static_cast<int32_t>((keys + a.split_len - 1) / a.split_len);
   return s;
 }
 
@@ -152,14 +155,19 @@ __device__ __forceinline__ float with_sink(const problem& a, int32_t head, float
   return factor;
 }
 
+// Natural logarithm of denominator e^reference; NaN and infinity stay, which `log` does not promise.
+__device__ __forceinline__ float log_sum(float reference, float denominator) {
+  if (!finite(denominator)) return denominator;
+  return denominator == 0.0f ? -kInfinity : reference + log(denominator);
+}
+
 // out and, by the thread that has the first value, lse.
 __device__ __forceinline__ void write_value(const problem& a, int64_t token, int32_t head, int32_t d, float sum,
                                             float reference, float denominator) {
   sum *= with_sink(a, head, reference, denominator);
   const float value = denominator == 0.0f ? 0.0f : sum / denominator;
   store_float(a.out_type, a.out, token * a.out_token + head * a.out_head + d, value);
-  if (d == 0 && a.lse != nullptr)
-    a.lse[token * a.lse_token + head] = denominator == 0.0f ? -kInfinity : reference + log(denominator);
+  if (d == 0 && a.lse != nullptr) a.lse[token * a.lse_token + head] = log_sum(reference, denominator);
 }
 
 // Where the waves of a block leave their shares of Rows rows, each relative to its own reference.
@@ -207,9 +215,12 @@ struct work {
   sequence s;
   int32_t kv_head, row0, split;
   int32_t begin, end;  // keys
+  int32_t walk;        // where waves begin to take turns, up to a round before `begin`: the same for any window
   bool direct;         // one split, whose sums are final
   bool empty;
 };
+
+constexpr int kRound = 128;  // a multiple of the keys that any kernel's block takes at a time
 
 template <int Rows>
 __device__ __forceinline__ work work_of(const problem& a) {
@@ -220,8 +231,10 @@ __device__ __forceinline__ work work_of(const problem& a) {
   w.row0 = static_cast<int32_t>(blockIdx.y / static_cast<uint32_t>(a.kv_heads)) * Rows;
   w.direct = a.splits == 1 && !fixed_reference(a);
   w.empty = w.row0 >= w.s.tokens * (a.q_heads / a.kv_heads) || (w.split >= w.s.splits && !w.direct);
-  const int64_t begin = w.s.first + int64_t{w.split} * a.split_len, end = begin + a.split_len;
+  const int64_t origin = w.s.origin + int64_t{w.split} * a.split_len, end = origin + a.split_len;
+  const int64_t begin = origin < w.s.first ? w.s.first : origin;
   w.begin = static_cast<int32_t>(begin < w.s.length ? begin : w.s.length);
+  w.walk = static_cast<int32_t>(w.begin - (begin - origin) % kRound);
   w.end = static_cast<int32_t>(end < w.s.length ? end : w.s.length);
   return w;
 }

@@ -2,8 +2,8 @@
 // are in elements, as in kn_decode_attention_args.
 //
 // The rows of a block are query heads of one kv head, of one or several tokens: row i of G T is token i / G, head i % G
-// of the group, with G = q_heads / kv_heads. Keys are cut into splits of `split_len`, counted from the first key that
-// the sequence's window leaves; sequences with fewer splits leave the rest idle.
+// of the group, with G = q_heads / kv_heads. Keys are cut into splits of `split_len`, at its multiples, counted from
+// the one that holds the first key that the sequence's window leaves; sequences with fewer splits leave the rest idle.
 //
 //   decode_attention_gpu_<kv>_d<D>_r<R>     grid (batch splits, kv_heads ceil(G q_len / R)), block of 4 waves
 //     <kv>: f32 bf16 f16 s8 e4m3; q_type any float; D = 64 128 256 with R = 1 4 8, or D = 1024 with R = 2; D is the

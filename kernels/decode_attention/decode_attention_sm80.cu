@@ -68,7 +68,10 @@ struct attention {
     constexpr int kSize = kNarrow ? 1 : 2, kChunks = kStored / 16;
     if (tile < j.w.end) {
       const int64_t key = tile + lane_id() % kKeys;
-      const place p = place_of(a, j.w.s, static_cast<int32_t>(key < j.w.end ? key : j.w.end - 1));
+      const place p = place_of(a, j.w.s,
+                               static_cast<int32_t>(key < j.w.begin ? j.w.begin
+                                                    : key < j.w.end ? key
+                                                                    : j.w.end - 1));
       const int64_t k_at = p.page * a.k_page + p.token * a.k_token + j.w.kv_head * a.k_head;
       const int64_t v_at = p.page * a.v_page + p.token * a.v_token + j.w.kv_head * a.v_head;
 #pragma unroll 2  // more would hold addresses in registers that the products need
@@ -249,7 +252,7 @@ struct attention {
     const job j{a, w, memory + wave_id() * kWaveBytes, odd % 16 == 0};
     rows x;
     load_rows(a, w, x);
-    const int64_t first = w.begin + int64_t{wave_id()} * kKeys, stride = kWaves * kKeys;
+    const int64_t first = w.walk + int64_t{wave_id()} * kKeys, stride = kWaves * kKeys;
     for (int i = 0; i < kStages - 1; i++) load_stage(j, first + i * stride, j.memory + i * kStageBytes);
     int at = 0;
 #pragma unroll 1

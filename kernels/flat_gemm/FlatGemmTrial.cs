@@ -150,6 +150,12 @@ internal unsafe partial class FlatGemmTrial : IDisposable
         Call? call = _last is { } last && Is(last, row, launch) ? last : Find(row, launch);
         if (call is null) throw new InvalidOperationException($"{row.Name} is not prepared");
         _last = call;
+        KnFlatGemmArgs args = ArgsOf(call, m, copy);
+        return row is GpuRow gpu ? RunOnDevice(gpu, launch, args, call) : RunRow(row, launch, args);
+    }
+
+    private KnFlatGemmArgs ArgsOf(Call call, int m, int copy)
+    {
         KnFlatGemmArgs args = _args;
         args.M = m;
         args.Workspace = _workspace.At;
@@ -166,7 +172,7 @@ internal unsafe partial class FlatGemmTrial : IDisposable
         {
             args.W = _raw![copy - 1].At;
         }
-        return row is GpuRow gpu ? RunOnDevice(gpu, launch, args, call) : RunRow(row, launch, args);
+        return args;
     }
 
     /// <summary>Compares the first m rows of y with the oracle, and everything that a run must not touch with what it was.</summary>
@@ -208,6 +214,7 @@ internal unsafe partial class FlatGemmTrial : IDisposable
         foreach (GuardedMemory memory in _owned) memory.Dispose();
         _owned.Clear();
         _workspace.Dispose();
+        _there?.Dispose();
     }
 
     /// <summary>What a row is asked about: a trial of another operation on these operands has a problem of its own.</summary>

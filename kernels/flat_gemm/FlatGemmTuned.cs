@@ -13,7 +13,7 @@ internal static class FlatGemmTuned
     {
         KnFlatGemmProblem p = o.Problem(o.MaxM);
         var flags = (KnGemmFlags)p.Flags;
-        return TuningKey.Of(Operation, StoredChoices.DeviceOf(device, o.Threads), device.Build, new TuningPolicy(cache, "call"),
+        return TuningKey.Of(Operation, StoredChoices.DeviceOf(device, o.Threads), device.Build, TuningPolicy.Of(device, cache),
             ("n", o.N), ("k", o.K), ("weights", o.Weights.Name()), ("input", o.Input.Name()), ("output", o.Output.Name()), ("group", o.Group),
             ("activation", (int)p.Activation), ("bias", Bit(flags, KnGemmFlags.Bias)), ("residual", Bit(flags, KnGemmFlags.Residual)),
             ("gated", Bit(flags, KnGemmFlags.Gated)), ("zero_points", Bit(flags, KnGemmFlags.Zeros)),

@@ -19,8 +19,8 @@ internal sealed class FlatGemmTuner : Tuner<KnFlatGemmProblem>
 
     private FlatGemmTuner(FlatGemmSelection selection, FlatGemmTuning what, long bytes) : base(selection, what)
     {
-        int copies = CallTimer.Copies(what.Cache, bytes, CallTimer.MemoryCap);
-        Timer = new CallTimer(copies, what.Cache);
+        int copies = CallTimer.Copies(selection.Device, what.Cache, bytes);
+        Timer = CallTimer.On(selection.Device, copies, what.Cache, what.Eager);
         _trial = new FlatGemmTrial(selection.Problem(selection.Most), Seed, copies, sampleRows: 6, sampleColumns: 16);
         Note("copies", copies);
         Note("weight_bytes", bytes);
@@ -61,9 +61,13 @@ internal sealed class FlatGemmTuner : Tuner<KnFlatGemmProblem>
 
     protected override void Run(Row row, in KnLaunch launch, int at, int copy)
     {
-        KnStatus status = _trial.Run(row, launch, at, copy);
-        if (status != KnStatus.Ok) throw KernelsException.FromSentence((Status)status, row.Name, row.LastError);
+        KnStatus status = Timer is DeviceTimer timer ? _trial.RunThere((GpuRow)row, launch, at, copy, timer.Stream.Handle) : _trial.Run(row, launch, at, copy);
+        if (status != KnStatus.Ok) throw row.Failure(status);
     }
 
-    public override void Dispose() => _trial.Dispose();
+    public override void Dispose()
+    {
+        Timer.Dispose();
+        _trial.Dispose();
+    }
 }

@@ -46,6 +46,8 @@ internal sealed partial class DecodeAttentionOperation : Operation
 
     public override KnOp Op => KnOp.DecodeAttention;
 
+    public override bool TimedOnGpus => true;
+
     public override Axis Axis { get; } = new("kv_len", "Tokens in the cache of a sequence", 1, "4096,1024,16384", "1024,4096,16384", "1024,4096,16384,65536");
 
     protected override IReadOnlyList<Option> ShapeOptions =>
@@ -116,7 +118,7 @@ internal sealed partial class DecodeAttentionOperation : Operation
     {
         int[] points = Axis.Explain(parsed);
         CacheState cache = parsed.GetValue(ExplainVerb.Cache);
-        Device device = Devices.Find(parsed.GetValue(ExplainVerb.DeviceName));
+        Device device = Devices.Find(parsed);
         var all = new List<object>();
         foreach (int threads in parsed.GetValue(ExplainVerb.Threads)!)
             foreach (DecodeAttentionLayer layer in Layers(parsed, threads).Cast<DecodeAttentionLayer>())
@@ -130,12 +132,14 @@ internal sealed partial class DecodeAttentionOperation : Operation
         screen.Json(all);
     }
 
-    public override TuningResult Tune(Layer layer, TuneSettings settings, TuningStore store) => DecodeAttentionTuner.Tune(Device.Cpu, store, new DecodeAttentionTuning
+    public override TuningResult Tune(Layer layer, TuneSettings settings, TuningStore store) => DecodeAttentionTuner.Tune(settings.Device, store, new DecodeAttentionTuning
     {
         Options = Of(layer),
         Phi = ((DecodeAttentionLayer)layer).Phi,
         Grid = [.. settings.Grid.Where(at => KvBytes(Of(layer), at) <= CallTimer.MemoryCap)],
         Cache = settings.Cache,
+        Eager = settings.Eager,
+        KeepSimulated = settings.KeepSimulated,
         Budget = settings.Budget,
         Cancellation = settings.Cancellation,
         Progress = settings.Progress,

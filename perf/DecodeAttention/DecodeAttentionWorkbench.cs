@@ -6,7 +6,7 @@ namespace Kernels.Perf;
 
 internal sealed partial class DecodeAttentionOperation
 {
-    public override Workbench Open(Layer layer, IReadOnlyList<int> points, CacheState cache, TuningStore store) => new DecodeAttentionWorkbench((DecodeAttentionLayer)layer, cache, store);
+    public override Workbench Open(Layer layer, IReadOnlyList<int> points, Conditions on, TuningStore store) => new DecodeAttentionWorkbench((DecodeAttentionLayer)layer, on, store);
 
     public override Work WorkOf(Layer layer, int at) => WorkOf(Of(layer), at);
 
@@ -24,7 +24,7 @@ internal sealed partial class DecodeAttentionOperation
 }
 
 /// <summary>Operands of one attention at one kv_len after the other, with the calls of ours and of a peer on them.</summary>
-internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer, CacheState cache, TuningStore store) : Workbench
+internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer, Conditions on, TuningStore store) : Workbench
 {
     private DecodeAttentionTrial? _trial;
     private CallTimer? _timer;
@@ -41,7 +41,7 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
     {
         if (!Narrow(at)) return [];
         DecodeAttentionOptions options = layer.Options with { Threads = threads, MaxKvLen = at };
-        Segment<KnDecodeAttentionProblem> chosen = DecodeAttentionSelection.Choose(Device.Cpu, options, layer.Phi, store, cache)[^1];
+        Segment<KnDecodeAttentionProblem> chosen = DecodeAttentionSelection.Choose(on.Device, options, layer.Phi, store, on.Cache)[^1];
         var calls = new List<(Row Row, KnLaunch Launch)> { (chosen.Row, chosen.Launch) };
         if (every) calls.AddRange(Others(options, at));
         return [.. calls.DistinctBy(c => c.Row.Dataflow(c.Launch)).Select(c => Call(c.Row, c.Launch))];
@@ -49,10 +49,10 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
 
     private IEnumerable<(Row, KnLaunch)> Others(DecodeAttentionOptions options, int at)
     {
-        foreach (Row row in Device.Cpu.Table.Of(KnOp.DecodeAttention).Where(r => Device.Cpu.Table.Runs(r, out _)))
+        foreach (Row row in on.Device.Table.Of(KnOp.DecodeAttention).Where(r => on.Device.Table.Runs(r, out _)))
             foreach (SoftmaxDataflow softmax in (SoftmaxDataflow[])[SoftmaxDataflow.Sync, SoftmaxDataflow.Lazy, SoftmaxDataflow.Unified, SoftmaxDataflow.Bounded])
             {
-                var selection = new DecodeAttentionSelection(Device.Cpu, options with { Row = row.Name, Softmax = softmax }, layer.Phi);
+                var selection = new DecodeAttentionSelection(on.Device, options with { Row = row.Name, Softmax = softmax }, layer.Phi);
                 if (!row.Launches(options.Threads).Any(l => selection.Accepts(row, at, l))) continue;
                 (_, KnLaunch launch, _) = selection.Best(at);
                 yield return (row, launch);
@@ -63,15 +63,14 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
     private bool Narrow(int at)
     {
         if (_at == at && _trial is not null) return true;
-        _trial?.Dispose();
-        _trial = null;
+        Dispose();
         long bytes = DecodeAttentionOperation.KvBytes(layer.Options, at);
         if (bytes > CallTimer.MemoryCap)
         {
             Screen.Note($"{layer.Case}, {layer.Extents}, kv_len {Format.Int(at)}: left out, {Format.Bytes(bytes)} of cache are more than a third of this machine's memory");
             return false;
         }
-        int copies = CallTimer.Copies(cache, bytes, CallTimer.MemoryCap);
+        int copies = CallTimer.Copies(on.Device, on.Cache, bytes);
         int[] lengths = [.. Enumerable.Repeat(at, layer.Options.MaxBatch)];
         _trial = new DecodeAttentionTrial(layer.Options.Problem(at, layer.Phi), new DecodeAttentionData(7)
         {
@@ -81,7 +80,7 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
             Copies = copies,
             SampleRows = 8,
         });
-        _timer = new CallTimer(copies, cache);
+        _timer = CallTimer.On(on.Device, copies, on.Cache, on.Eager);
         _at = at;
         return true;
     }
@@ -93,11 +92,11 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
         if (!trial.Prepare(row, launch, out string error)) throw new KernelsException(Status.Unsupported, row.Name, error);
         var call = new TimedCall(row.Dataflow(launch).ToString(), copy =>
         {
-            KnStatus done = trial.Turn(row, launch, copy);
-            if (done != KnStatus.Ok) throw KernelsException.FromSentence((Status)done, row.Name, row.LastError);
+            KnStatus done = _timer is DeviceTimer timer ? trial.TurnThere((GpuRow)row, launch, copy, timer.Stream.Handle) : trial.Turn(row, launch, copy);
+            if (done != KnStatus.Ok) throw row.Failure(done);
         });
         trial.Poison();
-        call.Run(0);
+        if (trial.Run(row, launch) is var ran and not KnStatus.Ok) throw row.Failure(ran);
         DecodeAttentionVerdict verdict = trial.Check();
         return verdict.Ok ? call : throw new KernelsException(Status.Internal, call.Name, $"{layer.Case}, kv_len {_at}: {verdict}");
     }
@@ -106,6 +105,11 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
     {
         if (!Narrow(at)) return [];
         DecodeAttentionOptions o = layer.Options;
+        if (on.Device.Gpu is not null)
+        {
+            reasons.Add("there are no peers on a GPU yet");
+            return [];
+        }
         if (o.Kv != o.Query || o.Output != o.Query || o.Query == DType.Float16)
         {
             reasons.Add($"no peer takes {layer.Dtypes}");
@@ -156,7 +160,12 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
         return new PeerCall(peer.Name, call, new Held(attention!, q, result));
     }
 
-    public override void Dispose() => _trial?.Dispose();
+    public override void Dispose()
+    {
+        _timer?.Dispose();
+        _trial?.Dispose();
+        (_timer, _trial) = (null, null);
+    }
 
     private sealed class Held(PeerAttention attention, params Buffer<byte>[] buffers) : IDisposable
     {

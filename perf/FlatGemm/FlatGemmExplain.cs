@@ -10,7 +10,7 @@ internal sealed unsafe partial class FlatGemmOperation
     {
         int[] points = Axis.Explain(parsed);
         CacheState cache = parsed.GetValue(ExplainVerb.Cache);
-        Device device = Devices.Find(parsed.GetValue(ExplainVerb.DeviceName));
+        Device device = Devices.Find(parsed);
         var all = new List<object>();
         foreach (int threads in parsed.GetValue(ExplainVerb.Threads)!)
             foreach (Layer layer in Layers(parsed, threads))

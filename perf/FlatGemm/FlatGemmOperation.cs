@@ -40,6 +40,8 @@ internal sealed partial class FlatGemmOperation : Operation
 
     public override KnOp Op => KnOp.FlatGemm;
 
+    public override bool TimedOnGpus => true;
+
     public override Axis Axis { get; } = new("m", "Rows of x", 1, "1,4,16,64,256", "1,2,4,8,16,32,64,256", string.Join(',', FlatGemmSelection.ModelGrid.Where(g => g <= 512)));
 
     protected override IReadOnlyList<Option> ShapeOptions => LayerOptions;
@@ -93,11 +95,13 @@ internal sealed partial class FlatGemmOperation : Operation
         return options;
     }
 
-    public override TuningResult Tune(Layer layer, TuneSettings settings, TuningStore store) => FlatGemmTuner.Tune(Device.Cpu, store, new FlatGemmTuning
+    public override TuningResult Tune(Layer layer, TuneSettings settings, TuningStore store) => FlatGemmTuner.Tune(settings.Device, store, new FlatGemmTuning
     {
         Layer = Of(layer),
         Grid = [.. settings.Grid],
         Cache = settings.Cache,
+        Eager = settings.Eager,
+        KeepSimulated = settings.KeepSimulated,
         Budget = settings.Budget,
         Cancellation = settings.Cancellation,
         Progress = settings.Progress,

@@ -6,8 +6,8 @@ namespace Kernels.Perf;
 
 internal sealed partial class FlatGemmOperation
 {
-    public override Workbench Open(Layer layer, IReadOnlyList<int> points, CacheState cache, TuningStore store) =>
-        new FlatGemmWorkbench((FlatGemmLayer)layer, points, cache, store);
+    public override Workbench Open(Layer layer, IReadOnlyList<int> points, Conditions on, TuningStore store) =>
+        new FlatGemmWorkbench((FlatGemmLayer)layer, points, on, store);
 
     public override Work WorkOf(Layer layer, int at) => WorkOf(Of(layer), at);
 
@@ -26,19 +26,19 @@ internal sealed unsafe class FlatGemmWorkbench : Workbench
 {
     private readonly FlatGemmLayer _layer;
     private readonly FlatGemmOptions _options;
-    private readonly CacheState _cache;
+    private readonly Conditions _on;
     private readonly TuningStore _store;
     private readonly FlatGemmTrial _trial;
     private readonly int _copies;
     private int _m;
 
-    public FlatGemmWorkbench(FlatGemmLayer layer, IReadOnlyList<int> ms, CacheState cache, TuningStore store)
+    public FlatGemmWorkbench(FlatGemmLayer layer, IReadOnlyList<int> ms, Conditions on, TuningStore store)
     {
-        (_layer, _cache, _store) = (layer, cache, store);
+        (_layer, _on, _store) = (layer, on, store);
         _m = ms.Max();
         _options = layer.Options with { MaxM = _m };
-        _copies = CallTimer.Copies(cache, WorkAt(_m).Bytes, CallTimer.MemoryCap);
-        Timer = new CallTimer(_copies, cache);
+        _copies = CallTimer.Copies(on.Device, on.Cache, WorkAt(_m).Bytes);
+        Timer = CallTimer.On(on.Device, _copies, on.Cache, on.Eager);
         _trial = new FlatGemmTrial(_options.Problem(_m), 7, _copies, sampleRows: 4, sampleColumns: 8);
     }
 
@@ -54,11 +54,11 @@ internal sealed unsafe class FlatGemmWorkbench : Workbench
         var calls = new List<TimedCall>();
         FlatGemmOptions options = _options with { Threads = threads };
         KnFlatGemmProblem problem = options.Problem(_options.MaxM);
-        string? layout = FlatGemmSelection.LayoutRow(Device.Cpu, options).Layout(&problem);
-        var chosen = FlatGemmSelection.Choose(Device.Cpu, options, layout, _store, _cache).First(s => m <= s.To);
+        string? layout = FlatGemmSelection.LayoutRow(_on.Device, options).Layout(&problem);
+        var chosen = FlatGemmSelection.Choose(_on.Device, options, layout, _store, _on.Cache).First(s => m <= s.To);
         calls.Add(Call(chosen.Row, chosen.Launch, m));
         if (!every) return calls;
-        foreach (Row row in Device.Cpu.Table.Of(KnOp.FlatGemm).Where(r => r != chosen.Row && Device.Cpu.Table.Runs(r, out _)))
+        foreach (Row row in _on.Device.Table.Of(KnOp.FlatGemm).Where(r => r != chosen.Row && _on.Device.Table.Runs(r, out _)))
         {
             KnLaunch launch = row.DefaultLaunch(threads);
             if (FlatGemmSelection.Accepts(row, options, m, launch)) calls.Add(Call(row, launch, m));
@@ -79,11 +79,11 @@ internal sealed unsafe class FlatGemmWorkbench : Workbench
             throw new KernelsException((Status)status, row.Name, error);
         var call = new TimedCall(row.Dataflow(launch).ToString(), copy =>
         {
-            KnStatus done = _trial.Run(row, launch, m, copy);
-            if (done != KnStatus.Ok) throw KernelsException.FromSentence((Status)done, row.Name, row.LastError);
+            KnStatus done = Timer is DeviceTimer timer ? _trial.RunThere((GpuRow)row, launch, m, copy, timer.Stream.Handle) : _trial.Run(row, launch, m, copy);
+            if (done != KnStatus.Ok) throw row.Failure(done);
         });
         _trial.Poison();
-        call.Run(0);
+        if (_trial.Run(row, launch, m) is var ran and not KnStatus.Ok) throw row.Failure(ran);
         FlatGemmVerdict verdict = _trial.Check(m);
         return verdict.Ok ? call : throw new KernelsException(Status.Internal, call.Name, $"{_layer.Case}, m {m}: {verdict}");
     }
@@ -93,6 +93,11 @@ internal sealed unsafe class FlatGemmWorkbench : Workbench
         Narrow(m);
         var calls = new List<PeerCall>();
         FlatGemmOptions o = _options;
+        if (_on.Device.Gpu is not null)
+        {
+            reasons.Add("there are no peers on a GPU yet");
+            return calls;
+        }
         if (o.Gated || o.Bias || o.Residual || o.Activation != Activation.None) reasons.Add("peers compute the plain product: its epilogue is ours alone");
         if (!Matches(o))
         {
@@ -185,7 +190,11 @@ internal sealed unsafe class FlatGemmWorkbench : Workbench
         ];
     }
 
-    public override void Dispose() => _trial.Dispose();
+    public override void Dispose()
+    {
+        Timer.Dispose();
+        _trial.Dispose();
+    }
 
     private sealed class Held(PeerGemm gemm, params Buffer<byte>?[] buffers) : IDisposable
     {

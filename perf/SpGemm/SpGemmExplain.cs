@@ -12,7 +12,7 @@ internal sealed partial class SpGemmOperation
     /// <summary>What every row of a device says to a product, its class, and what thresholds the class was tuned with.</summary>
     public override void Explain(ParseResult parsed, Screen screen, TuningStore store)
     {
-        Device device = Devices.Find(parsed.GetValue(ExplainVerb.DeviceName));
+        Device device = Devices.Find(parsed);
         CacheState cache = parsed.GetValue(ExplainVerb.Cache);
         var all = new List<object>();
         foreach (int threads in parsed.GetValue(ExplainVerb.Threads)!)

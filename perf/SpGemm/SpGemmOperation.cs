@@ -66,7 +66,7 @@ internal sealed partial class SpGemmOperation : Operation
         return products;
     }
 
-    public override Workbench Open(Layer layer, IReadOnlyList<int> points, CacheState cache, TuningStore store)
+    public override Workbench Open(Layer layer, IReadOnlyList<int> points, Conditions on, TuningStore store)
     {
         if (points.Any(p => p > StructureOfC)) throw new UsageException("--reuse: 1, 2 or 3");
         var l = (SpGemmLayer)layer;
@@ -76,7 +76,7 @@ internal sealed partial class SpGemmOperation : Operation
 
     public override Work WorkOf(Layer layer, int at)
     {
-        using Workbench bench = Open(layer, [at], CacheState.Warm, TuningStore.Default);
+        using Workbench bench = Open(layer, [at], new Conditions(Device.Cpu, CacheState.Warm), TuningStore.Default);
         return bench.WorkAt(at);
     }
 

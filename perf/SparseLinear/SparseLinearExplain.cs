@@ -13,7 +13,7 @@ internal sealed unsafe partial class SparseLinearOperation
     public override void Explain(ParseResult parsed, Screen screen, TuningStore store)
     {
         CacheState cache = parsed.GetValue(ExplainVerb.Cache);
-        Device device = Devices.Find(parsed.GetValue(ExplainVerb.DeviceName));
+        Device device = Devices.Find(parsed);
         var all = new List<object>();
         foreach (int threads in parsed.GetValue(ExplainVerb.Threads)!)
             foreach (SparseLinearLayer layer in Layers(parsed, threads).Cast<SparseLinearLayer>())

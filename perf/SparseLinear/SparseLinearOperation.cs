@@ -52,8 +52,8 @@ internal sealed unsafe partial class SparseLinearOperation : Operation
 
     internal static long Nnz(SparseLinearLayer layer) => (long)(layer.Density * layer.Options.Columns * layer.Options.K);
 
-    public override Workbench Open(Layer layer, IReadOnlyList<int> points, CacheState cache, TuningStore store) =>
-        new SparseLinearWorkbench((SparseLinearLayer)layer, WorkOf, points, cache, store);
+    public override Workbench Open(Layer layer, IReadOnlyList<int> points, Conditions on, TuningStore store) =>
+        new SparseLinearWorkbench((SparseLinearLayer)layer, WorkOf, points, on.Cache, store);
 
     public override TuningResult Tune(Layer layer, TuneSettings settings, TuningStore store) => SparseLinearTuner.Tune(Device.Cpu, store, new SparseLinearTuning
     {

@@ -6,7 +6,11 @@ namespace Kernels.Perf;
 /// <summary>perf bench: the chosen dataflow, as a fraction of the limit that binds it.</summary>
 internal static class BenchVerb
 {
-    private sealed record Request(Operation Operation, int[] Points, int[] Threads, CacheState Cache, double Seconds, bool Every, TuningStore Store);
+    private sealed record Request(Operation Operation, int[] Points, int[] Threads, Conditions On, double Seconds, bool Every, TuningStore Store)
+    {
+        public CacheState Cache => On.Cache;
+    }
+
 
     public static Command Create()
     {
@@ -17,10 +21,11 @@ internal static class BenchVerb
         var every = new Option<bool>("--rows") { Description = "Every row that takes the problem, not only the chosen one" };
         Option<string?> db = Verb.DatabaseOption();
         return Verb.Make("bench", "Times the chosen dataflow per shape and point of its axis, and prints it as a fraction of this machine's measured limits.",
-            [op, threads, cache, seconds, every, db, .. Operation.AllOptions], (parsed, screen, cancellation) =>
+            [op, threads, cache, .. Conditions.Options, seconds, every, db, .. Operation.AllOptions], (parsed, screen, cancellation) =>
             {
                 Operation operation = Operation.Find(parsed.GetRequiredValue(op));
-                var request = new Request(operation, operation.Axis.Bench(parsed), parsed.GetValue(threads)!, parsed.GetValue(cache),
+                Conditions on = Conditions.Of(parsed, parsed.GetValue(cache), operation);
+                var request = new Request(operation, operation.Axis.Bench(parsed), on.Threads(parsed.GetValue(threads)!), on,
                     parsed.GetValue(seconds), parsed.GetValue(every), Verb.Store(parsed.GetValue(db)));
                 return Run(parsed, request, screen, cancellation);
             });
@@ -28,7 +33,7 @@ internal static class BenchVerb
 
     private static int Run(ParseResult parsed, Request request, Screen screen, CancellationToken cancellation)
     {
-        MachineLimits? limits = MachineLimits.TryOpen(out string reason);
+        MachineLimits? limits = MachineLimits.TryOpen(request.On.Device, out string reason);
         if (limits is null) Screen.Note(reason);
         Screen.WarnOfLoad();
         var cells = new List<Cell>();
@@ -37,7 +42,7 @@ internal static class BenchVerb
             {
                 if (cancellation.IsCancellationRequested) break;
                 Screen.Note($"{layer.Case}, {layer.Dtypes}, {(bound == 0 ? "all" : Format.Int(bound))} threads");
-                using Workbench bench = request.Operation.Open(layer, request.Points, request.Cache, request.Store);
+                using Workbench bench = request.Operation.Open(layer, request.Points, request.On, request.Store);
                 foreach (int at in request.Points) cells.AddRange(Time(request, bench, at, bound, limits, cancellation));
             }
         if (limits is not null) screen.Show(limits.Table());
@@ -54,14 +59,14 @@ internal static class BenchVerb
         IReadOnlyList<TimedCall> calls = bench.Calls(at, bound, request.Every);
         IReadOnlyList<Estimate> times = new Measure(bench.Timer).Run(calls, request.Seconds, TimeSpan.Zero, cancellation);
         for (int i = 0; i < calls.Count; i++)
-            if (times[i].Count > 0) yield return Cell.Of(request.Operation, bench, calls[i].Name, at, Threads(bound), request.Cache, times[i], limits);
+            if (times[i].Count > 0) yield return Cell.Of(request.Operation, bench, calls[i].Name, at, Threads(bound), request.On, times[i], limits);
     }
 
     private static Table Table(IEnumerable<Cell> group)
     {
         Cell first = group.First();
         bool entries = first.MegaEntries is not null;
-        var table = new Table($"{first.Op} {first.Case}: {first.Extents}, {first.Dtypes}, {first.Threads} threads, {first.Cache}",
+        var table = new Table($"{first.Op} {first.Case}: {first.Extents}, {first.Dtypes}, {first.Where}, {first.Cache}",
             [$">{first.Axis}", "dataflow", ">us", ">95 % interval", ">GB/s", ">GFLOP/s", .. entries ? [">Mnnz/s"] : Array.Empty<string>(), ">of limit"]);
         foreach (Cell c in group)
             table.Add([Format.Int(c.At), Format.Short(c.Row), Format.Number(c.MedianUs), $"{Format.Number(c.CiLowUs)}..{Format.Number(c.CiHighUs)}", Format.Number(c.Gbps),

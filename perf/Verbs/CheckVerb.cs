@@ -12,9 +12,8 @@ internal static class CheckVerb
         Argument<string> op = Verb.OperationArgument();
         var row = new Option<string?>("--row") { Description = "Only this row", HelpName = "ROW" };
         var emulated = new Option<bool>("--emulated") { Description = "Also the rows whose instructions this machine lacks, in software (kn_cpu_emulated)" };
-        Option<string?> device = Devices.Option();
-        return Verb.Make("check", "Holds every row that this machine runs to the float64 oracle, on every case it accepts.", [op, row, emulated, device],
-            (parsed, screen, cancellation) => Run(Operation.Find(parsed.GetRequiredValue(op)), Devices.Find(parsed.GetValue(device)), parsed.GetValue(row), parsed.GetValue(emulated), screen, cancellation));
+        return Verb.Make("check", "Holds every row that this machine runs to the float64 oracle, on every case it accepts.", [op, row, emulated, Devices.Name],
+            (parsed, screen, cancellation) => Run(Operation.Find(parsed.GetRequiredValue(op)), Devices.Find(parsed), parsed.GetValue(row), parsed.GetValue(emulated), screen, cancellation));
     }
 
     private static int Run(Operation operation, Device device, string? only, bool emulated, Screen screen, CancellationToken cancellation)

@@ -25,7 +25,11 @@ internal sealed record PeerSet(IReadOnlyList<Peer> Native)
 /// <summary>perf compare: ours and other libraries' in one process, in turns.</summary>
 internal static class CompareVerb
 {
-    private sealed record Request(Operation Operation, int[] Points, int[] Threads, CacheState Cache, double Seconds, TuningStore Store, PeerSet Peers);
+    private sealed record Request(Operation Operation, int[] Points, int[] Threads, Conditions On, double Seconds, TuningStore Store, PeerSet Peers)
+    {
+        public CacheState Cache => On.Cache;
+    }
+
 
     public static Command Create()
     {
@@ -36,21 +40,22 @@ internal static class CompareVerb
         var directory = new Option<string?>("--peer-dir") { Description = "Directory of kn_peers and kn_peers_prefix (default: beside this program)", HelpName = "DIR" };
         Option<string?> db = Verb.DatabaseOption();
         return Verb.Make("compare", "Times the chosen dataflow against oneDNN, OpenBLAS, GraphBLAS, Eigen and managed libraries: same shapes, same process, in turns.",
-            [op, threads, cache, seconds, directory, db, .. Operation.AllOptions], (parsed, screen, cancellation) =>
+            [op, threads, cache, .. Conditions.Options, seconds, directory, db, .. Operation.AllOptions], (parsed, screen, cancellation) =>
             {
                 string from = parsed.GetValue(directory) ?? AppContext.BaseDirectory;
                 if (!Directory.Exists(from)) throw new UsageException($"--peer-dir {from}: no such directory");
                 PeerSet peers = PeerSet.Load(from, out List<string> missing);
                 foreach (string reason in missing) Screen.Note(reason);
                 Operation operation = Operation.Find(parsed.GetRequiredValue(op));
-                return Run(parsed, new Request(operation, operation.Axis.Compare(parsed), parsed.GetValue(threads)!, parsed.GetValue(cache),
+                Conditions on = Conditions.Of(parsed, parsed.GetValue(cache), operation);
+                return Run(parsed, new Request(operation, operation.Axis.Compare(parsed), on.Threads(parsed.GetValue(threads)!), on,
                     parsed.GetValue(seconds), Verb.Store(parsed.GetValue(db)), peers), screen, cancellation);
             });
     }
 
     private static int Run(ParseResult parsed, Request request, Screen screen, CancellationToken cancellation)
     {
-        MachineLimits? limits = MachineLimits.TryOpen(out string reason);
+        MachineLimits? limits = MachineLimits.TryOpen(request.On.Device, out string reason);
         if (limits is null) Screen.Note(reason);
         Screen.WarnOfLoad();
         var cells = new List<Cell>();
@@ -60,7 +65,7 @@ internal static class CompareVerb
             {
                 if (cancellation.IsCancellationRequested) break;
                 Screen.Note($"{layer.Case}, {layer.Dtypes}, {(bound == 0 ? "all" : Format.Int(bound))} threads");
-                using Workbench bench = request.Operation.Open(layer, request.Points, request.Cache, request.Store);
+                using Workbench bench = request.Operation.Open(layer, request.Points, request.On, request.Store);
                 foreach (int at in request.Points)
                     if (!cancellation.IsCancellationRequested) cells.AddRange(Time(request, bench, at, bound, limits, reasons, cancellation));
             }
@@ -85,7 +90,7 @@ internal static class CompareVerb
                 Peers.BusyWait, cancellation);
             if (times.Any(t => t.Count == 0)) return [];
             Cell One(string? peer, Estimate? theirs) =>
-                Cell.Of(request.Operation, bench, ours[0].Name, at, BenchVerb.Threads(bound), request.Cache, times[0], limits, peer, theirs);
+                Cell.Of(request.Operation, bench, ours[0].Name, at, BenchVerb.Threads(bound), request.On, times[0], limits, peer, theirs);
             return peers.Count == 0 ? [One(null, null)] : [.. peers.Select((p, i) => One(p.Peer, times[ours.Count + i]))];
         }
         finally
@@ -99,7 +104,7 @@ internal static class CompareVerb
         Cell first = group.First();
         bool entries = first.MegaEntries is not null;
         string[] peers = [.. group.Select(c => c.Peer).OfType<string>().Distinct()];
-        var table = new Table($"{first.Op} {first.Case}: {first.Extents}, {first.Dtypes}, {first.Threads} threads, {first.Cache}; ratio = peer's time / ours",
+        var table = new Table($"{first.Op} {first.Case}: {first.Extents}, {first.Dtypes}, {first.Where}, {first.Cache}; ratio = peer's time / ours",
             [$">{first.Axis}", "dataflow", ">us", ">GB/s", ">GFLOP/s", .. entries ? [">Mnnz/s"] : Array.Empty<string>(), ">of limit", .. peers.SelectMany(p => new[] { $">{p} us", ">ratio" })]);
         foreach (var cell in group.GroupBy(c => c.At))
         {

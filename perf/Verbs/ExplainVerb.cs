@@ -10,14 +10,12 @@ internal static class ExplainVerb
 
     internal static Option<CacheState> Cache { get; } = Arguments.Cache();
 
-    internal static Option<string?> DeviceName { get; } = Devices.Option();
-
     public static Command Create()
     {
         Argument<string> op = Verb.OperationArgument();
         Option<string?> db = Verb.DatabaseOption();
         return Verb.Make("explain", "Shows for one m (kv_len) what every row says to a problem, or for many the intervals and their choices.",
-            [op, Threads, Cache, DeviceName, db, .. Operation.AllOptions], (parsed, screen, _) =>
+            [op, Threads, Cache, Devices.Name, db, .. Operation.AllOptions], (parsed, screen, _) =>
             {
                 Operation.Find(parsed.GetRequiredValue(op)).Explain(parsed, screen, Verb.Store(parsed.GetValue(db)));
                 return Exit.Ok;

@@ -42,7 +42,7 @@ internal static class ReportVerb
             page.Heading("Results", string.Join(", ", files.Select(f => Path.GetFileName(f))));
             page.Cards(cells.GroupBy(c => (c.Case, c.Dtypes, c.Threads, c.Cache)).Select(CompareChart));
         }
-        Roofline.Add(page, records, cells, noLimits);
+        Roofline.Add(page, records, cells.Where(c => c.Device == "cpu"), noLimits);
         File.WriteAllText(to, page.ToString(), new UTF8Encoding(false));
         Console.WriteLine($"{Path.GetFullPath(to)}: {records.Length} stored problems, {cells.Length} results");
         return Exit.Ok;

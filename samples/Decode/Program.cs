@@ -1,5 +1,6 @@
 // One decode step of a layer's attention as an engine would call it: a paged cache, new tokens appended to their sequences,
-// grouped query heads, and a system prompt that all sequences share, attended once for all of them and merged by log-sum-exp.
+// grouped query heads, and a system prompt that all sequences share, attended once for all of them and merged by log-sum-exp; then the
+// same step on the first GPU, or on the simulated one, as a captured graph (OnGpu.cs).
 //   dotnet run -c Release --project samples/Decode [batch] [kv_len] [prefix]
 using System.Diagnostics;
 using CommunityToolkit.HighPerformance;
@@ -24,7 +25,8 @@ int[] start = [0, .. lengths.Select((_, b) => lengths[..(b + 1)].Sum())];
 cache.Append<BFloat16>(Random(start[^1] * KvHeads * Dim), Random(start[^1] * KvHeads * Dim), lengths, pages, start);
 for (int b = 0; b < batch; b++) lengths[b]++;
 BFloat16[] q = Random(batch * QHeads * Dim);
-cache.Append<BFloat16>(Random(batch * KvHeads * Dim), Random(batch * KvHeads * Dim), lengths, pages);
+BFloat16[] newK = Random(batch * KvHeads * Dim), newV = Random(batch * KvHeads * Dim);
+cache.Append<BFloat16>(newK, newV, lengths, pages);
 Console.WriteLine($"on {Device.Cpu}");
 
 var layer = new DecodeAttentionOptions { QHeads = QHeads, KvHeads = KvHeads, HeadDim = Dim, MaxBatch = batch, MaxKvLen = kvLen, PageSize = PageSize, Output = DType.Float32 };
@@ -33,6 +35,8 @@ var output = new float[batch * QHeads * Dim];
 var lse = new LogSumExp[batch * QHeads];
 own.Run<BFloat16, BFloat16, float>(q, cache, lengths, pages, output, lse);
 Report("each its own", own, () => own.Run<BFloat16, BFloat16, float>(q, cache, lengths, pages, output, lse), 2.0 * lengths.Sum() * KvHeads * Dim * 2);
+
+OnGpu.Step(layer with { KeyNorms = true }, cache, newK, newV, q, lengths, pages, output);
 
 // The shared prefix is one contiguous sequence. Its queries are those of all sequences, up to 16 as the new tokens of one call.
 using KvCache<BFloat16> shared = KvCache<BFloat16>.Allocate(1, prefix, KvHeads, Dim);

@@ -11,12 +11,10 @@ public sealed class NonFinite
 {
     private static IEnumerable<TestCaseData> RowsByKind()
     {
-        foreach ((_, Row row, string name) in Tables.Runnable(KnOp.DecodeAttention))
+        foreach ((_, Row row, string name) in Tables.Anywhere(KnOp.DecodeAttention))
             for (int i = 0; i < DecodeAttentionCases.MainKinds.Length; i++)
-                if (Accepts(row, Problem(i, 0, KnAttentionFlags.None))) yield return new TestCaseData(name, i).SetArgDisplayNames(name, DecodeAttentionCases.MainKinds[i].ToString());
+                if (Dataflows.TakesAll(row, Problem(i, 0, KnAttentionFlags.None))) yield return new TestCaseData(name, i).SetArgDisplayNames(name, DecodeAttentionCases.MainKinds[i].ToString());
     }
-
-    private static unsafe bool Accepts(Row row, KnDecodeAttentionProblem problem) => row.Accepts(&problem, row.DefaultLaunch(0), out _);
 
     private static KnDecodeAttentionProblem Problem(int kind, int window, KnAttentionFlags flags) => DecodeAttentionCases.Problem(DecodeAttentionCases.MainKinds[kind], 3, 4, 4, 2, 64, 64, 90, 16,
         window, 0, flags | KnAttentionFlags.Phi | KnAttentionFlags.Norms);
@@ -44,7 +42,10 @@ public sealed class NonFinite
                         Compare(name, problem, $"{value} in key {key}", trial => trial.SetCache(0, key, 1, 17, value), (row, sees) => row.Head >= 2 && sees(row, key));
     }
 
-    [TestCaseSource(nameof(RowsByKind))]
+    /// <summary>Tensor cores multiply what a row does not see by 0, which is NaN there: their rows promise this of keys and queries alone.</summary>
+    private static IEnumerable<TestCaseData> RowsThatSkipWhatIsNotSeen() => RowsByKind().Where(c => !((string)c.Arguments[0]!).Contains("/sm", StringComparison.Ordinal));
+
+    [TestCaseSource(nameof(RowsThatSkipWhatIsNotSeen))]
     public void InValueSpoilsTheRowsThatSeeIt(string name, int kind)
     {
         foreach (KnDecodeAttentionProblem problem in Problems(kind))

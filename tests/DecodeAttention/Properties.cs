@@ -38,7 +38,7 @@ public sealed class Properties
         if (s.Window > 0) yield return s with { Window = 0 };
     }
 
-    private static IEnumerable<string> Names() => Tables.Runnable(KnOp.DecodeAttention).Select(r => r.Name);
+    private static IEnumerable<string> Names() => Tables.Anywhere(KnOp.DecodeAttention).Select(r => r.Name);
 
     private static void ForAll(string name, int times, Func<Row, Shape, bool> holds)
     {

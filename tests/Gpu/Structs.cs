@@ -28,6 +28,9 @@ public sealed class Structs
             Assert.That(Unsafe.SizeOf<KnSpgemmGpu>(), Is.EqualTo(4 * 24 + 11 * 8 + 11 * 8 + 4 * 4));
             Assert.That(Unsafe.SizeOf<KnDecodeAttentionGpu>(), Is.EqualTo(17 * 8 + 15 * 8 + 18 * 4));
             Assert.That(Unsafe.SizeOf<KnDecodeAttentionSm90>(), Is.EqualTo(768));
+            Assert.That(Unsafe.SizeOf<KnAttentionDoor>(), Is.EqualTo(6 * 8 + 3 * 8 + 6 * 4));
+            Assert.That(Unsafe.SizeOf<KnKvAppend>(), Is.EqualTo(10 * 8 + 14 * 8 + 10 * 4));
+            Assert.That(Unsafe.SizeOf<KnMergeStates>(), Is.EqualTo(4 * 8 + 10 * 8 + 6 * 4));
         });
     }
 

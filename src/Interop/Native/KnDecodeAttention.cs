@@ -121,3 +121,63 @@ internal struct KnDecodeAttentionSm90
     public KnDecodeAttentionGpu Call;
     public int Box;
 }
+
+/// <summary>kernels/decode_attention/attention_door_gpu.h: what is wrong with a call's lengths, pages or masks.</summary>
+internal enum KnAttentionDoorFault { None = 0, QStart = 1, KvLens = 2, Pages = 3, Tree = 4 }
+
+/// <summary>kernels/decode_attention/attention_door_gpu.h.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct KnAttentionDoor
+{
+    public int* QStart;
+    public int* KvLens;
+    public int* Pages;
+    public uint* Tree;
+    public int* Checked;
+    public uint* Fault;
+    public long PagesLd, PageCount, Tokens;
+    public int Batch, QLen, KvLen;
+    public int PageSize, Window;
+    public int Append;
+}
+
+/// <summary>kernels/decode_attention/kv_append_gpu.h.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct KnKvAppend
+{
+    public int* QStart;
+    public int* KvLens;
+    public int* Pages;
+    public void* K;
+    public void* V;
+    public void* KCache;
+    public void* VCache;
+    public float* KScales;
+    public float* VScales;
+    public float* KeyNorms;
+    public long PagesLd;
+    public long KToken, KHead, VToken, VHead;
+    public long KCachePage, KCacheToken, KCacheHead;
+    public long VCachePage, VCacheToken, VCacheHead;
+    public long ScalePage, ScaleToken, ScaleHead;
+    public int Batch, Tokens, KvHeads;
+    public int HeadDim, VHeadDim, PageSize;
+    public int InType, KvType;
+    public int QLen, Reserved;
+}
+
+/// <summary>kernels/decode_attention/merge_states_gpu.h.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct KnMergeStates
+{
+    public void* Outs;
+    public float* Lses;
+    public void* Out;
+    public float* Lse;
+    public long OutsPart, OutsToken, OutsHead;
+    public long LsesPart, LsesToken, LsesHead;
+    public long OutToken, OutHead, LseToken, LseHead;
+    public int Parts, Heads, Dim;
+    public int InType, OutType;
+    public int Reserved;
+}

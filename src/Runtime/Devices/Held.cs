@@ -3,10 +3,10 @@ using System.Runtime.InteropServices;
 
 namespace Kernels;
 
-/// <summary>Buffers that must outlive a call: each counts one more use until Dispose. At most eight, held in place.</summary>
+/// <summary>Buffers that must outlive a call: each counts one more use until Dispose. At most twenty, held in place.</summary>
 internal ref struct Held
 {
-    [InlineArray(8)]
+    [InlineArray(20)]
     private struct Slots
     {
         private SafeHandle? _first;

@@ -45,6 +45,7 @@ internal sealed unsafe class SimtDriver : GpuDriver
             SharedBytesPerBlock = options.SharedPerBlock,
             SharedBytesPerMultiprocessor = options.SharedPerBlock,
             MemoryBytes = Memory,
+            L2Bytes = 1 << 18,  // of a size that small problems exceed, so that what depends on one is exercised
             Cooperative = true,
             TensorMaps = options.WaveSize == 32,
             Pools = true,

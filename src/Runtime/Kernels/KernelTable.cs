@@ -36,7 +36,7 @@ internal sealed unsafe class KernelTable
     {
         _gpu = gpu;
         Path = gpu.Limits.Driver;
-        Build = Images.Build;
+        Build = $"{Images.Build}, {gpu.Limits.Driver}";  // a driver compiles PTX, and another one otherwise
         Rows = GpuRows(gpu);
     }
 
@@ -44,7 +44,8 @@ internal sealed unsafe class KernelTable
     private static ImmutableArray<Row> Managed => [new FlatGemmManaged(), new DecodeAttentionManaged(), new SpGemmManaged(), new SparseLinearManaged()];
 
     /// <summary>The rows of a GPU, best first within their operation.</summary>
-    private static ImmutableArray<Row> GpuRows(GpuDriver gpu) => [.. FlatGemmGpu.Rows(gpu), .. DecodeAttentionGpu.Rows(gpu), new SparseLinearGpu(gpu), new SpGemmGpu(gpu)];
+    private static ImmutableArray<Row> GpuRows(GpuDriver gpu) =>
+        [.. FlatGemmGpu.Rows(gpu), .. DecodeAttentionGpu.Rows(gpu), new KvAppendGpu(gpu), new MergeStatesGpu(gpu), new SparseLinearGpu(gpu), new SpGemmGpu(gpu)];
 
     public static KernelTable Default => s_default.Value;
 
@@ -68,6 +69,14 @@ internal sealed unsafe class KernelTable
 
     /// <summary>Rows of an operation, best first.</summary>
     public IEnumerable<Row> Of(KnOp op) => Rows.Where(r => r.Op == op);
+
+    /// <summary>The row of a class that this device has one of.</summary>
+    public T Only<T>() where T : Row
+    {
+        foreach (Row row in Rows)
+            if (row is T only) return only;
+        throw new KernelsException(Status.Unsupported, "device", $"one with a row {typeof(T).Name}");
+    }
 
     /// <summary>The row of this name, if this machine runs it.</summary>
     /// <exception cref="KernelsException">No such row, which <paramref name="argument"/> is blamed for, or the machine lacks what it needs.</exception>

@@ -29,27 +29,35 @@ public sealed unsafe partial class DecodeAttention : IDisposable
     private readonly ImmutableArray<Segment<KnDecodeAttentionProblem>> _segments;
     private readonly Buffer<float>? _phi, _alibi, _sinks;
     private Buffer<byte>? _idle;
+    private readonly AttentionDoor? _door;  // of a GPU
     private long _recomputed;
     private bool _disposed;
 
-    private DecodeAttention(DecodeAttentionOptions options, ImmutableArray<Segment<KnDecodeAttentionProblem>> segments, Buffer<float>? phi, Buffer<float>? alibi, Buffer<float>? sinks)
+    private DecodeAttention(DecodeAttentionOptions options, Device device, ImmutableArray<Segment<KnDecodeAttentionProblem>> segments, Buffer<float>? phi, Buffer<float>? alibi, Buffer<float>? sinks)
     {
-        (Options, _segments, _phi, _alibi, _sinks) = (options, segments, phi, alibi, sinks);
+        (Options, Device, _segments, _phi, _alibi, _sinks) = (options, device, segments, phi, alibi, sinks);
         WorkspaceBytes = segments.Max(s => s.Workspace);
-        _idle = Buffer<byte>.Allocate(WorkspaceBytes);
+        if (device.Gpu is null) _idle = Buffer<byte>.Allocate(WorkspaceBytes);
+        else (_door, WorkspaceBytes) = (new AttentionDoor(device), WorkspaceBytes + AttentionDoor.Bytes(options.MaxBatch));
     }
+
+    /// <summary>Where it runs.</summary>
+    public Device Device { get; }
 
     /// <summary>What was planned for.</summary>
     public DecodeAttentionOptions Options { get; }
 
-    /// <summary>Bytes of scratch one call uses; a plan keeps one such buffer, and one more for each concurrent caller.</summary>
+    /// <summary>
+    /// Bytes of scratch one call uses. On the CPU a plan keeps one such buffer, and one more for each concurrent caller; on a GPU a few bytes a
+    /// sequence beside what <see cref="Choices"/> say hold what was checked.
+    /// </summary>
     public long WorkspaceBytes { get; }
 
     /// <summary>
     /// Rows (new token, head) that all calls so far had to do again because a fixed reference did not fit. Where it keeps growing,
-    /// calibrate phi again or plan with <see cref="SoftmaxDataflow.Lazy"/>.
+    /// calibrate phi again or plan with <see cref="SoftmaxDataflow.Lazy"/>. A GPU counts on the device: asking waits for all of its streams.
     /// </summary>
-    public long RecomputedRows => Volatile.Read(ref _recomputed);
+    public long RecomputedRows => _door?.Recomputed() ?? Volatile.Read(ref _recomputed);
 
     /// <summary>What runs, in order of the longest sequence of a call.</summary>
     public ImmutableArray<DecodeAttentionChoice> Choices => [.. _segments.Select(s => new DecodeAttentionChoice(s.From, s.To,
@@ -71,7 +79,6 @@ public sealed unsafe partial class DecodeAttention : IDisposable
     {
         ArgumentNullException.ThrowIfNull(options);
         device ??= Device.Cpu;
-        if (device.Gpu is not null) throw new KernelsException(Status.Unsupported, nameof(device), $"the CPU: plans of decode attention do not run on {device} yet, only its rows do");
         options.Check();
         KernelsException.Require(phi.Length == 0 || phi.Length == options.QHeads, nameof(phi), $"none or {options.QHeads} values, not {phi.Length}");
         KernelsException.Require(alibi.Length == (options.Alibi ? options.QHeads : 0), nameof(alibi), $"{(options.Alibi ? options.QHeads : 0)} values, not {alibi.Length}");
@@ -80,10 +87,10 @@ public sealed unsafe partial class DecodeAttention : IDisposable
         foreach (float value in alibi) KernelsException.Require(float.IsFinite(value) && value >= 0, nameof(alibi), $"finite slopes of at least 0, not {value}");
         foreach (float value in sinks) KernelsException.Require(value < float.PositiveInfinity, nameof(sinks), $"logits below infinity, not {value}");
         ImmutableArray<Segment<KnDecodeAttentionProblem>> segments = DecodeAttentionSelection.Choose(device, options, phi.Length > 0, TuningStore.Default);
-        return new DecodeAttention(options, [.. segments.Select(s => s.Sized(device))], Kept(phi), Kept(alibi), Kept(sinks));
+        return new DecodeAttention(options, device, [.. segments.Select(s => s.Sized(device))], Kept(device, phi), Kept(device, alibi), Kept(device, sinks));
     }
 
-    private static Buffer<float>? Kept(ReadOnlySpan<float> values) => values.Length == 0 ? null : Buffer<float>.Of(values);
+    private static Buffer<float>? Kept(Device device, ReadOnlySpan<float> values) => values.Length == 0 ? null : Buffer<float>.Of(device, values);
 
     /// <summary>Attends, in contiguous host memory.</summary>
     /// <param name="q">[tokens, QHeads, HeadDim].</param>
@@ -99,6 +106,7 @@ public sealed unsafe partial class DecodeAttention : IDisposable
         Span<LogSumExp> lse = default, ReadOnlySpan<int> qStart = default, ReadOnlySpan<uint> tree = default)
         where TQ : unmanaged where TKv : unmanaged where TOut : unmanaged
     {
+        RequireHost(nameof(q));
         CheckTypes<TQ, TKv, TOut>();
         long tokens = Tokens(kvLens, qStart), qRow = (long)Options.QHeads * Options.HeadDim, outRow = (long)Options.QHeads * Options.ValueDim;
         KernelsException.Require(q.Length == tokens * qRow, nameof(q), $"{tokens} x {Options.QHeads} x {Options.HeadDim} elements, not {q.Length}");
@@ -111,7 +119,7 @@ public sealed unsafe partial class DecodeAttention : IDisposable
         }
     }
 
-    /// <summary>Attends, on views of any buffer.</summary>
+    /// <summary>Attends, on views of buffers of the host.</summary>
     /// <param name="q">[tokens, QHeads, HeadDim], the last dimension contiguous.</param>
     /// <param name="output">[tokens, QHeads, VHeadDim], the last dimension contiguous.</param>
     /// <param name="cache">As above.</param>
@@ -125,6 +133,7 @@ public sealed unsafe partial class DecodeAttention : IDisposable
         Span<LogSumExp> lse = default, ReadOnlySpan<int> qStart = default, ReadOnlySpan<uint> tree = default)
         where TQ : unmanaged where TKv : unmanaged where TOut : unmanaged
     {
+        RequireHost(nameof(kvLens));
         CheckTypes<TQ, TKv, TOut>();
         long tokens = Tokens(kvLens, qStart);
         CheckView(q, tokens, Options.HeadDim, nameof(q));
@@ -158,7 +167,7 @@ public sealed unsafe partial class DecodeAttention : IDisposable
     {
         KernelsException.Require(view.Rank == 3 && view.Stride(2) == 1 && view.Shape(0) == tokens && view.Shape(1) == Options.QHeads && view.Shape(2) == dim,
             name, $"shape [{tokens}, {Options.QHeads}, {dim}], the last dimension contiguous");
-        KernelsException.Require(view.Buffer.Device.Gpu is null, name, $"memory of the host, not of {view.Buffer.Device}");
+        KernelsException.Require(view.Buffer.Device.Shares(Device), name, $"a buffer on {Device}, not on {view.Buffer.Device}");
     }
 
     /// <summary>New tokens of a call. The order of qStart is checked where the lengths are.</summary>
@@ -197,6 +206,12 @@ public sealed unsafe partial class DecodeAttention : IDisposable
         KernelsException.Require(Options.PageSize == 0 || cache.PageSize == Options.PageSize, nameof(cache), $"pages of {Options.PageSize} tokens, not {cache.PageSize}");
         KernelsException.Require(Options.Scaled == cache.KScales is not null, nameof(cache), Options.Scaled ? "scales, as the options say" : "no scales, as the options say");
         KernelsException.Require(!Options.KeyNorms || cache.KeyNorms is not null, nameof(cache), "key norms, as the options say");
+        KernelsException.Require(cache.Device.Shares(Device), nameof(cache), $"a cache on {Device}, not on {cache.Device}");
+    }
+
+    private void RequireHost(string argument)
+    {
+        if (Device.Gpu is not null) throw new KernelsException(Status.Invalid, argument, $"views of buffers on {Device}: this overload takes memory of the host, and no copy is hidden");
     }
 
     private void Run<TKv>(ref KnDecodeAttentionArgs args, long tokens, KvCache<TKv> cache, ReadOnlySpan<int> kvLens, ReadOnlySpan2D<int> pages,
@@ -255,6 +270,13 @@ public sealed unsafe partial class DecodeAttention : IDisposable
         (args.ScalePage, args.ScaleToken, args.ScaleHead) = (k.Stride(0), k.Stride(1), k.Stride(2));
     }
 
+    private void BindHeads(ref KnDecodeAttentionArgs args)
+    {
+        args.Phi = _phi is null ? null : _phi.Pointer;
+        args.Alibi = _alibi is null ? null : _alibi.Pointer;
+        args.Sinks = _sinks is null ? null : _sinks.Pointer;
+    }
+
     private void Run(ref KnDecodeAttentionArgs args, int longest)
     {
         int i = 0;
@@ -265,16 +287,12 @@ public sealed unsafe partial class DecodeAttention : IDisposable
         long recomputed = 0;
         try
         {
-            args.Phi = _phi is null ? null : _phi.Pointer;
-            args.Alibi = _alibi is null ? null : _alibi.Pointer;
-            args.Sinks = _sinks is null ? null : _sinks.Pointer;
+            BindHeads(ref args);
             args.Recomputed = &recomputed;
             args.Workspace = workspace.Pointer;
             args.WorkspaceBytes = workspace.Bytes;
             KnDecodeAttentionProblem problem = segment.Problem;
-            KnStatus status;
-            fixed (KnDecodeAttentionArgs* at = &args) status = segment.Row.Run(&problem, segment.Launch, at);
-            if (status != KnStatus.Ok) throw KernelsException.FromSentence((Status)status, segment.Row.Name, segment.Row.LastError);
+            Call(segment, &problem, ref args, 0);
             if (recomputed > 0) Interlocked.Add(ref _recomputed, recomputed);
         }
         finally
@@ -284,11 +302,21 @@ public sealed unsafe partial class DecodeAttention : IDisposable
         }
     }
 
+    private static void Call(in Segment<KnDecodeAttentionProblem> segment, KnDecodeAttentionProblem* problem, ref KnDecodeAttentionArgs args, nint stream)
+    {
+        fixed (KnDecodeAttentionArgs* at = &args)
+        {
+            KnStatus status = segment.Row.Run(problem, segment.Launch, at, stream);
+            if (status != KnStatus.Ok) throw segment.Row.Failure(status);
+        }
+    }
+
     /// <summary>Frees what the plan holds, once the calls that run have returned.</summary>
     public void Dispose()
     {
         _disposed = true;
         Interlocked.Exchange(ref _idle, null)?.Dispose();
+        _door?.Dispose();
         _phi?.Dispose();
         _alibi?.Dispose();
         _sinks?.Dispose();

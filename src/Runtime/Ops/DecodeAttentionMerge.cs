@@ -53,13 +53,16 @@ public sealed unsafe partial class DecodeAttention
                 MergeRow(2, dim, to + r * dim, from - to, (float*)toLse + r, (float*)fromLse - (float*)toLse, to + r * dim, (float*)toLse + r);
     }
 
-    /// <summary>Joins strided parts.</summary>
+    /// <summary>
+    /// Joins strided parts, of the host or, enqueued on a stream, of one GPU; there weights are of float32, within 6 of its roundings.
+    /// </summary>
     /// <param name="outs">[parts, tokens, heads, dim], the last dimension contiguous.</param>
     /// <param name="lses">[parts, tokens, heads] by any strides.</param>
     /// <param name="output">[tokens, heads, dim], the last dimension contiguous.</param>
     /// <param name="lse">[tokens, heads] by any strides.</param>
+    /// <param name="stream">Of a GPU; null is its default one.</param>
     /// <inheritdoc cref="MergeStates{T, TOut}(ReadOnlySpan{T}, ReadOnlySpan{LogSumExp}, Span{TOut}, Span{LogSumExp})"/>
-    public static void MergeStates<T, TOut>(in TensorView<T> outs, in TensorView<LogSumExp> lses, in TensorView<TOut> output, in TensorView<LogSumExp> lse)
+    public static void MergeStates<T, TOut>(in TensorView<T> outs, in TensorView<LogSumExp> lses, in TensorView<TOut> output, in TensorView<LogSumExp> lse, Stream? stream = null)
         where T : unmanaged where TOut : unmanaged
     {
         CheckMergeTypes<T, TOut>();
@@ -69,6 +72,10 @@ public sealed unsafe partial class DecodeAttention
         KernelsException.Require(outs.Shape(1) == tokens && outs.Shape(2) == heads && outs.Shape(3) == dim, nameof(outs), $"shape [parts, {tokens}, {heads}, {dim}]");
         KernelsException.Require(lses.Rank == 3 && lses.Shape(0) == parts && lses.Shape(1) == tokens && lses.Shape(2) == heads, nameof(lses), $"shape [{parts}, {tokens}, {heads}]");
         KernelsException.Require(lse.Rank == 2 && lse.Shape(0) == tokens && lse.Shape(1) == heads, nameof(lse), $"shape [{tokens}, {heads}]");
+        Device device = output.Buffer.Device;
+        foreach ((Device on, string name) in (ReadOnlySpan<(Device, string)>)[(outs.Buffer.Device, nameof(outs)), (lses.Buffer.Device, nameof(lses)), (lse.Buffer.Device, nameof(lse))])
+            KernelsException.Require(on.Shares(device), name, $"a buffer on {device} as output, not on {on}");
+        KernelsException.Require(stream is null || stream.Device.Shares(device), nameof(stream), $"a stream of {device}");
         var held = new Held();
         try
         {
@@ -76,6 +83,12 @@ public sealed unsafe partial class DecodeAttention
             held.Add(lses.Buffer, nameof(lses));
             held.Add(output.Buffer, nameof(output));
             held.Add(lse.Buffer, nameof(lse));
+            held.Add(stream, nameof(stream));
+            if (device.Gpu is not null)
+            {
+                Enqueue(device, Merge(outs, lses, output, lse), tokens * heads, stream);
+                return;
+            }
             for (long t = 0; t < tokens; t++)
                 for (long h = 0; h < heads; h++)
                     MergeRow((int)parts, (int)dim, outs.Pointer + t * outs.Stride(1) + h * outs.Stride(2), outs.Stride(0),

@@ -27,6 +27,7 @@ public sealed unsafe partial class KvCache<T> where T : unmanaged
     public void Append<TIn>(ReadOnlySpan<TIn> k, ReadOnlySpan<TIn> v, ReadOnlySpan<int> kvLens, ReadOnlySpan2D<int> pages = default, ReadOnlySpan<int> qStart = default)
         where TIn : unmanaged
     {
+        RequireHost(nameof(k));
         long tokens = k.Length / ((long)KvHeads * HeadDim);
         KernelsException.Require(k.Length == tokens * KvHeads * HeadDim, nameof(k), $"a multiple of {KvHeads} x {HeadDim} elements, not {k.Length}");
         KernelsException.Require(v.Length == tokens * KvHeads * VHeadDim, nameof(v), $"{tokens} x {KvHeads} x {VHeadDim} elements, not {v.Length}");
@@ -45,8 +46,8 @@ public sealed unsafe partial class KvCache<T> where T : unmanaged
     public void Append<TIn>(in TensorView<TIn> k, in TensorView<TIn> v, ReadOnlySpan<int> kvLens, ReadOnlySpan2D<int> pages = default, ReadOnlySpan<int> qStart = default)
         where TIn : unmanaged
     {
-        KernelsException.Require(k.Rank == 3 && k.Stride(2) == 1 && k.Shape(1) == KvHeads && k.Shape(2) == HeadDim, nameof(k), $"shape [tokens, {KvHeads}, {HeadDim}], the last dimension contiguous");
-        KernelsException.Require(v.Rank == 3 && v.Stride(2) == 1 && v.Shape(0) == k.Shape(0) && v.Shape(1) == KvHeads && v.Shape(2) == VHeadDim, nameof(v), $"shape [{k.Shape(0)}, {KvHeads}, {VHeadDim}], the last dimension contiguous");
+        RequireHost(nameof(kvLens));
+        CheckTokens(k, v);
         var held = new Held();
         try
         {
@@ -60,10 +61,29 @@ public sealed unsafe partial class KvCache<T> where T : unmanaged
         }
     }
 
+    private void CheckTokens<TIn>(in TensorView<TIn> k, in TensorView<TIn> v) where TIn : unmanaged
+    {
+        KernelsException.Require(k.Rank == 3 && k.Stride(2) == 1 && k.Shape(1) == KvHeads && k.Shape(2) == HeadDim, nameof(k), $"shape [tokens, {KvHeads}, {HeadDim}], the last dimension contiguous");
+        KernelsException.Require(v.Rank == 3 && v.Stride(2) == 1 && v.Shape(0) == k.Shape(0) && v.Shape(1) == KvHeads && v.Shape(2) == VHeadDim, nameof(v), $"shape [{k.Shape(0)}, {KvHeads}, {VHeadDim}], the last dimension contiguous");
+        KernelsException.Require(k.Buffer.Device.Shares(Device), nameof(k), $"a buffer on {Device}, not on {k.Buffer.Device}");
+        KernelsException.Require(v.Buffer.Device.Shares(Device), nameof(v), $"a buffer on {Device}, not on {v.Buffer.Device}");
+        CheckType<TIn>();
+    }
+
+    private static void CheckType<TIn>() where TIn : unmanaged
+    {
+        if (DTypes.Of<TIn>() is DType.Int8 or DType.Float8E4M3) throw new KernelsException(Status.Invalid, "k", "float, BFloat16 or Half, which Append quantises itself");
+    }
+
+    private void RequireHost(string argument)
+    {
+        if (Device.Gpu is not null) throw new KernelsException(Status.Invalid, argument, $"views of buffers on {Device}: this overload takes memory of the host, and no copy is hidden");
+    }
+
     private void Append<TIn>(long tokens, TIn* k, long kToken, long kHead, TIn* v, long vToken, long vHead,
         ReadOnlySpan<int> kvLens, ReadOnlySpan2D<int> pages, ReadOnlySpan<int> qStart) where TIn : unmanaged
     {
-        if (DTypes.Of<TIn>() is DType.Int8 or DType.Float8E4M3) throw new KernelsException(Status.Invalid, nameof(k), "float, BFloat16 or Half, which Append quantises itself");
+        CheckType<TIn>();
         int qLen = TokensEach(tokens, kvLens.Length, qStart);
         for (int b = 0; b < kvLens.Length; b++) CheckSequence(b, Count(b, qLen, qStart), kvLens[b], pages);
         var held = new Held();

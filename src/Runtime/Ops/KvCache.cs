@@ -22,6 +22,7 @@ public enum KvLayout
 public sealed unsafe partial class KvCache<T> : IDisposable where T : unmanaged
 {
     private readonly SafeHandle[] _memory;
+    private readonly AttentionDoor? _door;  // of a GPU
     private readonly bool _owner;
 
     private KvCache(TensorView<T> k, TensorView<T> v, TensorView<float>? kScales, TensorView<float>? vScales, Buffer<float>? keyNorms, bool owner)
@@ -32,8 +33,13 @@ public sealed unsafe partial class KvCache<T> : IDisposable where T : unmanaged
         KvHeads = (int)k.Shape(2);
         HeadDim = (int)k.Shape(3);
         VHeadDim = (int)v.Shape(3);
+        Device = k.Buffer.Device;
+        if (Device.Gpu is not null) _door = new AttentionDoor(Device);
         _memory = [.. new SafeHandle?[] { k.Buffer, v.Buffer, kScales?.Buffer, vScales?.Buffer, keyNorms }.OfType<SafeHandle>().Distinct()];
     }
+
+    /// <summary>Where it is.</summary>
+    public Device Device { get; }
 
     /// <summary>Keys, [Pages, PageSize, KvHeads, HeadDim].</summary>
     public TensorView<T> K { get; }
@@ -74,9 +80,10 @@ public sealed unsafe partial class KvCache<T> : IDisposable where T : unmanaged
     /// <param name="layout">Order within a page.</param>
     /// <param name="scales">Whether there are scales; an s8 cache always has them, and only e4m3 may choose.</param>
     /// <param name="keyNorms">Whether bounds of the key norms are kept.</param>
+    /// <param name="device">The CPU when null.</param>
     /// <exception cref="KernelsException">A shape that breaks a rule, or no memory.</exception>
     public static KvCache<T> Allocate(int pages, int pageSize, int kvHeads, int headDim, int vHeadDim = 0, KvLayout layout = KvLayout.Nhd,
-        bool scales = false, bool keyNorms = false)
+        bool scales = false, bool keyNorms = false, Device? device = null)
     {
         KernelsException.Require(pages >= 0, nameof(pages), $"0 <= pages, not {pages}");
         KernelsException.Require(pageSize >= 1, nameof(pageSize), $"1 <= pageSize, not {pageSize}");
@@ -84,10 +91,20 @@ public sealed unsafe partial class KvCache<T> : IDisposable where T : unmanaged
         long slots = (long)pages * pageSize * Math.Max(kvHeads, 0);
         int vDim = vHeadDim == 0 ? headDim : vHeadDim;
         CheckDims(kvHeads, headDim, vDim);
-        TensorView<float>? Scales() => scales ? View(Buffer<float>.Allocate(slots), pages, pageSize, kvHeads, 1, layout, 3) : null;
-        return Checked(View(Buffer<T>.Allocate(slots * headDim), pages, pageSize, kvHeads, headDim, layout),
-            View(Buffer<T>.Allocate(slots * vDim), pages, pageSize, kvHeads, vDim, layout), Scales(), Scales(),
-            keyNorms ? Buffer<float>.Allocate((long)pages * kvHeads) : null, owner: true);
+        device ??= Device.Cpu;
+        TensorView<float>? Scales() => scales ? View(Zeros<float>(device, slots), pages, pageSize, kvHeads, 1, layout, 3) : null;
+        return Checked(View(Zeros<T>(device, slots * headDim), pages, pageSize, kvHeads, headDim, layout),
+            View(Zeros<T>(device, slots * vDim), pages, pageSize, kvHeads, vDim, layout), Scales(), Scales(),
+            keyNorms ? Zeros<float>(device, (long)pages * kvHeads) : null, owner: true);
+    }
+
+    private static Buffer<TElement> Zeros<TElement>(Device device, long length) where TElement : unmanaged
+    {
+        Buffer<TElement> buffer = Buffer<TElement>.Allocate(device, length);  // of the host: zeros already
+        if (device.Gpu is not { } gpu || length == 0) return buffer;
+        gpu.Fill((nint)buffer.Pointer, 0, buffer.Bytes, 0);
+        gpu.Synchronize(0);
+        return buffer;
     }
 
     /// <summary>A cache over views of the caller's memory, which must stay as long as the cache is used.</summary>
@@ -117,7 +134,11 @@ public sealed unsafe partial class KvCache<T> : IDisposable where T : unmanaged
     private static KvCache<T> Checked(TensorView<T> k, TensorView<T> v, TensorView<float>? kScales, TensorView<float>? vScales, Buffer<float>? keyNorms, bool owner)
     {
         DType type = DTypes.Of<T>();
-        KernelsException.Require(k.Buffer.Device.Gpu is null && v.Buffer.Device.Gpu is null, nameof(k), $"memory of the host, not of {k.Buffer.Device}");
+        Device device = k.Buffer.Device;
+        KernelsException.Require(v.Buffer.Device.Shares(device), nameof(v), $"memory of {device} as k, not of {v.Buffer.Device}");
+        KernelsException.Require(kScales?.Buffer.Device.Shares(device) != false, nameof(kScales), $"memory of {device} as k");
+        KernelsException.Require(vScales?.Buffer.Device.Shares(device) != false, nameof(vScales), $"memory of {device} as k");
+        KernelsException.Require(keyNorms?.Device.Shares(device) != false, nameof(keyNorms), $"memory of {device} as k");
         KernelsException.Require(k.Rank == 4 && k.Stride(3) == 1, nameof(k), "shape [pages, page_size, kv_heads, head_dim], the last dimension contiguous");
         KernelsException.Require(v.Rank == 4 && v.Stride(3) == 1, nameof(v), "shape [pages, page_size, kv_heads, v_head_dim], the last dimension contiguous");
         KernelsException.Require(k.Shape(1) is >= 1 and <= 1 << 28, nameof(k), $"1 <= page_size <= 2^28, not {k.Shape(1)}");
@@ -150,11 +171,13 @@ public sealed unsafe partial class KvCache<T> : IDisposable where T : unmanaged
     internal void Hold(ref Held held)
     {
         foreach (SafeHandle memory in _memory) held.Add(memory, "cache");
+        held.Add(_door?.Report, "cache");
     }
 
     /// <summary>Frees the memory that <see cref="Allocate"/> made, once the calls that use it have returned.</summary>
     public void Dispose()
     {
+        _door?.Dispose();
         if (!_owner) return;
         foreach (SafeHandle memory in _memory) memory.Dispose();
     }

@@ -47,6 +47,7 @@ internal sealed unsafe class DecodeAttentionSelection : Selection<KnDecodeAttent
     /// <summary>The model's; where sequences and heads alone keep all threads busy, a split that some length needs only takes workspace.</summary>
     public override double Seconds(Row row, in KnLaunch launch, int at)
     {
+        if (Device.Gpu is not null) return DecodeAttentionModel.Seconds(row, launch, Problem(at), Device);
         int threads = Threads == 0 ? Device.Threads : Math.Min(Threads, Device.Threads);
         bool idle = (long)_options.MaxBatch * _options.KvHeads >= 8 * threads && row.Value(launch, Split) < Most;
         return DecodeAttentionModel.Seconds(row, launch, Problem(at), Device) * (idle ? 1.02 : 1);

@@ -60,6 +60,19 @@ internal abstract unsafe class Selection<TProblem>(Device device, int most, int 
     /// <summary>The keys whose choices hold here, its own first; none where choices must not come from the store.</summary>
     public abstract IEnumerable<TuningKey> Keys(CacheState cache);
 
+    /// <summary>The key of a policy; on a CPU there is one way to call.</summary>
+    public TuningKey Key(CacheState cache, bool eager) => Key(cache) with { Policy = TuningPolicy.Of(Device, cache, eager) };
+
+    /// <summary>
+    /// The same keys by policies: on a GPU what was tuned for the other way to call holds where nothing was for this one, since a plan
+    /// does not know whether it will be captured.
+    /// </summary>
+    public IEnumerable<TuningKey> Keys(CacheState cache, bool eager)
+    {
+        foreach (bool other in Device.Gpu is null ? (bool[])[false] : [false, true])
+            foreach (TuningKey key in Keys(cache)) yield return key with { Policy = TuningPolicy.Of(Device, cache, eager != other) };
+    }
+
     /// <summary>What to throw where no row takes the problem.</summary>
     protected abstract KernelsException NoRow(int at);
 

@@ -21,12 +21,12 @@ internal static class StoredChoices
     }
 
     /// <summary>The stored choices over the whole axis, ascending and disjoint, the strongest layer of the store first; what they leave is the model's.</summary>
-    internal static ImmutableArray<StoredChoice> Over<TProblem>(Selection<TProblem> selection, TuningStore? store, CacheState cache)
+    internal static ImmutableArray<StoredChoice> Over<TProblem>(Selection<TProblem> selection, TuningStore? store, CacheState cache, bool eager = false)
         where TProblem : unmanaged
     {
         if (store is null) return [];
         var covered = new List<StoredChoice>();
-        foreach (TuningKey key in selection.Keys(cache))
+        foreach (TuningKey key in selection.Keys(cache, eager))
             foreach (TuningEntry entry in store.Layers(key))
             {
                 if (entry.Record is not { } record) continue;
@@ -89,8 +89,8 @@ internal static class StoredChoices
             TuningSource.Architecture => $", shipped, measured on {record.Key.Device.Model} with {record.Key.Device.Threads} threads",
             _ => "",
         };
-        string cache = record.Key.Policy.Cache == CacheState.Cold ? "cold" : "warm";
-        return string.Create(CultureInfo.InvariantCulture, $"tuned {date}, {candidates} candidates, {cache}{where}");
+        string cache = record.Key.Policy.Cache == CacheState.Cold ? "cold" : "warm", call = record.Key.Policy.Call is "call" ? "" : $", {record.Key.Policy.Call}";
+        return string.Create(CultureInfo.InvariantCulture, $"tuned {date}, {candidates} candidates, {cache}{call}{where}");
     }
 
     /// <summary>Adds the parts of <paramref name="choice"/> that nothing stronger covers.</summary>

@@ -13,6 +13,12 @@ internal abstract record TuningEffort
 
     public CacheState Cache { get; init; } = CacheState.Cold;
 
+    /// <summary>On a GPU: launches as they come instead of graphs of them. A policy of its own, with choices of its own.</summary>
+    public bool Eager { get; init; }
+
+    /// <summary>Whether choices by the times of the simulated device, which are the host's, are stored all the same.</summary>
+    public bool KeepSimulated { get; init; }
+
     /// <summary>Wall time for all points together, operands included.</summary>
     public TimeSpan Budget { get; init; } = TimeSpan.FromSeconds(60);
 
@@ -81,8 +87,8 @@ internal abstract class Tuner<TProblem>(Selection<TProblem> selection, TuningEff
     {
         Note("load_before", TuningNotes.Load());
         int[] grid = [.. effort.Grid.Distinct().Order()];
-        TuningRecord? before = store.Read(selection.Key(effort.Cache)).Record;
-        ImmutableArray<StoredChoice> stored = StoredChoices.Over(selection, store, effort.Cache);
+        TuningRecord? before = store.Read(selection.Key(effort.Cache, effort.Eager)).Record;
+        ImmutableArray<StoredChoice> stored = StoredChoices.Over(selection, store, effort.Cache, effort.Eager);
         var evidence = new List<Evidence>();
         for (int i = 0; i < grid.Length && !effort.Cancellation.IsCancellationRequested; i++)
         {
@@ -107,7 +113,9 @@ internal abstract class Tuner<TProblem>(Selection<TProblem> selection, TuningEff
             kept.AddRange(before.Evidence.Where(b => kept.All(e => e.M != b.M)));
             foreach ((string name, string value) in before.Notes) _notes.TryAdd(name, value);
         }
-        var record = TuningRecord.From(selection.Key(effort.Cache), DateTimeOffset.UtcNow, kept, effort.Rule, _notes.ToImmutableSortedDictionary(StringComparer.Ordinal));
+        var record = TuningRecord.From(selection.Key(effort.Cache, effort.Eager), DateTimeOffset.UtcNow, kept, effort.Rule, _notes.ToImmutableSortedDictionary(StringComparer.Ordinal));
+        if (selection.Device.Kind == DeviceKind.Simulated && !effort.KeepSimulated)
+            return new TuningResult(record, false, "simulated: these are times of the host, which say nothing about a GPU");
         bool written = store.TryWrite(record, out string reason);
         return new TuningResult(record, written, reason);
     }

@@ -15,13 +15,17 @@ internal enum CacheState
 /// <summary>How the timed calls were made. Policies are never mixed: the winner of one can lose in another.</summary>
 /// <param name="Cache">Where the operands are when a call begins.</param>
 /// <param name="Call">How it is called: <c>call</c> on a CPU, <c>graph</c> or <c>eager</c> on a GPU.</param>
-internal sealed record TuningPolicy(CacheState Cache, string Call);
+internal sealed record TuningPolicy(CacheState Cache, string Call)
+{
+    /// <summary>The policy of calls on a device; on a GPU those of a captured graph, or eager ones.</summary>
+    public static TuningPolicy Of(Device device, CacheState cache, bool eager = false) => new(cache, device.Gpu is null ? "call" : eager ? "eager" : "graph");
+}
 
 /// <summary>A device as far as a choice depends on it.</summary>
 /// <param name="Architecture">What devices share whose choices are alike: <c>x86_64+avx512+amx</c>, <c>sm_90</c>.</param>
 /// <param name="Model">The model's name as the device gives it.</param>
 /// <param name="Cores">Cores or multiprocessors.</param>
-/// <param name="Threads">Threads that the library may use; 0 on a GPU.</param>
+/// <param name="Threads">Threads that the library may use; 1 on a GPU.</param>
 internal sealed record TuningDevice(string Architecture, string Model, int Cores, int Threads);
 
 /// <summary>All that a choice depends on, except m. Two keys are equal when their texts are.</summary>
