@@ -29,6 +29,10 @@ public sealed class Properties
         from seed in Gen.Choose(0, int.MaxValue)
         select new Shape(kind, heads.Item1, heads.Item2, dim, page, length, qLen, window, flags, launch, (ulong)seed);
 
+    /// <summary>A shape that the row may take: sm90 has two types of cache and few sizes of pages, which chance would rarely hit.</summary>
+    private static Shape Fit(string name, Shape s) => !name.Contains("/sm90", StringComparison.Ordinal) ? s
+        : s with { Kind = 1 + (s.Kind % 2), PageSize = (s.PageSize % 4) switch { 0 => 8, 1 => 16, 2 => 32, _ => 64 } };
+
     private static IEnumerable<Shape> Smaller(Shape s)
     {
         if (s.KvLen > 1) yield return s with { KvLen = s.KvLen / 2 };
@@ -46,7 +50,7 @@ public sealed class Properties
         int ran = 0;
         Config config = Config.QuickThrowOnFailure.WithMaxTest(times).WithQuietOnSuccess(true)
             .WithReplay(FSharpOption<FsCheck.Replay>.Some(new FsCheck.Replay(new Rnd(Tables.Seed, Tables.Seed | 1), FSharpOption<int>.None)));
-        Prop.ForAll(Arb.From(s_shapes, Smaller), (Action<Shape>)(shape => ran += holds(row, shape) ? 1 : 0)).Check(config);
+        Prop.ForAll(Arb.From(s_shapes.Select(s => Fit(name, s)), Smaller), (Action<Shape>)(shape => ran += holds(row, shape) ? 1 : 0)).Check(config);
         Assert.That(ran, Is.GreaterThan(times / 6), $"{name} refused nearly every shape");
     }
 
