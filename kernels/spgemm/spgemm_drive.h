@@ -170,9 +170,9 @@ struct driver {
 
   // Computes the short rows from row i on, a batch of them at most, and returns how many they were.
   int short_rows_at(const row_engine<I, S>& engine, worker& w, int64_t i, int64_t last, I* c, V* v, int64_t& count) {
-    int n = 0;
-    while (n < kShortBatch && i + n < last && engine.is_short(i + n)) n++;
     short_rows<I, S> rows{engine, *w.s.batch};
+    int n = 0;
+    while (n < kShortBatch && i + n < last && rows.takes(i + n)) n++;
     for (int b = 0; b < n; b++) rows.load(i + b, b);
     for (int b = 0; b < n; b++) rows.sort(b);
     for (int b = 0; b < n; b++) {

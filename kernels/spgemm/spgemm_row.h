@@ -66,10 +66,6 @@ struct row_engine : row_operands<I, S> {
     return count;
   }
 
-  bool is_short(int64_t i) const {
-    return a.products[i + 1] - a.products[i] <= kShort && p.n <= kShortColumns && !has(KN_SPGEMM_MASK);
-  }
-
   // Column above, place below: keys are distinct, and equal columns stay in the order in which they came.
   int64_t sort(const part& r, const extent& x, int bits, I* c, V* v) {
     int64_t count = 0;

@@ -19,6 +19,11 @@ struct short_rows {
   const row_operands<I, S>& operands;
   short_batch<V>& batch;
 
+  bool takes(int64_t i) const {
+    const int64_t* products = operands.a.products;
+    return products[i + 1] - products[i] <= kShort && operands.p.n <= kShortColumns && !operands.has(KN_SPGEMM_MASK);
+  }
+
   // Lanes of register i.
   static __mmask16 keys_of(uint64_t m, int i) { return static_cast<__mmask16>(m >> (16 * i)); }
   static value_mask values_of(uint64_t m, int i) { return static_cast<value_mask>(m >> (L::count * i)); }
