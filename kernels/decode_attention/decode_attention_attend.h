@@ -270,7 +270,6 @@ void attend_chunk(const call& c, const attending& t, const work& w) {
                                        [&]<int R>(int64_t head, int64_t row, int64_t slot) KN_INLINE {
                                          multiplication m = at(head, row, slot);
                                          m.at = t.keys[head].v + slot, m.offset = v_offset(c, t.head0 + head);
-
                                          Engine::template add_values<R, D>(m);
                                        });
   });
