@@ -4,10 +4,12 @@ namespace Kernels;
 
 /// <summary>
 /// The closed-form cost of spgemm: the accumulator that a launch gives each sampled row, times what a product costs there. It ranks the
-/// launches that a tuner tries; nothing is chosen by it alone. Which accumulator a row gets is that of spgemm_row.h.
+/// launches that a tuner tries; nothing is chosen by it alone. Which accumulator a row gets is that of spgemm_row.h and spgemm_short.h.
 /// </summary>
 internal static class SpGemmModel
 {
+    // kShort and kShortColumns of spgemm_operands.h: such rows are computed alike by every launch.
+    private const long ShortProducts = 64, ShortColumns = 1 << 26;
     private const double CallSeconds = 2e-6, SlotSeconds = 1e-6, Managed = 20e-9;
 
     public static double Seconds(Row row, in KnLaunch launch, in KnSpgemmProblem p, SpGemmSample sample, Device device)
@@ -26,6 +28,7 @@ internal static class SpGemmModel
     private static double RowNanoseconds(Row row, in KnLaunch launch, in SpGemmSampledRow r, in KnSpgemmProblem p, Device device)
     {
         bool masked = SpGemmRules.Has(p, KnSpgemmFlags.Mask);
+        if (!masked && r.Products <= ShortProducts && p.N <= ShortColumns) return r.Products * 2.5;
         double marks = r.Span / 64.0, scatter = Scatter(r.Span, p, device);
         if (masked || r.Span <= (long)row.Value(launch, "density") * r.Products) return r.Products * scatter + marks;
         if (r.Products <= row.Value(launch, "sort")) return r.Products * (1.5 + 0.12 * Math.Pow(Math.Log2(r.Products + 1), 2));
