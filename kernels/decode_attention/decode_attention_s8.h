@@ -73,12 +73,13 @@ struct s8_engine : paired_rows {
   static KN_INLINE void scores(const multiplication& m) {
     constexpr int T = 16 / R;
     const int64_t q_row = D > 0 ? q_bytes(D) : m.q_row;
+    const __m512i sums = products<s8_engine, R, D>(m);
     __m512 unit = _mm512_setzero_ps();
     each<R>([&](auto r) KN_INLINE {
       constexpr __mmask16 lanes = static_cast<__mmask16>(((1u << T) - 1) << (r * T));
       unit = _mm512_mask_mov_ps(unit, lanes, _mm512_castsi512_ps(broadcast_dword(m.q + r * q_row)));
     });
-    store_scores<R>(_mm512_mul_ps(_mm512_cvtepi32_ps(products<s8_engine, R, D>(m)), unit), m.scores + m.slot);
+    store_scores<R>(_mm512_mul_ps(_mm512_cvtepi32_ps(sums), unit), m.scores + m.slot);
   }
 
   static __m512 put(float* weights, int64_t i, __m512 p) {
