@@ -6,7 +6,7 @@
 #pragma once
 #include <atomic>
 
-#include "spgemm_row.h"
+#include "spgemm_numeric.h"
 
 namespace kn::spgemm {
 namespace {
@@ -311,7 +311,8 @@ struct driver {
       from = engine.bisect(c, from, to, r.low);
       to = engine.bisect(c, from, to, r.high);
     }
-    engine.numeric(r, c + from, static_cast<V*>(a.c_values) + from, to - from, w.columns[0], w.values[0]);
+    V* v = static_cast<V*>(a.c_values) + from;
+    numeric_rows<I, S>{engine}.compute(r, c + from, v, to - from, w.columns[0], w.values[0]);
   }
 
   void run() {

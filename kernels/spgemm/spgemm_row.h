@@ -299,50 +299,6 @@ struct row_engine : row_operands<I, S> {
     }
   }
 
-  // Values of the part, whose columns are known: no marks, no order to find.
-  void numeric(const part& r, const I* c, V* v, int64_t n, I* spare_columns, V* spare_values) {
-    // Under a mask some products are left out, and an unsorted C need not have what a range has: computed anew.
-    if (has(KN_SPGEMM_MASK) || has(KN_SPGEMM_UNSORTED)) {
-      const int64_t count = compute(r, spare_columns, spare_values);
-      memcpy(v, spare_values, static_cast<size_t>(smaller(count, n)) * sizeof(V));
-      return;
-    }
-    ready_dense();
-    if (p.n <= limit.dense) {
-      numeric_range(r, c, v, n, 0);
-      return;
-    }
-    while (n > 0) {
-      const int64_t zero = c[0], end = zero + limit.dense;
-      const int64_t some = bisect(c, 0, n, end);
-      // Without order in B all of its row must fit, which accepts has seen to.
-      numeric_range({r.i, zero, end, false}, c, v, some, zero);
-      c += some;
-      v += some;
-      n -= some;
-    }
-  }
-
-  void numeric_range(const part& r, const I* c, V* v, int64_t n, int64_t zero) {
-    V* sums = s.sums - zero;
-    const bool sorted = has(KN_SPGEMM_B_SORTED);
-    segments(r, [&](const V* coefficient, const I* from, const V* b, int64_t count) {
-      if (sorted && coefficient != nullptr && count >= 16 && from[count - 1] - from[0] == count - 1)
-        return add_run(coefficient, sums + from[0], b, count);
-      const V x = S::kReads && coefficient != nullptr ? *coefficient : V(0);
-      if (coefficient == nullptr) {
-        for (int64_t j = 0; j < count; j++) sums[from[j]] = S::add(sums[from[j]], b[j]);
-      } else {
-#pragma GCC unroll 4
-        for (int64_t j = 0; j < count; j++) sums[from[j]] = S::add(sums[from[j]], S::mul(x, S::kReads ? b[j] : V(0)));
-      }
-    });
-    for (int64_t j = 0; j < n; j++) {
-      v[j] = sums[c[j]];
-      sums[c[j]] = S::zero();
-    }
-  }
-
   // The place of a column in the table, which has lines of one register.
   int64_t place(I column, int64_t line_mask, int64_t& count) {
     int64_t line = static_cast<int64_t>((static_cast<uint64_t>(column) * 0x9e3779b97f4a7c15u) >> 40) & line_mask;

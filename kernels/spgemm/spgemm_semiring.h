@@ -36,6 +36,7 @@ struct lanes<double> {
   static __m256i load_columns(mask m, const int64_t* p) {
     return _mm512_cvtepi64_epi32(_mm512_maskz_loadu_epi64(m, p));
   }
+  static void store_columns(uint32_t* to, __m256i v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), v); }
   static void store_keys(uint32_t* to, __m256i columns, int bits, int64_t place) {
     const __m256i iota = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
     const __m256i places = _mm256_add_epi32(iota, _mm256_set1_epi32(static_cast<int32_t>(place)));
@@ -83,6 +84,7 @@ struct lanes<float> {
     const __m512i high = _mm512_maskz_loadu_epi64(static_cast<__mmask8>(m >> 8), p + 8);
     return _mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi64_epi32(low)), _mm512_cvtepi64_epi32(high), 1);
   }
+  static void store_columns(uint32_t* to, __m512i v) { _mm512_storeu_si512(to, v); }
   static void store_keys(uint32_t* to, __m512i columns, int bits, int64_t place) {
     const __m512i iota = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     const __m512i places = _mm512_add_epi32(iota, _mm512_set1_epi32(static_cast<int32_t>(place)));
