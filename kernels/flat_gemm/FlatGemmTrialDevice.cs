@@ -20,6 +20,16 @@ internal unsafe partial class FlatGemmTrial
         return RunRow(row, launch, args, _there, stream);
     }
 
+    /// <summary>The operands there as they are, with a copy of the weights, for what is no row of ours.</summary>
+    public KnFlatGemmArgs OperandsThere(GpuDriver gpu, int copy)
+    {
+        _there ??= new DeviceCopies(gpu);
+        CopyWeights();
+        KnFlatGemmArgs args = _args;
+        if (copy > 0) args.W = _raw![copy - 1].At;
+        return On(args, _there);
+    }
+
     /// <summary>Brings y of the last <see cref="RunThere"/> back, so that Check sees it.</summary>
     public void Fetch() => _there!.Back(_y.At, _y.Bytes, _there.Keep(_y.At, _y.Bytes));
 
