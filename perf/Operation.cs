@@ -91,8 +91,8 @@ internal abstract class Operation
 
     public abstract KnOp Op { get; }
 
-    /// <summary>Whether bench, tune and compare go to GPUs too.</summary>
-    public virtual bool TimedOnGpus => false;
+    /// <summary>Whether a call on a GPU only enqueues, so that a graph holds it; else it is timed as it comes, eager.</summary>
+    public virtual bool OnlyEnqueues => true;
 
     public abstract Axis Axis { get; }
 
@@ -161,8 +161,6 @@ internal sealed record Conditions(Device Device, CacheState Cache, bool Eager = 
 
     public static Conditions Of(ParseResult parsed, CacheState cache, Operation operation)
     {
-        Device device = Devices.Find(parsed);
-        if (device.Gpu is not null && !operation.TimedOnGpus) throw new UsageException($"{operation.Name} is timed on the CPU only");
-        return new Conditions(device, cache, parsed.GetValue(s_eager));
+        return new Conditions(Devices.Find(parsed), cache, parsed.GetValue(s_eager) || !operation.OnlyEnqueues);
     }
 }

@@ -29,8 +29,8 @@ internal abstract unsafe class DecodeAttentionGpu : GpuRow
     /// <summary>The kernel for the problem with what a block takes: rows (tokens times heads of a group), threads, shared memory.</summary>
     protected abstract (GpuKernel Kernel, int Rows, int Threads, int SharedBytes) Choose(in KnDecodeAttentionProblem p);
 
-    /// <summary>Multiply-adds a clock of a multiprocessor that a launch can count on, with blocks of so many rows and such a share of them in use.</summary>
-    protected abstract double RatePerClock(int rows, double filled);
+    /// <summary>Multiply-adds a clock of a multiprocessor that a launch can count on, with blocks of so many rows, those that are not filled among them.</summary>
+    protected abstract double RatePerClock(int rows);
 
     public override KnOp Op => KnOp.DecodeAttention;
 
@@ -190,7 +190,7 @@ internal abstract unsafe class DecodeAttentionGpu : GpuRow
         double heads = (double)p.Batch * p.KvHeads, bytes = heads * seen * (p.HeadDim + p.VHeadDim) * ((DType)p.KvType).Bits() / 8;
         double rate = Gpu.Limits.MemoryRate > 0 ? 0.85 * Gpu.Limits.MemoryRate : UnknownRate;
         double memory = bytes / rate * (1 + (passes - 1) / L2Gain);
-        double compute = heads * passes * rows * seen * (p.HeadDim + p.VHeadDim) / (multiprocessors * Clock * RatePerClock(rows, packed / (passes * rows)));
+        double compute = heads * passes * rows * seen * (p.HeadDim + p.VHeadDim) / (multiprocessors * Clock * RatePerClock(rows));
         double waves = heads * passes * splits / (2 * multiprocessors), uneven = Math.Max(Math.Ceiling(waves), 1) / Math.Max(waves, 1e-6);
         double combine = splits > 1 || Fixed(launch) ? Launch + (double)p.Batch * p.QLen * p.QHeads * splits * (p.VHeadDim + 2) * 8 / rate : 0;
         // A running maximum costs what hides under the loads of the cache, but for many rows.
@@ -206,7 +206,7 @@ internal sealed class DecodeAttentionVector(GpuDriver gpu) : DecodeAttentionGpu(
 
     protected override string? Refuses(in KnDecodeAttentionProblem p, KnSoftmax softmax) => null;
 
-    protected override double RatePerClock(int rows, double filled) => 48;
+    protected override double RatePerClock(int rows) => 48;
 
     /// <summary>Rows of a block: the most that the packed ones fill. They never follow from the batch, so that the bits do not.</summary>
     protected override (GpuKernel Kernel, int Rows, int Threads, int SharedBytes) Choose(in KnDecodeAttentionProblem p)
@@ -233,7 +233,7 @@ internal sealed class DecodeAttentionSm80(GpuDriver gpu) : DecodeAttentionGpu(gp
         : p.KvType == (int)DType.Float16 && softmax is not (KnSoftmax.Sync or KnSoftmax.Lazy) ? "sync or lazy for f16 values, which have no range for a fixed reference"
         : null;
 
-    protected override double RatePerClock(int rows, double filled) => 512 * filled;
+    protected override double RatePerClock(int rows) => 512;
 
     protected override (GpuKernel Kernel, int Rows, int Threads, int SharedBytes) Choose(in KnDecodeAttentionProblem p)
     {

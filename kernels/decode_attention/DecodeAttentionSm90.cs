@@ -27,7 +27,7 @@ internal sealed unsafe class DecodeAttentionSm90(GpuDriver gpu) : DecodeAttentio
         : null;
 
     /// <summary>64 keys by 16 of k take 16 clocks to read from shared memory, which up to 32 rows do not exceed; V is multiplied twice.</summary>
-    protected override double RatePerClock(int rows, double filled) => 64 * rows / 1.5;
+    protected override double RatePerClock(int rows) => 64 * rows / 1.5;
 
     protected override (GpuKernel Kernel, int Rows, int Threads, int SharedBytes) Choose(in KnDecodeAttentionProblem p)
     {

@@ -13,7 +13,7 @@
 // P.
 #include <mma.cuh>
 
-#include "decode_attention_gpu.cuh"
+#include "decode_attention_hidden.cuh"
 
 namespace kn::decode_attention {
 namespace {
@@ -50,6 +50,9 @@ struct attention {
   static constexpr int kStageBytes = kKeys * (2 * kStored + 8);  // K, V, their scales
   static constexpr int kWaveBytes = kStages * kStageBytes + (kNarrow ? kKeys * 2 * kBytes : 0);
   static constexpr int kUnits = Head / 32, kTiles = Head / 8;
+  // s8 is finite; longer heads have no registers left for it, and a row's result may be NaN for a key that it does not
+  // see.
+  static constexpr bool kTakesOut = KV != KN_S8 && Head <= 128;
   using shared = exchange<kWaves, kRows, Head>;
   // What decode_attention_gpu.h tells the launch of dynamic shared memory: the larger of these two.
   static_assert(kWaves * kWaveBytes == 64 * (kStages * (2 * kStored + 8) + (kNarrow ? 4 * Head : 0)));
@@ -173,6 +176,31 @@ struct attention {
       for (int e = 0; e < 4; e++) x.o[i][e] *= factor[e / 2];
   }
 
+  // Keys that a mask may hide: bit 8 is set, and of bits 0 to 7 those that these rows do not see. 0: nothing is hidden.
+  static __device__ __forceinline__ uint32_t hidden_keys(const job& j, int64_t tile, const rows& x) {
+    if (!kTakesOut || !masks(j.a, j.w.s, tile, kKeys)) return 0;
+    uint32_t bits = 256;
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+      const int key = static_cast<int>(tile) + i / 4 * 8 + lane_id() % 4 * 2 + i % 2;
+      if (!sees(j.a, j.w.s, x.r[i / 2 % 2], key)) bits |= 1u << i;
+    }
+    return bits;
+  }
+
+  // Operands of which some are not finite: they become 0, and rows that see them get a number beyond the range of f32
+  // in their place, then NaN: 0 times the largest bf16 is 0.
+  static __device__ __forceinline__ void take_out(uint32_t hidden, uint32_t& b0, uint32_t& b1, float (&o)[4]) {
+    uint32_t seen[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      seen[i] = (hidden >> i * 2 & 1 ? 0u : 0x4080u) | (hidden >> i * 2 & 2 ? 0u : 0x40800000u);
+    mma(bf16{}, o, seen, largest_not_finite(Value{}, b0), largest_not_finite(Value{}, b1));
+    b0 = only_finite(Value{}, b0), b1 = only_finite(Value{}, b1);
+#pragma unroll
+    for (int e = 0; e < 4; e++) o[e] = __builtin_fmaf(o[e], 0.0f, o[e]);
+  }
+
   static __device__ __forceinline__ void multiply(const job& j, int64_t tile, const char* stage, const char* ks,
                                                   const char* vs, rows& x) {
     const problem& a = j.a;
@@ -217,10 +245,15 @@ struct attention {
         high[n * 2 + i] = pair;
         low[n * 2 + i] = pack(Value{}, p[0] - widen(Value{}, pair), p[1] - widen(Value{}, pair >> 16));
       }
+    const uint32_t hidden = hidden_keys(j, tile, x);
 #pragma unroll
     for (int i = 0; i < kTiles; i += 2) {
       uint32_t b[4];
       ldmatrix_x4_trans(b, vs + swizzled<kBytes>(lane_id() % 16, (i + lane_id() / 16) * 16));
+      if (hidden != 0) {
+        take_out(hidden, b[0], b[1], x.o[i]);
+        take_out(hidden, b[2], b[3], x.o[i + 1]);
+      }
       mma(Value{}, x.o[i], high, b[0], b[1]);
       mma(Value{}, x.o[i + 1], high, b[2], b[3]);
       mma(Value{}, x.o[i], low, b[0], b[1]);

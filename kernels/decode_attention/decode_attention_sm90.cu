@@ -13,23 +13,19 @@
 // Bits: a row's result depends on its sequence and split_len.
 #include <sm90.cuh>
 
-#include "decode_attention_gpu.cuh"
+#include "decode_attention_sm90_hidden.cuh"
 
 namespace kn::decode_attention {
 namespace {
 
-constexpr int kWarps = 4, kConsumers = kWarps * 32, kThreads = kConsumers + 32;  // the last warp copies
-constexpr int kKeys = 64, kPartBytes = kKeys * kTileBytes;                       // 64 dimensions of a tile
 static_assert(sizeof(kn_decode_attention_cache) == 192 && sizeof(kn_decode_attention_sm90) == 768);
 static_assert(sizeof(tensor_map) == sizeof(kn_decode_attention_cache::map));
-
-__device__ __forceinline__ float widen(bf16, uint32_t v) { return widen_bf16(v & 0xffffu); }
-__device__ __forceinline__ float widen(f16, uint32_t v) { return widen_f16(static_cast<uint16_t>(v)); }
 
 // Element: of q, k and v; Head: at least as long as their heads; Rows: queries of a block.
 template <class Element, int Head, int Rows>
 struct attention {
-  static constexpr int kParts = Head / kTileK, kSlotBytes = kParts * kPartBytes;
+  using element = Element;
+  static constexpr int kRows = Rows, kParts = Head / kTileK, kSlotBytes = kParts * kPartBytes;
   static constexpr int kQPartBytes = Rows * kTileBytes, kQBytes = kParts * kQPartBytes, kPBytes = Rows * kTileBytes;
   // A multiprocessor has 228 KB; each block's share holds 1 KB of the system's and some of static memory too.
   static constexpr int kBlocks = Head <= 128 ? 2 : 1, kDynamicBytes = (kBlocks == 2 ? 110 : 224) << 10;
@@ -307,6 +303,7 @@ struct attention {
       store_weights(j, s, x);
       j.full[at.stage].wait(at.parity);
       clear_others(j, tile, j.slots + at.stage * kSlotBytes);
+      if (masks(j.a, j.w.s, tile, kKeys)) take_out<attention>(j, tile, j.slots + at.stage * kSlotBytes, x);
       multiply_values(j, j.slots + at.stage * kSlotBytes, x);
       release(j, at.stage);
       at.next();

@@ -221,7 +221,7 @@ internal unsafe partial class FlatGemmTrial : IDisposable
     private protected virtual void* ProblemOf(Row row) => _problem;
 
     /// <summary>With the operands where the row runs; `there` are those of a GPU.</summary>
-    private protected virtual KnStatus RunRow(Row row, in KnLaunch launch, KnFlatGemmArgs args, DeviceCopies? there = null) => row.Run(_problem, launch, &args);
+    private protected virtual KnStatus RunRow(Row row, in KnLaunch launch, KnFlatGemmArgs args, DeviceCopies? there = null, nint stream = 0) => row.Run(_problem, launch, &args, stream);
 
     private protected virtual KnStatus PackRow(Row row, KnFlatGemmArgs args) => row.Prepack(_problem, &args);
 

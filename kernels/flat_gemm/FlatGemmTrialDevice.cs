@@ -15,17 +15,19 @@ internal unsafe partial class FlatGemmTrial
         _last = call;
         _there ??= new DeviceCopies(row.Gpu);
         KnFlatGemmArgs args = ArgsOf(call, m, copy);
-        args.X = Keep(args.X);
-        args.XScales = (float*)Keep(args.XScales);
-        args.W = Keep(args.W);
-        args.Packed = Keep(args.Packed);
-        args.Scales = (float*)Keep(args.Scales);
-        args.Zeros = (byte*)Keep(args.Zeros);
-        args.Bias = (float*)Keep(args.Bias);
-        args.Y = Keep(args.Y);
-        args.Residual = Keep(args.Residual);
+        args = On(args, _there);
         args.Workspace = _there.KeepScratch(args.WorkspaceBytes);
-        return row.Run(_problem, launch, &args, stream);
+        return RunRow(row, launch, args, _there, stream);
+    }
+
+    /// <summary>The operands there as they are, with a copy of the weights, for what is no row of ours.</summary>
+    public KnFlatGemmArgs OperandsThere(GpuDriver gpu, int copy)
+    {
+        _there ??= new DeviceCopies(gpu);
+        CopyWeights();
+        KnFlatGemmArgs args = _args;
+        if (copy > 0) args.W = _raw![copy - 1].At;
+        return On(args, _there);
     }
 
     /// <summary>Brings y of the last <see cref="RunThere"/> back, so that Check sees it.</summary>
@@ -38,7 +40,20 @@ internal unsafe partial class FlatGemmTrial
         _there!.Renew(_y.At, _y.Bytes);
     }
 
-    private byte* Keep(void* at) => at == null ? null : _there!.Keep(at, BytesOf(at));
+    /// <summary>A residual in place is y's own copy.</summary>
+    private KnFlatGemmArgs On(KnFlatGemmArgs args, DeviceCopies there)
+    {
+        args.X = Keep(there, args.X);
+        args.XScales = (float*)Keep(there, args.XScales);
+        args.W = Keep(there, args.W);
+        args.Packed = Keep(there, args.Packed);
+        args.Scales = (float*)Keep(there, args.Scales);
+        args.Zeros = (byte*)Keep(there, args.Zeros);
+        args.Bias = (float*)Keep(there, args.Bias);
+        args.Y = Keep(there, args.Y);
+        args.Residual = Keep(there, args.Residual);
+        return args;
+    }
 
     private long BytesOf(void* at)
     {
@@ -51,21 +66,12 @@ internal unsafe partial class FlatGemmTrial
     {
         using var there = new DeviceCopies(row.Gpu);
         byte* y = (byte*)args.Y;
-        bool inPlace = args.Residual == args.Y;
-        args.X = Put(there, args.X);
-        args.XScales = (float*)Put(there, args.XScales);
-        args.W = Put(there, args.W);
-        args.Packed = Put(there, args.Packed);
-        args.Scales = (float*)Put(there, args.Scales);
-        args.Zeros = (byte*)Put(there, args.Zeros);
-        args.Bias = (float*)Put(there, args.Bias);
-        args.Y = Put(there, args.Y);
-        args.Residual = inPlace ? args.Y : Put(there, args.Residual);
+        args = On(args, there);
         args.Workspace = there.Scratch(call.WorkspaceBytes);
         KnStatus status = RunRow(row, launch, args, there);
         if (status == KnStatus.Ok) there.Back(y, _y.Bytes, args.Y);
         return status;
     }
 
-    private protected byte* Put(DeviceCopies there, void* at) => at == null ? null : there.Put(at, BytesOf(at));
+    private protected byte* Keep(DeviceCopies there, void* at) => at == null ? null : there.Keep(at, BytesOf(at));
 }

@@ -254,19 +254,8 @@ KN_KERNEL(flat_gemm_gpu_reduce, 256, 4, kn_flat_gemm_gpu) {
   const int64_t column = blockIdx.x * int64_t{256} + threadIdx.x, columns = columns_of(a);
   if (column >= a.n) return;
   for (int64_t row = blockIdx.y; row < a.m; row += gridDim.y) {
-    float sums[2] = {};
-    for (int side = 0; side < (gated(a) ? 2 : 1); side++) {
-      const int64_t first = row * columns + (gated(a) ? column * 2 + side : column);
-      int whole = 0;
-      for (int64_t s = 0; s < a.splits; s++) {
-        const int64_t i = first + s * a.m * columns;
-        if (a.integer)
-          whole += static_cast<const int*>(a.partial)[i];
-        else
-          sums[side] += static_cast<const float*>(a.partial)[i];
-      }
-      if (a.integer) sums[side] = static_cast<float>(whole);
-    }
-    write_output(a, row, column, sums[0], sums[1]);
+    const int64_t first = row * columns + (gated(a) ? column * 2 : column);
+    const float sum = sum_of_splits(a, first, columns), up = gated(a) ? sum_of_splits(a, first + 1, columns) : 0.0f;
+    write_output(a, row, column, sum, up);
   }
 }

@@ -146,4 +146,18 @@ __device__ __forceinline__ void quantize(const kn_flat_gemm_gpu& a, Load load) {
   }
 }
 
+// The partial sums of all splits, added in order; `first` is the place of the first split's, of rows of `columns`.
+__device__ __forceinline__ float sum_of_splits(const kn_flat_gemm_gpu& a, int64_t first, int64_t columns) {
+  float sum = 0.0f;
+  int whole = 0;
+  for (int64_t s = 0; s < a.splits; s++) {
+    const int64_t i = first + s * a.m * columns;
+    if (a.integer)
+      whole += static_cast<const int*>(a.partial)[i];
+    else
+      sum += static_cast<const float*>(a.partial)[i];
+  }
+  return a.integer ? static_cast<float>(whole) : sum;
+}
+
 }  // namespace kn::flat_gemm

@@ -127,16 +127,16 @@ internal sealed unsafe class SparseLinearTrial : FlatGemmTrial
         Inputs = (_sets & KnSparseSets.Inputs) != 0 ? _inputs : null,
     };
 
-    private protected override KnStatus RunRow(Row row, in KnLaunch launch, KnFlatGemmArgs args, DeviceCopies? there = null)
+    private protected override KnStatus RunRow(Row row, in KnLaunch launch, KnFlatGemmArgs args, DeviceCopies? there = null, nint stream = 0)
     {
-        if (row.Op != KnOp.SparseLinear) return base.RunRow(row, launch, args, there);
+        if (row.Op != KnOp.SparseLinear) return base.RunRow(row, launch, args, there, stream);
         KnSparseLinearArgs wrapped = Wrap(args);
         if (there is not null)
         {
-            wrapped.Outputs = (ulong*)Put(there, wrapped.Outputs);
-            wrapped.Inputs = (ulong*)Put(there, wrapped.Inputs);
+            wrapped.Outputs = (ulong*)Keep(there, wrapped.Outputs);
+            wrapped.Inputs = (ulong*)Keep(there, wrapped.Inputs);
         }
-        return row.Run(_sparse, launch, &wrapped);
+        return row.Run(_sparse, launch, &wrapped, stream);
     }
 
     private protected override KnStatus PackRow(Row row, KnFlatGemmArgs args)

@@ -40,18 +40,18 @@ internal sealed class SparseLinearTuner : Tuner<KnSparseLinearProblem>
         FlatGemmOptions layer = what.Layer with { MaxM = what.Grid.Max(), Row = null, BatchInvariant = false };
         SparseLinear.Check(layer);
         long nnz = (long)(what.Density * layer.Columns * layer.K);
-        int copies = CallTimer.Copies(what.Cache, new SparsePanels(SparseLinear.Problem(layer, 1, nnz, 0)).Total, CallTimer.MemoryCap);
+        int copies = CallTimer.Copies(device, what.Cache, new SparsePanels(SparseLinear.Problem(layer, 1, nnz, 0)).Total);
         using var trial = new SparseLinearTrial(layer.Problem(layer.MaxM), 20231102, what.Density, copies: copies, sampleRows: 6, sampleColumns: 16);
         nnz = trial.Sparse.Nnz;
         if (!what.FormsOnly)
         {
             var rows = new SparseLinearSelection(device, layer, nnz, 0, SparseLinearSelection.Runnable(device, layer, nnz));
-            using var of = new SparseLinearTuner(rows, what with { Budget = what.Budget * RowsShare }, trial, new CallTimer(copies, what.Cache));
+            using var of = new SparseLinearTuner(rows, what with { Budget = what.Budget * RowsShare }, trial, CallTimer.On(device, copies, what.Cache, what.Eager));
             TuningResult result = of.Measure(store, start);
             if (!result.Stored || what.Cancellation.IsCancellationRequested) return result;
         }
         var forms = new SparseLinearForms(device, layer, nnz, store, what.Cache, contenders: true);
-        using var tuner = new SparseLinearTuner(forms, what, trial, new CallTimer(copies, what.Cache));
+        using var tuner = new SparseLinearTuner(forms, what, trial, CallTimer.On(device, copies, what.Cache, what.Eager));
         return tuner.Measure(store, start);
     }
 
@@ -70,9 +70,9 @@ internal sealed class SparseLinearTuner : Tuner<KnSparseLinearProblem>
 
     protected override void Run(Row row, in KnLaunch launch, int at, int copy)
     {
-        KnStatus status = _trial.Run(row, launch, at, copy);
-        if (status != KnStatus.Ok) throw KernelsException.FromSentence((Status)status, row.Name, row.LastError);
+        KnStatus status = Timer is DeviceTimer timer ? _trial.RunThere((GpuRow)row, launch, at, copy, timer.Stream.Handle) : _trial.Run(row, launch, at, copy);
+        if (status != KnStatus.Ok) throw row.Failure(status);
     }
 
-    public override void Dispose() { }
+    public override void Dispose() => Timer.Dispose();
 }

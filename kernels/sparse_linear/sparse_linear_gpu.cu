@@ -286,19 +286,9 @@ KN_KERNEL(sparse_linear_gpu_reduce, 256, 4, kn_sparse_linear_gpu) {
   if (output >= layer.n) return;
   const int64_t columns = (int64_t{layer.n} + kPanel - 1) / kPanel * pair * kPanel;
   for (int64_t row = blockIdx.y; row < layer.m; row += gridDim.y) {
-    float sums[2] = {};
-    for (int64_t side = 0; side < pair; side++) {
-      const int64_t first = row * columns + (output / kPanel * pair + side) * kPanel + output % kPanel;
-      int whole = 0;
-      for (int64_t s = 0; s < layer.splits; s++) {
-        const int64_t i = first + s * layer.m * columns;
-        if (layer.integer)
-          whole += static_cast<const int*>(layer.partial)[i];
-        else
-          sums[side] += static_cast<const float*>(layer.partial)[i];
-      }
-      if (layer.integer) sums[side] = static_cast<float>(whole);
-    }
-    write(args, row, output, sums[0], sums[1]);
+    const int64_t first = row * columns + output / kPanel * pair * kPanel + output % kPanel;
+    const float sum = kn::flat_gemm::sum_of_splits(layer, first, columns),
+                up = pair == 2 ? kn::flat_gemm::sum_of_splits(layer, first + kPanel, columns) : 0.0f;
+    write(args, row, output, sum, up);
   }
 }

@@ -32,7 +32,20 @@ internal sealed unsafe class SpGemmSample
     public SpGemmClass Class { get; }
 
     /// <summary>Looks at operands of the host that ANALYSE has checked. Costs some 50 us whatever their size.</summary>
-    public SpGemmSample(in KnSpgemmProblem p, in KnSpgemmArgs a)
+    public SpGemmSample(in KnSpgemmProblem p, in KnSpgemmArgs a) : this(p, Look(p, a)) { }
+
+    /// <summary>Of operands on a GPU, which are not looked into: the class is one of any ratio.</summary>
+    public SpGemmSample(in KnSpgemmProblem p) : this(p, []) { }
+
+    private SpGemmSample(in KnSpgemmProblem p, IReadOnlyList<SpGemmSampledRow> sampled)
+    {
+        double average = Math.Max(1, p.Products / Math.Max(1.0, p.M)), entries = sampled.Sum(r => r.Entries);
+        Sampled = sampled;
+        Ratio = entries > 0 ? sampled.Sum(r => (double)r.Products) / entries : 1;
+        Class = new SpGemmClass(Log2(p.M), Log2(average), Log2(Ratio), Log2(p.Most / average) / 2);
+    }
+
+    private static List<SpGemmSampledRow> Look(in KnSpgemmProblem p, in KnSpgemmArgs a)
     {
         var sampled = new List<SpGemmSampledRow>();
         Span<long> table = new long[Slots];
@@ -41,10 +54,7 @@ internal sealed unsafe class SpGemmSample
             SpGemmSampledRow row = Look(p, a, RowOf(p, a, (long)((Int128)p.Products * (2 * t + 1) / (2 * Rows))), table);
             if (row.Products > 0) sampled.Add(row);
         }
-        Sampled = sampled;
-        double average = Math.Max(1, p.Products / Math.Max(1.0, p.M)), entries = sampled.Sum(r => r.Entries);
-        Ratio = entries > 0 ? sampled.Sum(r => (double)r.Products) / entries : 1;
-        Class = new SpGemmClass(Log2(p.M), Log2(average), Log2(Ratio), Log2(p.Most / average) / 2);
+        return sampled;
     }
 
     private static int Log2(double x) => x < 2 ? 0 : (int)Math.Log2(x);

@@ -200,6 +200,20 @@ internal sealed unsafe class SpGemmGpu : GpuRow
             _rows[kind + 3].Launch(new GpuGrid((int)Math.Min(rows, k.TableCount), 1, 1, Threads, SharedBytes: TableBytes(0, 0)), stream, k);
     }
 
+    /// <summary>
+    /// Seconds of sizes and product: an entry of B for every product, counted twice and filled once, over the bandwidth; and for rows that shared
+    /// memory does not hold, which take turns at the tables, what a block's accesses to memory cost. How many those are is not known:
+    /// as many as the products give rows like the longest.
+    /// </summary>
+    public double Seconds(in KnSpgemmProblem p, in KnLaunch launch)
+    {
+        const double Launch = 2.5e-6, UnknownRate = 500e9, Launches = 20, InTable = 5e-9;
+        double rate = Gpu.Limits.MemoryRate > 0 ? 0.8 * Gpu.Limits.MemoryRate : UnknownRate;
+        double seconds = Launches * Launch + p.Products * (3.0 * p.IndexBytes + ValueBytes(p)) / rate;
+        long tables = new Scratch(p, launch, Gpu).TableCount;
+        return tables == 0 ? seconds : seconds + Math.Ceiling(Math.Clamp(p.Products / Math.Max(1, p.Most), 1, p.M) / (double)tables) * p.Most * InTable;
+    }
+
     /// <summary>Of a table in shared memory, half full at most: keys and sums, the list of columns, its length.</summary>
     private static int TableBytes(int entries, int valueBytes) => 2 * entries * (sizeof(uint) + valueBytes) + entries * sizeof(uint) + 16;
 }

@@ -14,6 +14,7 @@ internal static class SpGemmModel
 
     public static double Seconds(Row row, in KnLaunch launch, in KnSpgemmProblem p, SpGemmSample sample, Device device)
     {
+        if (row is SpGemmGpu gpu) return gpu.Seconds(p, launch);
         int threads = Math.Max(1, Math.Min(launch.Threads == 0 ? device.Threads : launch.Threads, device.Threads));
         if (row.Parameters.IsEmpty) return CallSeconds + p.Products * Managed / threads;
         double products = 0, cost = 0;

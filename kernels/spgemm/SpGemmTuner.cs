@@ -10,49 +10,61 @@ internal sealed record SpGemmTuning : TuningEffort
 {
     /// <summary>Row, Dataflow and MemoryBudget do not matter.</summary>
     public required SpGemmOptions Options { get; init; }
+
+    /// <summary>Products below which a plan does not ask the store, so that nothing is measured for it.</summary>
+    public long LeastProducts { get; init; } = SpGemmSelection.LeastTuned;
 }
 
 /// <summary>Measures rows and thresholds on the product of two matrices, and stores the choice for all products of their class.</summary>
 internal sealed unsafe class SpGemmTuner<T> : Tuner<KnSpgemmProblem> where T : unmanaged, INumber<T>
 {
     private const int WarmUp = 3;
-    private readonly CsrMatrix<T> _a, _b, _expected;
+    private readonly SpGemmOperands<T> _operands;
+    private readonly CsrMatrix<T> _expected;
     private readonly SpGemmOptions _options;
     private readonly Dictionary<Dataflow, SpGemmPlan<T>> _plans = [];
 
-    private SpGemmTuner(SpGemmThresholds selection, SpGemmTuning what, CsrMatrix<T> a, CsrMatrix<T> b, SpGemmOptions options) : base(selection, what)
+    private SpGemmTuner(SpGemmThresholds selection, SpGemmTuning what, SpGemmOperands<T> operands, CsrMatrix<T> expected, SpGemmOptions options) : base(selection, what)
     {
-        (_a, _b, _options) = (a, b, options);
-        _expected = SpGemm.Multiply(a, b, options with { Row = "spgemm/managed" });
+        (_operands, _expected, _options) = (operands, expected, options);
         Note("products", selection.Problem(0).Products);
         Note("nnz", _expected.NonZeros);
     }
 
-    /// <summary>Nothing rotates: what a product writes is larger than what would stay from the call before.</summary>
+    /// <summary>
+    /// Nothing rotates: what a product writes is larger than what would stay from the call before. The host's clock on a GPU, too: a
+    /// product waits there for its sizes.
+    /// </summary>
     protected override CallTimer Timer { get; } = new(1, CacheState.Cold);
 
+    /// <summary>Of operands in the host's memory; a device gets copies.</summary>
     /// <exception cref="KernelsException">Operands that do not fit, a product too small to have tuned thresholds, or no memory.</exception>
     public static TuningResult Tune(Device device, TuningStore store, SpGemmTuning what, CsrMatrix<T> a, CsrMatrix<T> b)
     {
         long start = Stopwatch.GetTimestamp();
         KernelsException.Require(what.Grid is [SpGemmThresholds.Memory], "reuse", $"{SpGemmThresholds.Memory}: thresholds are tuned with memory reused");
         SpGemmOptions options = what.Options with { Row = null, Dataflow = null, MemoryBudget = 0 };
-        using SpGemmPlan<T> plan = SpGemmPlan<T>.Create(a, b, options);
-        KernelsException.Require(plan.Products >= SpGemmSelection.LeastTuned, nameof(a), $"at least {SpGemmSelection.LeastTuned} products, not {plan.Products}: with fewer the defaults hold");
-        using var tuner = new SpGemmTuner<T>(new SpGemmThresholds(device, options.Threads, plan.Problem, plan.Sample(), distinct: true), what, a, b, options);
+        using CsrMatrix<T>? at = device.Gpu is null ? null : a.CopyTo(device), bt = device.Gpu is null || ReferenceEquals(a, b) ? null : b.CopyTo(device);
+        using var operands = new SpGemmOperands<T>(a, b, device);
+        using SpGemmPlan<T> plan = SpGemmPlan<T>.Create(operands.A, operands.B, options);
+        KernelsException.Require(plan.Products >= what.LeastProducts, nameof(a), $"at least {what.LeastProducts} products, not {plan.Products}: with fewer the defaults hold");
+        using CsrMatrix<T> expected = SpGemm.Multiply(a, b, options with { Row = "spgemm/managed" });
+        var thresholds = new SpGemmThresholds(device, options.Threads, plan.Problem, plan.Sample(), distinct: true);
+        using var tuner = new SpGemmTuner<T>(thresholds, what with { Eager = true }, operands, expected, options);
         return tuner.Measure(store, start);
     }
 
     protected override void Narrow(int at) { }
 
-    /// <summary>Rows of the CPU give the same bits: a candidate's C is the managed row's.</summary>
+    /// <summary>All rows give the same bits: a candidate's C is the managed row's.</summary>
     protected override Failure? Fault(Row row, in KnLaunch launch, int at)
     {
-        var plan = _plans[row.Dataflow(launch)] = SpGemmPlan<T>.Create(_a, _b, _options with { Dataflow = row.Dataflow(launch) });
-        CsrMatrix<T> c = plan.Product();
+        var plan = _plans[row.Dataflow(launch)] = SpGemmPlan<T>.Create(_operands.A, _operands.B, _options with { Dataflow = row.Dataflow(launch) });
+        CsrMatrix<T> product = plan.Product(), c = _operands.Device.Gpu is null ? product : product.CopyTo(Device.Cpu);
         bool same = c.RowOffsets.SequenceEqual(_expected.RowOffsets) && c.ColumnIndices.SequenceEqual(_expected.ColumnIndices)
             && (!c.HasValues || c.Values.SequenceEqual(_expected.Values));
         c.Dispose();
+        product.Dispose();
         // Pages of the pool that are touched for the first time cost more than a product: no candidate is to pay for the others.
         for (int i = 0; same && i < WarmUp; i++) plan.Product().Dispose();
         return same ? null : new Failure(FailureKind.WrongResult, "another C than the managed row's");
@@ -63,6 +75,5 @@ internal sealed unsafe class SpGemmTuner<T> : Tuner<KnSpgemmProblem> where T : u
     public override void Dispose()
     {
         foreach (SpGemmPlan<T> plan in _plans.Values) plan.Dispose();
-        _expected.Dispose();
     }
 }

@@ -46,8 +46,6 @@ internal sealed partial class DecodeAttentionOperation : Operation
 
     public override KnOp Op => KnOp.DecodeAttention;
 
-    public override bool TimedOnGpus => true;
-
     public override Axis Axis { get; } = new("kv_len", "Tokens in the cache of a sequence", 1, "4096,1024,16384", "1024,4096,16384", "1024,4096,16384,65536");
 
     protected override IReadOnlyList<Option> ShapeOptions =>

@@ -40,8 +40,6 @@ internal sealed partial class FlatGemmOperation : Operation
 
     public override KnOp Op => KnOp.FlatGemm;
 
-    public override bool TimedOnGpus => true;
-
     public override Axis Axis { get; } = new("m", "Rows of x", 1, "1,4,16,64,256", "1,2,4,8,16,32,64,256", string.Join(',', FlatGemmSelection.ModelGrid.Where(g => g <= 512)));
 
     protected override IReadOnlyList<Option> ShapeOptions => LayerOptions;

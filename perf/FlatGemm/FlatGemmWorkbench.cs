@@ -93,9 +93,9 @@ internal sealed unsafe class FlatGemmWorkbench : Workbench
         Narrow(m);
         var calls = new List<PeerCall>();
         FlatGemmOptions o = _options;
-        if (_on.Device.Gpu is not null)
+        if (_on.Device.Gpu is { } gpu)
         {
-            reasons.Add("there are no peers on a GPU yet");
+            if (OnGpu(gpu, m, reasons) is { } call) calls.Add(call);
             return calls;
         }
         if (o.Gated || o.Bias || o.Residual || o.Activation != Activation.None) reasons.Add("peers compute the plain product: its epilogue is ours alone");
@@ -119,6 +119,49 @@ internal sealed unsafe class FlatGemmWorkbench : Workbench
         (DType.Int8, DType.Int8, _) => true,
         _ => false,
     };
+
+    /// <summary>cuBLAS on the same rotating copies, on the timer's stream; held to the oracle like any peer.</summary>
+    private PeerCall? OnGpu(GpuDriver gpu, int m, List<string> reasons)
+    {
+        (DType w, DType x, DType y) = (_options.Weights, _options.Input, _options.Output);
+        if (w != x || (y != w && y != DType.Float32) || Cublas.TypeOf(w) is not { } operands || Cublas.TypeOf(y) is not { } result)
+        {
+            reasons.Add($"no peer takes {_layer.Dtypes}");
+            return null;
+        }
+        if (Cublas.TryOpen(_on.Device, ((DeviceTimer)Timer).Stream.Handle, out string reason) is not { } cublas)
+        {
+            reasons.Add(reason);
+            return null;
+        }
+        if (_options.Gated || _options.Bias || _options.Residual || _options.Activation != Activation.None) reasons.Add("cuBLAS computes the plain product: its epilogue is ours alone");
+        Buffer<byte> to = Buffer<byte>.Allocate(_on.Device, (long)m * _options.Columns * y.Bits() / 8);
+        nint plain = (nint)to.Pointer;
+        void Gemm(int copy, void* at, long ldy)
+        {
+            KnFlatGemmArgs a = _trial.OperandsThere(gpu, copy);
+            cublas.Gemm(operands, result, m, _options.Columns, _options.K, a.X, (int)a.Ldx, a.W, (int)a.Ldw, at, (int)ldy);
+        }
+        if (!_options.Gated)
+        {
+            _trial.OperandsThere(gpu, 0);
+            _trial.PoisonThere();
+            Gemm(0, _trial.OperandsThere(gpu, 0).Y, _trial.Args.Ldy);
+            gpu.Synchronize(((DeviceTimer)Timer).Stream.Handle);
+            _trial.Fetch();
+            if (_trial.Check(m) is { Ok: false } verdict && !_options.Bias && !_options.Residual && _options.Activation == Activation.None) reasons.Add($"{cublas.Name}, m {m}: {verdict}");
+        }
+        return new PeerCall(cublas.Name, new TimedCall(cublas.Name, copy => Gemm(copy, (void*)plain, _options.Columns)), new HeldThere(cublas, to));
+    }
+
+    private sealed class HeldThere(Cublas cublas, Buffer<byte> y) : IDisposable
+    {
+        public void Dispose()
+        {
+            cublas.Dispose();
+            y.Dispose();
+        }
+    }
 
     private PeerCall? Native(Peer peer, int m, int threads, List<string> reasons)
     {

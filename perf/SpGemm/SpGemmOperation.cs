@@ -35,6 +35,9 @@ internal sealed partial class SpGemmOperation : Operation
 
     public override KnOp Op => KnOp.SpGemm;
 
+    /// <summary>A product waits for its sizes.</summary>
+    public override bool OnlyEnqueues => false;
+
     public override Axis Axis { get; } = new("reuse", "What a call may reuse: 1 nothing, 2 memory, 3 the structure of C (numeric phase alone)", 1, "1,2,3", "1,2", "2");
 
     protected override IReadOnlyList<Option> ShapeOptions => [s_matrix, s_transpose, s_values, s_most, s_budget, Arguments.Row];
@@ -70,8 +73,9 @@ internal sealed partial class SpGemmOperation : Operation
     {
         if (points.Any(p => p > StructureOfC)) throw new UsageException("--reuse: 1, 2 or 3");
         var l = (SpGemmLayer)layer;
+        if (on.Device.Gpu is not null && l.Options.MemoryBudget > 0) throw new UsageException("--memory-budget: the process is measured against it, which says nothing about a GPU");
         l = l with { Options = l.Options with { Store = store } };
-        return l.Type == DType.Float32 ? new SpGemmWorkbench<float>(l) : new SpGemmWorkbench<double>(l);
+        return l.Type == DType.Float32 ? new SpGemmWorkbench<float>(l, on.Device) : new SpGemmWorkbench<double>(l, on.Device);
     }
 
     public override Work WorkOf(Layer layer, int at)
@@ -124,11 +128,12 @@ internal sealed partial class SpGemmOperation : Operation
     private static TuningResult Tune<T>(SpGemmLayer l, TuneSettings settings, TuningStore store) where T : unmanaged, INumber<T>
     {
         using CsrMatrix<T> a = SpGemmMatrixSpec.Matrix<T>(SpGemmMatrixSpec.Structure(l.Matrix)), b = l.Transposed ? a.Transpose() : a;
-        return SpGemmTuner<T>.Tune(Device.Cpu, store, new SpGemmTuning
+        return SpGemmTuner<T>.Tune(settings.Device, store, new SpGemmTuning
         {
             Options = l.Options,
             Grid = [.. settings.Grid],
             Cache = settings.Cache,
+            KeepSimulated = settings.KeepSimulated,
             Budget = settings.Budget,
             Cancellation = settings.Cancellation,
             Progress = settings.Progress,

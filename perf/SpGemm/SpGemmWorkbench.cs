@@ -16,9 +16,11 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
 
     private readonly SpGemmLayer _layer;
     private readonly CsrMatrix<T> _a, _b, _c;
+    private readonly SpGemmOperands<T> _there;
+    private readonly List<IDisposable> _held = [];
     private readonly long _products;
 
-    public SpGemmWorkbench(SpGemmLayer layer)
+    public SpGemmWorkbench(SpGemmLayer layer, Device device)
     {
         _layer = layer;
         _a = SpGemmMatrixSpec.Matrix<T>(SpGemmMatrixSpec.Structure(layer.Matrix));
@@ -26,6 +28,7 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
         using SpGemmPlan<T> plan = SpGemmPlan<T>.Create(_a, _b, layer.Options with { Row = "spgemm/managed", MemoryBudget = 0 });
         _products = plan.Products;
         _c = plan.Product();
+        _there = new SpGemmOperands<T>(_a, _b, device);
         Screen.Note($"{_products} products, {_c.NonZeros} entries of C, ratio {_products / Math.Max(1.0, _c.NonZeros):0.##}");
     }
 
@@ -40,18 +43,26 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
 
     private static long Bytes(CsrMatrix<T> x) => (x.Rows + 1) * sizeof(long) + x.NonZeros * (sizeof(int) + sizeof(T));
 
-    // Nothing rotates: what a product writes is larger than what would stay from the call before.
+    private Device Where => _there.Device;
+
+    // Nothing rotates: what a product writes is larger than what would stay from the call before. A GPU's calls wait for it, so that the
+    // host's clock sees all of them.
     public override CallTimer Timer { get; } = new(1, CacheState.Cold);
 
     public override IReadOnlyList<TimedCall> Calls(int at, int threads, bool every)
     {
         SpGemmOptions options = _layer.Options with { Threads = threads };
         var calls = new List<TimedCall>();
+        if (Where.Gpu is not null && at == SpGemmOperation.Nothing)
+        {
+            Screen.Note("reuse 1 is left out: the driver keeps a GPU's memory, so that it is reuse 2");
+            return calls;
+        }
         Dataflow chosen;
-        using (SpGemmPlan<T> plan = SpGemmPlan<T>.Create(_a, _b, options)) chosen = plan.Choice.Dataflow;
+        using (SpGemmPlan<T> plan = SpGemmPlan<T>.Create(_there.A, _there.B, options)) chosen = plan.Choice.Dataflow;
         calls.Add(Call(options, chosen.ToString(), at));
         if (every)
-            foreach (Row row in Device.Cpu.Table.Of(Interop.Native.KnOp.SpGemm).Where(r => r.Name != chosen.Row && Device.Cpu.Table.Runs(r, out _)))
+            foreach (Row row in Where.Table.Of(Interop.Native.KnOp.SpGemm).Where(r => r.Name != chosen.Row && Where.Table.Runs(r, out _)))
                 calls.Add(Call(options with { Row = row.Name }, row.Name, at));
         return calls;
     }
@@ -61,19 +72,21 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
     {
         if (options.MemoryBudget > 0 && at != SpGemmOperation.StructureOfC) return Pieces(options, name);
         options = options with { MemoryBudget = 0 };
-        using (CsrMatrix<T> c = SpGemm.Multiply(_a, _b, options))
+        using (CsrMatrix<T> product = SpGemm.Multiply(_there.A, _there.B, options), c = Where.Gpu is null ? product : product.CopyTo(Device.Cpu))
             if (!Same(c.OffsetsAt, (int*)c.ColumnsAt, c.ValuesAt, exactly: true)) throw new KernelsException(Status.Internal, name, $"{_layer.Case}: another C than the managed row's");
         if (at == SpGemmOperation.StructureOfC)
         {
-            SpGemmPlan<T> plan = SpGemmPlan<T>.Create(_a, _b, options);
-            return new TimedCall(name, _ => plan.Numeric(_c));
+            SpGemmPlan<T> plan = SpGemmPlan<T>.Create(_there.A, _there.B, options);
+            CsrMatrix<T> c = Where.Gpu is null ? _c : _c.CopyTo(Where);
+            _held.AddRange([plan, c]);
+            return new TimedCall(name, _ => plan.Numeric(c));
         }
         // Memory that is there to be reused has been touched.
-        for (int i = 0; i < WarmUp && at == SpGemmOperation.Memory; i++) SpGemm.Multiply(_a, _b, options).Dispose();
+        for (int i = 0; i < WarmUp && at == SpGemmOperation.Memory; i++) SpGemm.Multiply(_there.A, _there.B, options).Dispose();
         return new TimedCall(name, _ =>
         {
             if (at == SpGemmOperation.Nothing) SpGemm.TrimPool();
-            SpGemm.Multiply(_a, _b, options).Dispose();
+            SpGemm.Multiply(_there.A, _there.B, options).Dispose();
         });
     }
 
@@ -113,6 +126,11 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
     public override IReadOnlyList<PeerCall> Peers(int at, int threads, PeerSet peers, List<string> reasons)
     {
         var calls = new List<PeerCall>();
+        if (Where.Gpu is not null)
+        {
+            reasons.Add("there are no peers on a GPU yet");
+            return calls;
+        }
         if (at == SpGemmOperation.StructureOfC)
         {
             reasons.Add("no peer has a numeric phase of its own");
@@ -176,6 +194,8 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
 
     public override void Dispose()
     {
+        foreach (IDisposable held in _held) held.Dispose();
+        _there.Dispose();
         _a.Dispose();
         _b.Dispose();
         _c.Dispose();

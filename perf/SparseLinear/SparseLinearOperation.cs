@@ -53,15 +53,17 @@ internal sealed unsafe partial class SparseLinearOperation : Operation
     internal static long Nnz(SparseLinearLayer layer) => (long)(layer.Density * layer.Options.Columns * layer.Options.K);
 
     public override Workbench Open(Layer layer, IReadOnlyList<int> points, Conditions on, TuningStore store) =>
-        new SparseLinearWorkbench((SparseLinearLayer)layer, WorkOf, points, on.Cache, store);
+        new SparseLinearWorkbench((SparseLinearLayer)layer, WorkOf, points, on, store);
 
-    public override TuningResult Tune(Layer layer, TuneSettings settings, TuningStore store) => SparseLinearTuner.Tune(Device.Cpu, store, new SparseLinearTuning
+    public override TuningResult Tune(Layer layer, TuneSettings settings, TuningStore store) => SparseLinearTuner.Tune(settings.Device, store, new SparseLinearTuning
     {
         Layer = ((SparseLinearLayer)layer).Options,
         Density = ((SparseLinearLayer)layer).Density,
         FormsOnly = ((SparseLinearLayer)layer).Form,
         Grid = [.. settings.Grid],
         Cache = settings.Cache,
+        Eager = settings.Eager,
+        KeepSimulated = settings.KeepSimulated,
         Budget = settings.Budget,
         Cancellation = settings.Cancellation,
         Progress = settings.Progress,

@@ -9,19 +9,19 @@ internal sealed unsafe class SparseLinearWorkbench : Workbench
     private readonly SparseLinearLayer _layer;
     private readonly FlatGemmOptions _options;
     private readonly Func<Layer, int, Work> _work;
-    private readonly CacheState _cache;
+    private readonly Conditions _on;
     private readonly TuningStore _store;
     private readonly SparseLinearTrial _trial;
     private int _m;
 
-    public SparseLinearWorkbench(SparseLinearLayer layer, Func<Layer, int, Work> work, IReadOnlyList<int> ms, CacheState cache, TuningStore store)
+    public SparseLinearWorkbench(SparseLinearLayer layer, Func<Layer, int, Work> work, IReadOnlyList<int> ms, Conditions on, TuningStore store)
     {
-        (_layer, _work, _cache, _store) = (layer, work, cache, store);
+        (_layer, _work, _on, _store) = (layer, work, on, store);
         _m = ms.Max();
         _options = layer.Options with { MaxM = _m };
         // The sparse copies are the smaller ones: as many as make them cold.
-        int copies = CallTimer.Copies(cache, WorkAt(_m).Bytes, CallTimer.MemoryCap);
-        Timer = new CallTimer(copies, cache);
+        int copies = CallTimer.Copies(on.Device, on.Cache, WorkAt(_m).Bytes);
+        Timer = CallTimer.On(on.Device, copies, on.Cache, on.Eager);
         _trial = new SparseLinearTrial(_options.Problem(_m), 7, layer.Density, copies: copies, sampleRows: 4, sampleColumns: 8);
     }
 
@@ -36,11 +36,11 @@ internal sealed unsafe class SparseLinearWorkbench : Workbench
         Narrow(m);
         FlatGemmOptions options = _options with { Threads = threads };
         long nnz = _trial.Sparse.Nnz;
-        var chosen = SparseLinearSelection.Choose(Device.Cpu, options, nnz, 0, _store, _cache).First(s => m <= s.To);
+        var chosen = SparseLinearSelection.Choose(_on.Device, options, nnz, 0, _store, _on.Cache).First(s => m <= s.To);
         var calls = new List<TimedCall> { Call(chosen.Row, chosen.Launch, m) };
         if (!every) return calls;
         KnSparseLinearProblem problem = SparseLinear.Problem(options, m, nnz, 0);
-        foreach (Row row in Device.Cpu.Table.Of(KnOp.SparseLinear).Where(r => Device.Cpu.Table.Runs(r, out _)))
+        foreach (Row row in _on.Device.Table.Of(KnOp.SparseLinear).Where(r => _on.Device.Table.Runs(r, out _)))
             foreach (KnLaunch launch in row.Launches(threads))
                 if (row.Dataflow(launch) != chosen.Row.Dataflow(chosen.Launch) && row.Accepts(&problem, launch, out _)) calls.Add(Call(row, launch, m));
         return calls;
@@ -58,11 +58,11 @@ internal sealed unsafe class SparseLinearWorkbench : Workbench
         if (!_trial.Prepare(row, launch, out KnStatus status, out string error)) throw new KernelsException((Status)status, row.Name, error);
         var call = new TimedCall(row.Dataflow(launch).ToString(), copy =>
         {
-            KnStatus done = _trial.Run(row, launch, m, copy);
-            if (done != KnStatus.Ok) throw KernelsException.FromSentence((Status)done, row.Name, row.LastError);
+            KnStatus done = Timer is DeviceTimer timer ? _trial.RunThere((GpuRow)row, launch, m, copy, timer.Stream.Handle) : _trial.Run(row, launch, m, copy);
+            if (done != KnStatus.Ok) throw row.Failure(done);
         });
         _trial.Poison();
-        call.Run(0);
+        if (_trial.Run(row, launch, m) is var ran and not KnStatus.Ok) throw row.Failure(ran);
         FlatGemmVerdict verdict = _trial.Check(m);
         return verdict.Ok ? call : throw new KernelsException(Status.Internal, call.Name, $"{_layer.Case}, m {m}: {verdict}");
     }
@@ -72,12 +72,16 @@ internal sealed unsafe class SparseLinearWorkbench : Workbench
         Narrow(m);
         FlatGemmOptions options = _options with { Threads = threads, Row = null };
         KnFlatGemmProblem problem = options.Problem(_options.MaxM);
-        string? layout = FlatGemmSelection.LayoutRow(Device.Cpu, options).Layout(&problem);
-        var dense = FlatGemmSelection.Choose(Device.Cpu, options, layout, _store, _cache).First(s => m <= s.To);
+        string? layout = FlatGemmSelection.LayoutRow(_on.Device, options).Layout(&problem);
+        var dense = FlatGemmSelection.Choose(_on.Device, options, layout, _store, _on.Cache).First(s => m <= s.To);
         TimedCall call = Call(dense.Row, dense.Launch, m);
         reasons.Add("the peer is our dense flat_gemm; oneDNN and others are compared with it by perf compare flat_gemm");
         return [new PeerCall("flat_gemm", new TimedCall("flat_gemm", call.Run), null)];
     }
 
-    public override void Dispose() => _trial.Dispose();
+    public override void Dispose()
+    {
+        Timer.Dispose();
+        _trial.Dispose();
+    }
 }

@@ -5,12 +5,12 @@ using System.Runtime.InteropServices;
 namespace Kernels.Interop;
 
 /// <summary>
-/// Resolves the two names under which imports ask for a GPU driver. An assembly has one resolver, and it is set by
+/// Resolves the names under which imports ask for a GPU driver, or for a library that comes with one. An assembly has one resolver, and it is set by
 /// <see cref="Register"/>: nothing is loaded before a device of that kind is asked for.
 /// </summary>
 internal static class DriverLibrary
 {
-    internal const string Cuda = "cuda", Hip = "amdhip64";
+    internal const string Cuda = "cuda", Hip = "amdhip64", Cublas = "cublas";
 
     private static int s_registered;
 
@@ -27,6 +27,8 @@ internal static class DriverLibrary
         (Hip, true) => ["amdhip64_7.dll", "amdhip64_6.dll", "amdhip64.dll"],
         (Hip, false) => ["libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so.5",
             "/opt/rocm/lib/libamdhip64.so.7", "/opt/rocm/lib/libamdhip64.so.6", "/opt/rocm/lib/libamdhip64.so.5"],
+        (Cublas, true) => ["cublas64_13.dll", "cublas64_12.dll"],
+        (Cublas, false) => ["libcublas.so.13", "libcublas.so.12", "/usr/local/cuda/lib64/libcublas.so.13", "/usr/local/cuda/lib64/libcublas.so.12"],
         _ => [],
     };
 

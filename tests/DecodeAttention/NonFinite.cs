@@ -42,10 +42,7 @@ public sealed class NonFinite
                         Compare(name, problem, $"{value} in key {key}", trial => trial.SetCache(0, key, 1, 17, value), (row, sees) => row.Head >= 2 && sees(row, key));
     }
 
-    /// <summary>Tensor cores multiply what a row does not see by 0, which is NaN there: their rows promise this of keys and queries alone.</summary>
-    private static IEnumerable<TestCaseData> RowsThatSkipWhatIsNotSeen() => RowsByKind().Where(c => !((string)c.Arguments[0]!).Contains("/sm", StringComparison.Ordinal));
-
-    [TestCaseSource(nameof(RowsThatSkipWhatIsNotSeen))]
+    [TestCaseSource(nameof(RowsByKind))]
     public void InValueSpoilsTheRowsThatSeeIt(string name, int kind)
     {
         foreach (KnDecodeAttentionProblem problem in Problems(kind))

@@ -116,6 +116,18 @@ public sealed class DeviceTuning
         Assert.That(Bits(eager: false), Is.EqualTo(Bits(eager: true)));
     }
 
+    /// <summary>A tensor core's tile takes as long with rows that are not filled, and no longer.</summary>
+    [Test]
+    public void ByTheModelATileCostsTheSameHoweverManyRowsFillIt()
+    {
+        var row = (DecodeAttentionGpu)Simulated.Open("simt32").Table.Of(KnOp.DecodeAttention).First(r => r.Name == "decode_attention/sm80");
+        KnLaunch launch = row.DefaultLaunch(0);
+        (launch.Param[0], launch.Param[1]) = ((int)KnSoftmax.Sync, 1 << 28);
+        double Seconds(int heads) => row.Seconds((s_attention with { QHeads = heads, KvHeads = 1, MaxBatch = 64, HeadDim = 128 }).Problem(100_000, phi: false), launch);
+        Assert.That(Seconds(8), Is.EqualTo(Seconds(16)).Within(1e-9).Percent);
+        Assert.That(Seconds(32), Is.EqualTo(2 * Seconds(16)).Within(1).Percent, "bound by products, not by memory");
+    }
+
     private static unsafe string? LayoutOf(Device device)
     {
         KnFlatGemmProblem problem = s_layer.Problem(s_layer.MaxM);

@@ -47,6 +47,24 @@ public sealed class Drivers
         Assert.That(e.Message, Does.Contain(DriverLibrary.Candidates(DriverLibrary.Cuda)[0]).Or.Contain("driver"));
     }
 
+    /// <summary>Nothing links cuBLAS: where no file of its names is found, the first call says so.</summary>
+    [Test]
+    public unsafe void CublasIsLoadedWhereItIsCalled()
+    {
+        string[] names = DriverLibrary.Candidates(DriverLibrary.Cublas);
+        Assert.That(names, Has.Some.Contain("12").And.Some.Contain("13"));
+        DriverLibrary.Register();
+        bool there = names.Any(n => System.Runtime.InteropServices.NativeLibrary.TryLoad(n, out _));
+        if (!there) Assert.That(Create, Throws.TypeOf<DllNotFoundException>());
+        else Assert.That(Create(), Device.TryGetCuda(0, out _, out _) ? Is.Zero : Is.Not.Zero);
+
+        static int Create()
+        {
+            nint handle;
+            return Kernels.Interop.Cuda.CublasApi.cublasCreate_v2(&handle);
+        }
+    }
+
     [Test]
     public void TheCpuHasNoStreams()
     {

@@ -40,8 +40,7 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
             Call(first, problem, first.DefaultLaunch(options.Threads), args);
             (problem.Products, problem.Most) = (_products[a.Rows], most[0]);
             _problem = problem;
-            // Operands of a GPU are not looked into, and no row there has thresholds.
-            bool tuned = device.Gpu is null && problem.Products >= SpGemmSelection.LeastTuned && (options.Row ?? options.Dataflow?.Row) is null;
+            bool tuned = problem.Products >= SpGemmSelection.LeastTuned && (options.Row ?? options.Dataflow?.Row) is null;
             (_row, _launch, Choice) = user is null ? SpGemmSelection.Choose(device, options, problem, tuned ? Sample() : null)
                 : SpGemmSelection.Make(user, device, options, problem, ChoiceSource.Forced, "a user's semiring runs here");
         }
@@ -55,8 +54,8 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
     /// <summary>What runs, and why.</summary>
     public SpGemmChoice Choice { get; }
 
-    /// <summary>The class of the product, from a few of its rows; of operands in the host's memory.</summary>
-    internal SpGemmSample Sample() => new(_problem, Args(KnSpgemmPhase.Symbolic, 0, _a.Rows));
+    /// <summary>The class of the product, from a few of its rows where they are in the host's memory.</summary>
+    internal SpGemmSample Sample() => _device.Gpu is null ? new(_problem, Args(KnSpgemmPhase.Symbolic, 0, _a.Rows)) : new(_problem);
 
     /// <summary>Multiplications; entries of the addend count as one.</summary>
     public long Products => _problem.Products;

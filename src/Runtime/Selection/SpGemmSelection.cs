@@ -107,7 +107,7 @@ internal sealed unsafe class SpGemmThresholds(Device device, int threads, KnSpge
     public override TuningKey Key(CacheState cache)
     {
         var flags = (KnSpgemmFlags)problem.Flags;
-        return TuningKey.Of(Operation, StoredChoices.DeviceOf(Device, Threads), Device.Build, new TuningPolicy(cache, "call"),
+        return TuningKey.Of(Operation, StoredChoices.DeviceOf(Device, Threads), Device.Build, TuningPolicy.Of(Device, cache),
             ("values", ((DType)problem.Type).Name()), ("index_bits", 8 * problem.IndexBytes), ("semiring", (Semiring)problem.Semiring),
             ("mask", Bit(KnSpgemmFlags.Mask)), ("complement", Bit(KnSpgemmFlags.Complement)), ("valued", Bit(KnSpgemmFlags.Valued)), ("accumulate", Bit(KnSpgemmFlags.Accumulate)),
             ("unsorted", Bit(KnSpgemmFlags.Unsorted)), ("b_sorted", Bit(KnSpgemmFlags.BSorted)), ("log2_rows", sample.Class.Log2Rows),

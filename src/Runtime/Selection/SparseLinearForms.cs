@@ -92,7 +92,9 @@ internal sealed unsafe class SparseLinearForms : Selection<KnSparseLinearProblem
     /// <summary>The stored medians of the two forms at this very m, in one tournament; null where it was not measured.</summary>
     internal static (double? Sparse, double? Dense) Measured(Device device, FlatGemmOptions options, long nnz, int at, TuningStore store, CacheState cache)
     {
-        Evidence? e = store.Read(Key(device, options, nnz, cache)).Record?.Evidence.FirstOrDefault(x => x.M == at);
+        TuningKey key = Key(device, options, nnz, cache);
+        Evidence? e = ((bool[])[false, true]).Select(eager => store.Read(key with { Policy = TuningPolicy.Of(device, cache, eager) }).Record?.Evidence.FirstOrDefault(x => x.M == at))
+            .FirstOrDefault(x => x is not null);
         return (Least(SparseLinearSelection.Operation), Least(FlatGemmTuned.Operation));
 
         double? Least(string operation) => e is null ? null : e.Candidates

@@ -26,7 +26,7 @@ internal sealed unsafe class SparseLinearSelection(Device device, FlatGemmOption
     internal static TuningKey Key(Device device, FlatGemmOptions o, long nnz, CacheState cache)
     {
         double density = o.N == 0 || o.K == 0 ? 0 : nnz / ((double)o.Columns * o.K);
-        return TuningKey.Of(Operation, StoredChoices.DeviceOf(device, o.Threads), device.Build, new TuningPolicy(cache, "call"),
+        return TuningKey.Of(Operation, StoredChoices.DeviceOf(device, o.Threads), device.Build, TuningPolicy.Of(device, cache),
             ("n", o.N), ("k", o.K), ("density_percent", (int)Math.Round(density * 20) * 5), ("weights", o.Weights.Name()), ("input", o.Input.Name()),
             ("output", o.Output.Name()), ("activation", (int)o.Activation), ("bias", o.Bias ? 1 : 0), ("residual", o.Residual ? 1 : 0),
             ("gated", o.Gated ? 1 : 0), ("quantize_input", o.QuantizeInput ? 1 : 0));
