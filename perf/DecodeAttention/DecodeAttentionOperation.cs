@@ -143,6 +143,7 @@ internal sealed partial class DecodeAttentionOperation : Operation
         Budget = settings.Budget,
         Cancellation = settings.Cancellation,
         Progress = settings.Progress,
+        Watch = settings.Watch,
         Candidates = settings.Candidates,
     });
 

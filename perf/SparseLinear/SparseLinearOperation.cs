@@ -65,6 +65,7 @@ internal sealed unsafe partial class SparseLinearOperation : Operation
         Budget = settings.Budget,
         Cancellation = settings.Cancellation,
         Progress = settings.Progress,
+        Watch = settings.Watch,
         Candidates = settings.Candidates,
     });
 
