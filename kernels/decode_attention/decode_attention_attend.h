@@ -9,9 +9,9 @@
 // An Engine has
 //   kRounds: it multiplies weights in less than f32
 //   value_steps: those of add_values
-//   q_row(problem): bytes of a row of q as it reads it
+//   q_bytes(head_dim): of a row of q as it reads it
 //   pack_q(problem, q, out, i, n): row i of the n of a kv head
-//   scores<R, D>(m): s = q . k of R rows over 16 / R slots; D is head_dim, or 0
+//   scores<R, D>(m): s = q . k of R rows over 16 / R slots, by products<Engine, R, D>(m); D is head_dim, or 0
 //   out_row(problem): floats of a row of sums; order(sums, out_row): to the order of the output, at the end
 //   put(weights, i, p): 16 weights of a row from slot i on as it multiplies them; returns them so, as f32
 //   hold(weights), if at all: once all weights of a row and chunk are there
@@ -41,6 +41,11 @@ inline uint64_t slots_of(uint64_t tokens) {
   return slots;
 }
 
+// Where nothing lies has no head before it: addresses are moved as numbers.
+inline const char* moved(const char* address, int64_t bytes) {
+  return reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(address) + static_cast<uintptr_t>(bytes));
+}
+
 // Where the keys of kv head 0 lie, by slots: those of a chunk, and of the next one, to be fetched. Where there is none,
 // anything that may be fetched.
 struct located {
@@ -61,6 +66,31 @@ struct multiplication {
   float* sums;            // [rows, out_row]
   int64_t out_row;
 };
+
+// Lanes [R][16 / R]: R rows of q times the keys of 16 / R slots. An Engine reads kWidth elements at a time, of which it
+// keeps mask(left): zero(), q_at(row, d), key_at(address, mask), dot(sum, q, key). A row of q has q_bytes(head_dim).
+template <class Engine, int R, int D>
+inline KN_INLINE auto products(const multiplication& m) {
+  constexpr int T = 16 / R;
+  const int64_t q_row = D > 0 ? Engine::q_bytes(D) : m.q_row;
+  const char* at[T];
+  const char* ahead[T];
+  decltype(Engine::zero()) sum[16];
+  each<T>([&](auto t) KN_INLINE { at[t] = moved(m.at[t], m.offset), ahead[t] = moved(m.at[T + t], m.offset); });
+  each<16>([&](auto i) KN_INLINE { sum[i] = Engine::zero(); });
+  over<D, Engine::kWidth>(m.problem->head_dim, [&](int64_t d, int64_t left) KN_INLINE {
+    const auto mask = Engine::mask(left);
+    const int64_t bytes = d * Engine::kBytes;
+    decltype(Engine::q_at(m.q, d)) q[R];
+    each<R>([&](auto r) KN_INLINE { q[r] = Engine::q_at(m.q + r * q_row, d); });
+    each<T>([&](auto t) KN_INLINE {
+      if (bytes % 64 == 0) _mm_prefetch(ahead[t] + bytes, _MM_HINT_NTA);
+      const auto key = Engine::key_at(at[t] + bytes, mask);
+      each<R>([&](auto r) KN_INLINE { sum[r * T + t] = Engine::dot(sum[r * T + t], q[r], key); });
+    });
+  });
+  return sum_each(sum);
+}
 
 // The rows that are attended together, the same for every head of the task.
 struct rows_of {
@@ -111,11 +141,6 @@ struct view {
 
 inline int64_t k_offset(const call& c, int64_t head) { return head * c.args->k_head * bytes_of(c.problem->kv_type); }
 inline int64_t v_offset(const call& c, int64_t head) { return head * c.args->v_head * bytes_of(c.problem->kv_type); }
-
-// Where nothing lies has no head before it: addresses are moved as numbers.
-inline const char* moved(const char* address, int64_t bytes) {
-  return reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(address) + static_cast<uintptr_t>(bytes));
-}
 
 inline void look(const call& c, const located& at, int64_t head, uint64_t seen, view* out) {
   out->k = at.k, out->v = at.v;

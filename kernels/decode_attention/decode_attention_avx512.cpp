@@ -50,10 +50,12 @@ struct f32_engine {
   using value_steps = steps<16, 4>;
   static int64_t out_row(const kn_decode_attention_problem& p) { return lanes(p.v_head_dim); }
   static void order(float*, int64_t) {}
-  static int64_t q_row(const kn_decode_attention_problem& p) { return lanes(p.head_dim) * 4; }
+  static constexpr int kWidth = 16;
+  static constexpr int64_t kBytes = From::kBytes;
+  static constexpr int64_t q_bytes(int64_t head_dim) { return lanes(head_dim) * 4; }
 
   static void pack_q(const kn_decode_attention_problem& p, const char* q, char* out, int64_t i, int64_t) {
-    out += i * q_row(p);
+    out += i * q_bytes(p.head_dim);
     for (int64_t d = 0; d < p.head_dim; d += 16)
       _mm512_store_ps(out + d * 4, load(p.q_type, q, d, first_lanes(p.head_dim - d)));
   }
@@ -63,26 +65,16 @@ struct f32_engine {
     return p;
   }
 
+  // q is padded with zeros; what follows the last element of a key is another one's.
+  static __mmask16 mask(int64_t left) { return first_lanes(left); }
+  static __m512 zero() { return _mm512_setzero_ps(); }
+  static __m512 q_at(const char* row, int64_t d) { return _mm512_load_ps(row + d * 4); }
+  static __m512 key_at(const char* p, __mmask16 mask) { return From::at(p, mask); }
+  static __m512 dot(__m512 sum, __m512 q, __m512 k) { return _mm512_fmadd_ps(q, k, sum); }
+
   template <int R, int D>
   static KN_INLINE void scores(const multiplication& m) {
-    constexpr int T = 16 / R;
-    const char* at[T];
-    const char* ahead[T];
-    __m512 sum[16];
-    each<T>([&](auto t) KN_INLINE { at[t] = moved(m.at[t], m.offset), ahead[t] = moved(m.at[T + t], m.offset); });
-    each<16>([&](auto i) KN_INLINE { sum[i] = _mm512_setzero_ps(); });
-    // q is padded with zeros; what follows the last element of a key is another one's.
-    over<D, 16>(m.problem->head_dim, [&](int64_t d, int64_t left) KN_INLINE {
-      const __mmask16 mask = first_lanes(left);
-      __m512 a[R];
-      each<R>([&](auto r) KN_INLINE { a[r] = _mm512_load_ps(m.q + r * (D > 0 ? D * 4 : m.q_row) + d * 4); });
-      each<T>([&](auto t) KN_INLINE {
-        if ((d * From::kBytes) % 64 == 0) _mm_prefetch(ahead[t] + d * From::kBytes, _MM_HINT_NTA);
-        const __m512 k = From::at(at[t] + d * From::kBytes, mask);
-        each<R>([&](auto r) KN_INLINE { sum[r * T + t] = _mm512_fmadd_ps(a[r], k, sum[r * T + t]); });
-      });
-    });
-    store_scores<R>(sum_each(sum), m.scores + m.slot);
+    store_scores<R>(products<f32_engine, R, D>(m), m.scores + m.slot);
   }
 
   template <int R, int D>

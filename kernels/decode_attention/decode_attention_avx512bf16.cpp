@@ -12,6 +12,7 @@ namespace {
 inline __m512bh as_bf16(__m512i v) { return reinterpret_cast<__m512bh>(v); }
 
 struct bf16_engine : bf16_rows {
+  static constexpr int64_t kBytes = 2;
   // Eight rows share what it costs to interleave two tokens; their weights are read again for each vector.
   struct value_steps {
     static constexpr int kMost = 8;
@@ -19,31 +20,19 @@ struct bf16_engine : bf16_rows {
   };
 
   static void pack_q(const kn_decode_attention_problem& p, const char* q, char* out, int64_t i, int64_t) {
-    out += i * q_row(p);
+    out += i * q_bytes(p.head_dim);
     for (int64_t d = 0; d < p.head_dim; d += kStep)
       _mm512_store_si512(out + d * 2, _mm512_maskz_loadu_epi16(first_words(p.head_dim - d), q + d * 2));
   }
 
+  static __m512 zero() { return _mm512_setzero_ps(); }
+  static __m512i q_at(const char* row, int64_t d) { return _mm512_load_si512(row + d * 2); }
+  static __m512i key_at(const char* p, __mmask32 mask) { return from_bf16::at(p, mask); }
+  static __m512 dot(__m512 sum, __m512i q, __m512i k) { return _mm512_dpbf16_ps(sum, as_bf16(q), as_bf16(k)); }
+
   template <int R, int D>
   static KN_INLINE void scores(const multiplication& m) {
-    constexpr int T = 16 / R;
-    const char* at[T];
-    const char* ahead[T];
-    __m512 sum[16];
-    each<T>([&](auto t) KN_INLINE { at[t] = moved(m.at[t], m.offset), ahead[t] = moved(m.at[T + t], m.offset); });
-    each<16>([&](auto i) KN_INLINE { sum[i] = _mm512_setzero_ps(); });
-    over<D, kStep>(m.problem->head_dim, [&](int64_t d, int64_t left) KN_INLINE {
-      const __mmask32 mask = first_words(left);
-      __m512i a[R];
-      each<R>([&](auto r) KN_INLINE { a[r] = _mm512_load_si512(m.q + r * (D > 0 ? D * 2 : m.q_row) + d * 2); });
-      each<T>([&](auto t) KN_INLINE {
-        if ((d * 2) % 64 == 0) _mm_prefetch(ahead[t] + d * 2, _MM_HINT_NTA);
-        const __m512i k = from_bf16::at(at[t] + d * 2, mask);
-        each<R>([&](auto r)
-                    KN_INLINE { sum[r * T + t] = _mm512_dpbf16_ps(sum[r * T + t], as_bf16(a[r]), as_bf16(k)); });
-      });
-    });
-    store_scores<R>(sum_each(sum), m.scores + m.slot);
+    store_scores<R>(products<bf16_engine, R, D>(m), m.scores + m.slot);
   }
 
   template <int R, int D>

@@ -24,7 +24,7 @@ struct from_s8 {
 
 struct bf16_rows : paired_rows {
   static constexpr bool kRounds = true;
-  static int64_t q_row(const kn_decode_attention_problem& p) { return round_up(p.head_dim, kStep) * 2; }
+  static constexpr int64_t q_bytes(int64_t head_dim) { return round_up(head_dim, kStep) * 2; }
 
   static __m512 put(float* weights, int64_t i, __m512 p) {
     const __m256i narrow = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(p));

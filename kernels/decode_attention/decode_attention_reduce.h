@@ -29,6 +29,8 @@ inline __mmask32 first_words(int64_t count) { return count >= 32 ? ~__mmask32{0}
 // Rows of sums whose elements come in pairs of tokens, interleaved within lanes of 128 bits: the sums of 32 elements
 // are those of 0-3 of every 8, then of 4-7.
 struct paired_rows {
+  static constexpr int kWidth = kStep;
+  static __mmask32 mask(int64_t left) { return first_words(left); }
   static int64_t out_row(const kn_decode_attention_problem& p) { return round_up(p.v_head_dim, kStep); }
 
   static void order(float* sums, int64_t out_row) {

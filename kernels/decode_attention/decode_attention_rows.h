@@ -30,7 +30,7 @@ call call_of(const kn_decode_attention_problem& p, const kn_launch& launch) {
   c.rows = smaller(kRows, p.q_len * c.group);
   c.most_splits = (p.kv_len + c.split - 1) / c.split;
   if (p.window > 0) c.most_splits = smaller(c.most_splits, (p.window + p.q_len - 2) / c.split + 2);
-  c.q_row = Engine::q_row(p);
+  c.q_row = Engine::q_bytes(p.head_dim);
   c.out_row = Engine::out_row(p);
   work w;
   c.scratch_bytes = lay_out(c, nullptr, &w);

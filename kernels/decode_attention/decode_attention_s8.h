@@ -9,6 +9,7 @@ namespace kn::decode_attention {
 namespace {
 
 struct s8_engine : paired_rows {
+  static constexpr int64_t kBytes = 1;
   static constexpr bool kRounds = false;
   // The same for any number of rows: where integers become floats is part of the result.
   struct value_steps {
@@ -20,9 +21,7 @@ struct s8_engine : paired_rows {
   // |q . k| <= head_dim 2^15 2^7 < 2^31.
   static bool takes(const kn_decode_attention_problem& p) { return p.head_dim < 512; }
 
-  static int64_t q_row(const kn_decode_attention_problem& p) { return kHeader + round_up(p.head_dim, kStep) * 2; }
-
-  static __m512i words(const char* p, __mmask32 mask) { return _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(mask, p)); }
+  static constexpr int64_t q_bytes(int64_t head_dim) { return kHeader + round_up(head_dim, kStep) * 2; }
 
   // The largest |x|, as bits: infinity and NaN are larger than any number.
   static __m512i larger_of(__m512i top, __m512 x) {
@@ -50,7 +49,7 @@ struct s8_engine : paired_rows {
   }
 
   static void pack_q(const kn_decode_attention_problem& p, const char* q, char* out, int64_t i, int64_t) {
-    out += i * q_row(p);
+    out += i * q_bytes(p.head_dim);
     __m512i top = _mm512_setzero_si512();
     for (int64_t d = 0; d < p.head_dim; d += 16)
       top = larger_of(top, load(p.q_type, q, d, first_lanes(p.head_dim - d)));
@@ -63,31 +62,24 @@ struct s8_engine : paired_rows {
     }
   }
 
+  static __m512i zero() { return _mm512_setzero_si512(); }
+  static __m512i q_at(const char* row, int64_t d) { return _mm512_load_si512(row + kHeader + d * 2); }
+  static __m512i key_at(const char* p, __mmask32 mask) {
+    return _mm512_cvtepi8_epi16(_mm256_maskz_loadu_epi8(mask, p));
+  }
+  static __m512i dot(__m512i sum, __m512i q, __m512i k) { return _mm512_dpwssd_epi32(sum, q, k); }
+
   template <int R, int D>
   static KN_INLINE void scores(const multiplication& m) {
     constexpr int T = 16 / R;
-    const int64_t q_row = D > 0 ? kHeader + D * 2 : m.q_row;
-    const char* at[T];
-    const char* ahead[T];
-    __m512i sum[16];
-    each<T>([&](auto t) KN_INLINE { at[t] = moved(m.at[t], m.offset), ahead[t] = moved(m.at[T + t], m.offset); });
-    each<16>([&](auto i) KN_INLINE { sum[i] = _mm512_setzero_si512(); });
-    over<D, kStep>(m.problem->head_dim, [&](int64_t d, int64_t left) KN_INLINE {
-      const __mmask32 mask = first_words(left);
-      __m512i a[R];
-      each<R>([&](auto r) KN_INLINE { a[r] = _mm512_load_si512(m.q + r * q_row + kHeader + d * 2); });
-      each<T>([&](auto t) KN_INLINE {
-        if (d % 64 == 0) _mm_prefetch(ahead[t] + d, _MM_HINT_NTA);
-        const __m512i k = words(at[t] + d, mask);
-        each<R>([&](auto r) KN_INLINE { sum[r * T + t] = _mm512_dpwssd_epi32(sum[r * T + t], a[r], k); });
-      });
-    });
+    const int64_t q_row = D > 0 ? q_bytes(D) : m.q_row;
+    const __m512i sums = products<s8_engine, R, D>(m);
     __m512 unit = _mm512_setzero_ps();
     each<R>([&](auto r) KN_INLINE {
       constexpr __mmask16 lanes = static_cast<__mmask16>(((1u << T) - 1) << (r * T));
       unit = _mm512_mask_mov_ps(unit, lanes, _mm512_castsi512_ps(broadcast_dword(m.q + r * q_row)));
     });
-    store_scores<R>(_mm512_mul_ps(_mm512_cvtepi32_ps(sum_each(sum)), unit), m.scores + m.slot);
+    store_scores<R>(_mm512_mul_ps(_mm512_cvtepi32_ps(sums), unit), m.scores + m.slot);
   }
 
   static __m512 put(float* weights, int64_t i, __m512 p) {
@@ -125,7 +117,7 @@ struct s8_engine : paired_rows {
           _mm_prefetch(moved(at[2 * P + t], offset), _MM_HINT_NTA);
           _mm_prefetch(moved(at[2 * P + t + 1], offset), _MM_HINT_NTA);
         }
-        const __m512i v0 = words(moved(at[t], offset), mask), v1 = words(moved(at[t + 1], offset), mask);
+        const __m512i v0 = key_at(moved(at[t], offset), mask), v1 = key_at(moved(at[t + 1], offset), mask);
         const __m512i first = _mm512_unpacklo_epi16(v0, v1), second = _mm512_unpackhi_epi16(v0, v1);
         each<R>([&](auto r) KN_INLINE {
           const __m512i p = broadcast_dword(weights + r * kChunk * 2 + t);

@@ -10,7 +10,7 @@ constexpr int64_t kChunk = 64;     // tokens that are scored before they are wei
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-inline int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
+constexpr int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
 
 struct sequence {
   int64_t index, token0, tokens;  // its new tokens in q

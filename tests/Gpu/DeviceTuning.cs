@@ -127,9 +127,9 @@ public sealed class DeviceTuning
     {
         Device device = Fast();
         string? layout = LayoutOf(device);
-        var what = new FlatGemmTuning { Layer = s_layer, Grid = [1, 4], Budget = TimeSpan.FromSeconds(6), Candidates = 4 };
+        var what = new FlatGemmTuning { Layer = s_layer, Grid = [1, 4], Budget = Tuning.Scratch.Ample, Candidates = 2 };
         ImmutableArray<Segment<KnFlatGemmProblem>> Choose() => FlatGemmSelection.Choose(device, s_layer, layout, _store);
-        TuningResult unasked = FlatGemmTuner.Tune(device, _store, what with { Budget = TimeSpan.FromSeconds(2) });
+        TuningResult unasked = FlatGemmTuner.Tune(device, _store, what with { Grid = [1] });
         Assert.That((unasked.Stored, unasked.Record is not null), Is.EqualTo((false, true)));
         Assert.That(unasked.Problem, Does.Contain("simulated"));
         Assert.That(Choose().All(s => s.Source == ChoiceSource.Modelled));
@@ -159,7 +159,7 @@ public sealed class DeviceTuning
     public void ATuneOfAttentionIsTakenByThePlansSelection()
     {
         Device device = Fast();
-        var what = new DecodeAttentionTuning { Options = s_attention, Phi = true, Grid = [50, 300], Budget = TimeSpan.FromSeconds(8), Candidates = 4, KeepSimulated = true };
+        var what = new DecodeAttentionTuning { Options = s_attention, Phi = true, Grid = [50, 300], Budget = Tuning.Scratch.Ample, Candidates = 4, KeepSimulated = true };
         TuningResult result = DecodeAttentionTuner.Tune(device, _store, what);
         Assert.That(result.Stored, result.Problem);
         Assert.That(result.Record!.Evidence.SelectMany(e => e.Result.Timings).Select(t => t.Failure).Where(f => f is { Kind: FailureKind.WrongResult or FailureKind.Error }), Is.Empty);

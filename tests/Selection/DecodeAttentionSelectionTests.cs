@@ -123,7 +123,7 @@ public sealed class DecodeAttentionSelectionTests
     public void Tuning_stores_what_a_plan_then_takes_with_every_softmax_that_the_policy_allows()
     {
         DecodeAttentionOptions options = s_options with { QHeads = 4, KvHeads = 2, HeadDim = 64, MaxKvLen = 1000 };
-        var what = new DecodeAttentionTuning { Options = options, Phi = true, Grid = [100, 1000], Cache = CacheState.Warm, Budget = TimeSpan.FromSeconds(4), Candidates = 5 };
+        var what = new DecodeAttentionTuning { Options = options, Phi = true, Grid = [100, 1000], Cache = CacheState.Warm, Budget = Tuning.Scratch.Ample, Candidates = 5 };
         TuningResult result = DecodeAttentionTuner.Tune(Device.Cpu, _store, what);
         Assert.That(result.Stored, result.Problem);
         Assert.That(result.Record!.Evidence.Select(e => e.M), Is.EqualTo(what.Grid));

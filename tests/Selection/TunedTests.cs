@@ -107,7 +107,7 @@ public sealed unsafe class TunedTests
     [Test]
     public void Tuning_stores_what_a_plan_then_takes_and_tuning_again_keeps_it()
     {
-        var what = new FlatGemmTuning { Layer = s_layer, Grid = [1, 4, 16], Cache = CacheState.Warm, Budget = TimeSpan.FromSeconds(3), Candidates = 3 };
+        var what = new FlatGemmTuning { Layer = s_layer, Grid = [1, 4, 16], Cache = CacheState.Warm, Budget = Tuning.Scratch.Ample, Candidates = 3 };
         TuningResult result = FlatGemmTuner.Tune(Device.Cpu, _store, what);
         Assert.That(result.Stored, result.Problem);
         Assert.That(result.Record!.Evidence.Select(e => e.M), Is.EqualTo(what.Grid));

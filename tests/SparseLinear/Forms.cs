@@ -21,7 +21,7 @@ public sealed class Forms
     {
         using var directory = new Tuning.Scratch();
         var store = new TuningStore(directory.Path, []);
-        TuningResult result = SparseLinearTuner.Tune(Device.Cpu, store, new SparseLinearTuning { Layer = s_layer, Density = 0.3, Grid = [1, 4], Cache = CacheState.Warm, Budget = TimeSpan.FromSeconds(8) });
+        TuningResult result = SparseLinearTuner.Tune(Device.Cpu, store, new SparseLinearTuning { Layer = s_layer, Density = 0.3, Grid = [1, 4], Cache = CacheState.Warm, Budget = Tuning.Scratch.Ample });
         Assert.That(result.Stored, result.Problem);
         foreach (Evidence e in result.Record!.Evidence)
             Assert.That(e.Candidates.Select(c => c.Row.Split('/')[0]), Is.EquivalentTo(new[] { "sparse_linear", "flat_gemm" }), $"m {e.M}");

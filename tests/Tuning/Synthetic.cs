@@ -71,9 +71,12 @@ internal static class Sample
     public static string? Accept(MInterval interval) => null;
 }
 
-/// <summary>A directory of its own for a test.</summary>
+/// <summary>A directory of its own for a test, and the time to fill it.</summary>
 internal sealed class Scratch : IDisposable
 {
+    /// <summary>A budget that ends nothing: tournaments end by their samples, however busy the machine is.</summary>
+    public static readonly TimeSpan Ample = TimeSpan.FromMinutes(10);
+
     public string Path { get; } = Directory.CreateTempSubdirectory("kernels-tuning-").FullName;
 
     public string this[string name] => System.IO.Path.Combine(Path, name);
