@@ -138,6 +138,9 @@ internal sealed record TuneSettings(IReadOnlyList<int> Grid, CacheState Cache, T
 {
     public Device Device { get; init; } = Device.Cpu;
 
+    /// <inheritdoc cref="TuningEffort.Watch"/>
+    public TrialWatch? Watch { get; init; }
+
     /// <inheritdoc cref="TuningEffort.Eager"/>
     public bool Eager { get; init; }
 

@@ -34,26 +34,28 @@ struct f16_to_f32 : no_zero {
   static constexpr int kParts = 1;
   using raw = __m256i;
   static raw load(const char* w) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w)); }
-  static void decode(raw w, zero, __m512 (&b)[1]) { b[0] = _mm512_cvtph_ps(w); }
+  template <int>
+  static __m512 part(raw w, zero) {
+    return _mm512_cvtph_ps(w);
+  }
 };
 
 struct bf16_to_f32 : no_zero, packed_zmm {
   static constexpr int64_t kRaw = 64;
   static constexpr int kParts = 2;
-  static void decode(raw pair, zero, __m512 (&b)[2]) {
-    b[0] = _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16));
-    b[1] = _mm512_castsi512_ps(_mm512_and_si512(pair, _mm512_set1_epi32(static_cast<int32_t>(0xffff0000))));
+  template <int I>
+  static __m512 part(raw pair, zero) {
+    return _mm512_castsi512_ps(I == 0 ? _mm512_slli_epi32(pair, 16)
+                                      : _mm512_and_si512(pair, _mm512_set1_epi32(static_cast<int32_t>(0xffff0000))));
   }
 };
 
 struct s8_to_f32 : no_zero, packed_zmm {
   static constexpr int64_t kRaw = 64;
   static constexpr int kParts = 4;
-  static void decode(raw w, zero, __m512 (&b)[4]) {
-    b[0] = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(w, 24), 24));
-    b[1] = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(w, 16), 24));
-    b[2] = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(w, 8), 24));
-    b[3] = _mm512_cvtepi32_ps(_mm512_srai_epi32(w, 24));
+  template <int I>
+  static __m512 part(raw w, zero) {
+    return _mm512_cvtepi32_ps(_mm512_srai_epi32(I == 3 ? w : _mm512_slli_epi32(w, 24 - 8 * I), 24));
   }
 };
 
@@ -65,13 +67,10 @@ struct u4_to_f32 : packed_zmm {
   static zero load_zero(const uint8_t* zeros) {
     return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(zeros)));
   }
-  static void decode(raw w, zero z, __m512 (&b)[8]) {
-    const __m512i low = _mm512_set1_epi32(15);
-    for (int t = 0; t < 4; t++) {
-      const __m512i shifted = _mm512_srl_epi32(w, _mm_cvtsi32_si128(4 * t));
-      b[2 * t] = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_and_si512(shifted, low), z));
-      b[2 * t + 1] = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_and_si512(_mm512_srli_epi32(shifted, 16), low), z));
-    }
+  template <int I>
+  static __m512 part(raw w, zero z) {
+    const __m512i q = _mm512_and_si512(_mm512_srli_epi32(w, 4 * (I / 2) + 16 * (I % 2)), _mm512_set1_epi32(15));
+    return _mm512_cvtepi32_ps(_mm512_sub_epi32(q, z));
   }
 };
 
@@ -96,9 +95,8 @@ struct f32_engine {
   static void unpack_as(const char* in, float* out, int64_t length, const uint8_t* zeros) {
     const typename Decode::zero zero = Decode::load_zero(zeros);
     for (int64_t k = 0; k < length; k += Decode::kParts, in += Decode::kRaw) {
-      __m512 b[Decode::kParts];
-      Decode::decode(Decode::load(in), zero, b);
-      for (int i = 0; i < Decode::kParts; i++) _mm512_store_ps(out + (k + i) * 16, b[i]);
+      const typename Decode::raw w = Decode::load(in);
+      each<Decode::kParts>([&](auto i) { _mm512_store_ps(out + (k + i) * 16, Decode::template part<i>(w, zero)); });
     }
   }
 

@@ -31,10 +31,9 @@ struct s8_to_bf16 : packed_zmm {
   static constexpr int kParts = 2;
   struct zero {};
   static zero load_zero(const uint8_t*) { return {}; }
-  static void decode(raw w, zero, __m512 (&b)[2]) {
-    __m512i pairs[2];
-    s8_pairs(w, pairs);
-    for (int i = 0; i < 2; i++) b[i] = _mm512_castsi512_ps(pairs[i]);
+  template <int I>
+  static __m512 part(raw w, zero) {
+    return _mm512_castsi512_ps(s8_pair<I>(w));
   }
 };
 
@@ -43,10 +42,9 @@ struct u4_to_bf16 : packed_zmm {
   static constexpr int kParts = 4;
   using zero = __m512i;
   static zero load_zero(const uint8_t* zeros) { return zero_pairs(zeros); }
-  static void decode(raw w, zero z, __m512 (&b)[4]) {
-    __m512i pairs[4];
-    u4_pairs(w, z, pairs);
-    for (int i = 0; i < 4; i++) b[i] = _mm512_castsi512_ps(pairs[i]);
+  template <int T>
+  static __m512 part(raw w, zero z) {
+    return _mm512_castsi512_ps(u4_pair<T>(w, z));
   }
 };
 

@@ -35,7 +35,10 @@ struct panels {
 // 5).
 constexpr int64_t kLongest = int64_t{1} << 28;
 
+namespace {
+// Static, as everything that files of different instruction sets share.
 inline int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
+}  // namespace
 
 panels panels_of(const kn_flat_gemm_problem& problem);
 

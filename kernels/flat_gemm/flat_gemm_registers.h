@@ -2,6 +2,8 @@
 // accumulator and step. 2 P loads of weights feed R P dots, and each row costs one broadcast, so from P = 2 on the
 // loads fit beside the dots. R P + P + 1 registers at most 32.
 #pragma once
+#include <unroll.h>
+
 #include "flat_gemm_drive.h"
 
 namespace kn::flat_gemm {
@@ -12,8 +14,8 @@ constexpr int kRows[] = {16, 12, 6, 3}, kDecodedRows[] = {8, 8, 4, 2};
 
 constexpr int panel_slot(int64_t step) { return step == 1 ? 0 : step == 2 ? 1 : step == 4 ? 2 : 3; }
 
-// Decode: kRaw bytes of a panel, loaded, become kParts operands of Dot, in the order of k. This one is for weights that
-// are operands.
+// Decode: kRaw bytes of a panel, loaded, become kParts operands of Dot, in the order of k, each from the bytes alone.
+// This one is for weights that are operands.
 template <class Dot>
 struct as_is {
   using raw = typename Dot::v;
@@ -22,7 +24,10 @@ struct as_is {
   struct zero {};
   static zero load_zero(const uint8_t*) { return {}; }
   static raw load(const char* w) { return Dot::load(w); }
-  static void decode(raw w, zero, raw (&b)[1]) { b[0] = w; }
+  template <int>
+  static raw part(raw w, zero) {
+    return w;
+  }
 };
 
 // Dot: v a 512-bit accumulator type; zero(), broadcast(x at a step), dot(acc, x, w), scale(sum, scales, acc), kXBytes
@@ -47,28 +52,34 @@ void tile(const multiplication<X>& t) {
   const char* fetch = t.fetch.from;
   for (int64_t s = 0; s < steps; s++) {
     for (int64_t p = 0; p < t.fetch.panels; p++) _mm_prefetch(fetch + p * t.fetch.stride, _MM_HINT_T1);
-    if constexpr (kParts == 1 && R > P) {
-      v b[P][1];
+    typename Decode::raw raw[P];
 #pragma GCC unroll 8
-      for (int p = 0; p < P; p++) Decode::decode(Decode::load(w + p * t.w_stride), zero[p], b[p]);
+    for (int p = 0; p < P; p++) raw[p] = Decode::load(w + p * t.w_stride);
+    // One operand of k at a time and of the shorter side at once: all operands of a step would not fit in registers.
+    each<kParts>([&](auto i) __attribute__((always_inline)) {
+      constexpr int64_t at = i * Dot::kXBytes;
+      if constexpr (R > P) {
+        v b[P];
+#pragma GCC unroll 8
+        for (int p = 0; p < P; p++) b[p] = Decode::template part<i>(raw[p], zero[p]);
 #pragma GCC unroll 16
-      for (int r = 0; r < R; r++) {
-        const v a = Dot::broadcast(x + r * x_stride);
+        for (int r = 0; r < R; r++) {
+          const v a = Dot::broadcast(x + r * x_stride + at);
 #pragma GCC unroll 8
-        for (int p = 0; p < P; p++) c[r][p] = Dot::dot(c[r][p], a, b[p][0]);
-      }
-    } else {
-#pragma GCC unroll 8
-      for (int p = 0; p < P; p++) {
-        v b[kParts];
-        Decode::decode(Decode::load(w + p * t.w_stride), zero[p], b);
-#pragma GCC unroll 8
-        for (int i = 0; i < kParts; i++)
+          for (int p = 0; p < P; p++) c[r][p] = Dot::dot(c[r][p], a, b[p]);
+        }
+      } else {
+        v a[R];
 #pragma GCC unroll 16
-          for (int r = 0; r < R; r++)
-            c[r][p] = Dot::dot(c[r][p], Dot::broadcast(x + r * x_stride + i * Dot::kXBytes), b[i]);
+        for (int r = 0; r < R; r++) a[r] = Dot::broadcast(x + r * x_stride + at);
+#pragma GCC unroll 8
+        for (int p = 0; p < P; p++) {
+          const v b = Decode::template part<i>(raw[p], zero[p]);
+#pragma GCC unroll 16
+          for (int r = 0; r < R; r++) c[r][p] = Dot::dot(c[r][p], a[r], b);
+        }
       }
-    }
+    });
     x += Dot::kXBytes * kParts;
     w += Decode::kRaw;
     fetch += t.fetch.advance;

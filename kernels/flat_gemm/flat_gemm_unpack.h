@@ -1,6 +1,7 @@
 // s8 and u4 panels to bf16 pairs [k/2][16][2], for the engines that multiply bf16. Both are exact.
 #pragma once
 #include <avx512.h>
+#include <unroll.h>
 
 namespace kn::flat_gemm {
 namespace {
@@ -16,13 +17,12 @@ inline __m512i small_integers() {
 
 // 32-bit lanes hold k..k+3 of a column. An s8 has at most 8 significant bits, so the low half of its f32 is zero and a
 // pair is one shift and one or.
-inline void s8_pairs(__m512i w, __m512i (&pairs)[2]) {
-  const __m512i f0 = _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(w, 24), 24)));
-  const __m512i f1 = _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(w, 16), 24)));
-  const __m512i f2 = _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(w, 8), 24)));
-  const __m512i f3 = _mm512_castps_si512(_mm512_cvtepi32_ps(_mm512_srai_epi32(w, 24)));
-  pairs[0] = _mm512_or_si512(_mm512_srli_epi32(f0, 16), f1);
-  pairs[1] = _mm512_or_si512(_mm512_srli_epi32(f2, 16), f3);
+template <int I>
+inline __m512i s8_pair(__m512i w) {
+  const __m512i low = _mm512_srai_epi32(_mm512_slli_epi32(w, 24 - 16 * I), 24);
+  const __m512i high = _mm512_srai_epi32(I == 0 ? _mm512_slli_epi32(w, 16) : w, 24);
+  return _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(_mm512_cvtepi32_ps(low)), 16),
+                         _mm512_castps_si512(_mm512_cvtepi32_ps(high)));
 }
 
 inline __m512i zero_pairs(const uint8_t* zeros) {
@@ -30,29 +30,27 @@ inline __m512i zero_pairs(const uint8_t* zeros) {
   return _mm512_or_si512(z, _mm512_slli_epi32(z, 16));
 }
 
-inline void u4_pairs(__m512i w, __m512i zero, __m512i (&pairs)[4]) {
-  const __m512i table = small_integers(), low = _mm512_set1_epi16(15);
-  const __m512i q[4] = {_mm512_and_si512(w, low), _mm512_and_si512(_mm512_srli_epi16(w, 4), low),
-                        _mm512_and_si512(_mm512_srli_epi16(w, 8), low), _mm512_srli_epi16(w, 12)};
-  for (int t = 0; t < 4; t++) pairs[t] = _mm512_permutexvar_epi16(_mm512_sub_epi16(q[t], zero), table);
+template <int T>
+inline __m512i u4_pair(__m512i w, __m512i zero) {
+  const __m512i shifted = _mm512_srli_epi16(w, 4 * T);
+  const __m512i q = T == 3 ? shifted : _mm512_and_si512(shifted, _mm512_set1_epi16(15));
+  return _mm512_permutexvar_epi16(_mm512_sub_epi16(q, zero), small_integers());
 }
 
 inline void unpack_bf16(int32_t w_type, int32_t group, const char* in, char* out, int64_t length,
                         const uint8_t* zeros) {
   if (w_type == KN_S8) {
     for (int64_t k = 0; k < length; k += 4, in += 64, out += 128) {
-      __m512i pairs[2];
-      s8_pairs(_mm512_load_si512(in), pairs);
-      for (int i = 0; i < 2; i++) _mm512_store_si512(out + i * 64, pairs[i]);
+      const __m512i w = _mm512_load_si512(in);
+      each<2>([&](auto i) { _mm512_store_si512(out + i * 64, s8_pair<i>(w)); });
     }
     return;
   }
   for (int64_t g = 0; g < length; g += group, zeros += 16) {
     const __m512i zero = zero_pairs(zeros);
     for (int64_t k = 0; k < group; k += 8, in += 64, out += 256) {
-      __m512i pairs[4];
-      u4_pairs(_mm512_load_si512(in), zero, pairs);
-      for (int t = 0; t < 4; t++) _mm512_store_si512(out + t * 64, pairs[t]);
+      const __m512i w = _mm512_load_si512(in);
+      each<4>([&](auto t) { _mm512_store_si512(out + t * 64, u4_pair<t>(w, zero)); });
     }
   }
 }

@@ -141,6 +141,7 @@ internal sealed partial class DecodeAttentionOperation : Operation
         Budget = settings.Budget,
         Cancellation = settings.Cancellation,
         Progress = settings.Progress,
+        Watch = settings.Watch,
         Candidates = settings.Candidates,
     });
 

@@ -103,6 +103,7 @@ internal sealed partial class FlatGemmOperation : Operation
         Budget = settings.Budget,
         Cancellation = settings.Cancellation,
         Progress = settings.Progress,
+        Watch = settings.Watch,
         Candidates = settings.Candidates,
     });
 

@@ -137,6 +137,7 @@ internal sealed partial class SpGemmOperation : Operation
             Budget = settings.Budget,
             Cancellation = settings.Cancellation,
             Progress = settings.Progress,
+            Watch = settings.Watch,
             Candidates = settings.Candidates,
         }, a, b);
     }

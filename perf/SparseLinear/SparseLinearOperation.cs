@@ -67,6 +67,7 @@ internal sealed unsafe partial class SparseLinearOperation : Operation
         Budget = settings.Budget,
         Cancellation = settings.Cancellation,
         Progress = settings.Progress,
+        Watch = settings.Watch,
         Candidates = settings.Candidates,
     });
 

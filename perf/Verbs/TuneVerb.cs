@@ -8,7 +8,11 @@ namespace Kernels.Perf;
 /// <summary>perf tune: measures the dataflows of a model's layers and stores what follows.</summary>
 internal static class TuneVerb
 {
-    private sealed record Request(Operation Operation, IReadOnlyList<Layer> Layers, int[] Grid, Conditions On, bool KeepSimulated, TimeSpan Budget, TuningStore Store, CancellationToken Cancellation);
+    private sealed record Request(Operation Operation, IReadOnlyList<Layer> Layers, int[] Grid, Conditions On, bool KeepSimulated, TimeSpan Budget, TimeSpan TimeOut, TuningStore Store, CancellationToken Cancellation)
+    {
+        public TuningResult Tune(int layer, TimeSpan budget, CancellationToken cancellation, Action<int, int> progress, TrialWatch watch) =>
+            Operation.Tune(Layers[layer], new TuneSettings(Grid, On.Cache, budget, cancellation, progress) { Device = On.Device, Eager = On.Eager, KeepSimulated = KeepSimulated, Watch = watch }, Store);
+    }
 
     private sealed record Outcome(Layer Layer, TuningResult Result);
 
@@ -18,17 +22,21 @@ internal static class TuneVerb
         Option<int[]> threads = Arguments.Threads();
         Option<CacheState> cache = Arguments.Cache();
         Option<double> budget = Arguments.Seconds("--budget", 300, "Wall time for everything, in seconds");
+        Option<double> timeOut = Arguments.Seconds("--time-out", 60, "A candidate that runs for longer, its check included, is ended and recorded as failed");
+        var child = new Option<string?>("--child") { Description = "Serve a tune: layers asked for on standard input, the running candidate in this file", Hidden = true };
         var keep = new Option<bool>("--keep-simulated") { Description = "With --device simt: store choices by the simulated device's times, which are the host's" };
         Option<string?> db = Verb.DatabaseOption();
         return Verb.Make("tune", "Measures the dataflows of every layer over m (kv_len), and stores the choices with all samples. Ctrl-C keeps what was measured.",
-            [op, threads, cache, .. Conditions.Options, keep, budget, db, .. Operation.AllOptions], (parsed, screen, cancellation) =>
+            [op, threads, cache, .. Conditions.Options, keep, budget, timeOut, child, db, .. Operation.AllOptions], (parsed, screen, cancellation) =>
             {
                 Operation operation = Operation.Find(parsed.GetRequiredValue(op));
                 Conditions on = Conditions.Of(parsed, parsed.GetValue(cache), operation);
                 List<Layer> layers = [.. on.Threads(parsed.GetValue(threads)!).SelectMany(t => operation.Layers(parsed, t)).Where(l => l.Tune)];
                 TuningStore store = Verb.Store(parsed.GetValue(db));
                 Writable(store);
-                return Run(new Request(operation, layers, operation.Axis.Tune(parsed), on, parsed.GetValue(keep), TimeSpan.FromSeconds(parsed.GetValue(budget)), store, cancellation), screen);
+                var request = new Request(operation, layers, operation.Axis.Tune(parsed), on, parsed.GetValue(keep), TimeSpan.FromSeconds(parsed.GetValue(budget)),
+                    TimeSpan.FromSeconds(parsed.GetValue(timeOut)), store, cancellation);
+                return parsed.GetValue(child) is { } page ? TuneProcess.Serve(page, request.Tune, cancellation) : Run(request, screen);
             });
     }
 
@@ -82,14 +90,8 @@ internal static class TuneVerb
             progress($"{layer.Case}, {layer.Dtypes}", (double)done / request.Layers.Count);
             TimeSpan budget = (request.Budget - Stopwatch.GetElapsedTime(start)) / (request.Layers.Count - i);
             if (budget <= TimeSpan.Zero) break;
-            var settings = new TuneSettings(request.Grid, request.On.Cache, budget, request.Cancellation,
-                (m, of) => progress("", (done + (double)of / request.Grid.Length) / request.Layers.Count))
-            {
-                Device = request.On.Device,
-                Eager = request.On.Eager,
-                KeepSimulated = request.KeepSimulated,
-            };
-            outcomes.Add(new Outcome(layer, request.Operation.Tune(layer, settings, request.Store)));
+            var process = new TuneProcess(i, request.TimeOut, (m, of) => progress("", (done + (double)of / request.Grid.Length) / request.Layers.Count), request.Cancellation);
+            outcomes.Add(new Outcome(layer, process.Tune(budget)));
         }
         return outcomes;
     }

@@ -53,6 +53,16 @@ public class TournamentTests
     }
 
     [Test]
+    public void ACandidateThatIsFarSlowerRunsOnce()
+    {
+        var timer = new Synthetic(45_000, 0.01, 1e-3, 0.5, 0.9e-3);
+        TournamentResult result = timer.Tune(Ample);
+        Assert.That(result.Winner, Is.EqualTo(2));
+        Assert.That(result.Timings[1].Failure?.Kind, Is.EqualTo(FailureKind.Timeout));
+        Assert.That(result.Timings[1].Samples, Has.Length.EqualTo(1));
+    }
+
+    [Test]
     public void OutliersChangeNothing()
     {
         double Outlier(Random random, int _) => random.NextDouble() < 0.1 ? 3 + 10 * random.NextDouble() : 1;

@@ -14,6 +14,9 @@ internal enum FailureKind
     /// <summary>It did not finish in time.</summary>
     Timeout,
 
+    /// <summary>The process that ran it ended.</summary>
+    Crash,
+
     /// <summary>It threw, or gave a time that is none.</summary>
     Error,
 

@@ -17,6 +17,9 @@ internal sealed record TournamentOptions
     /// <summary>A candidate whose warm-up is never below this many times the fastest run so far does not enter the rounds.</summary>
     public double CutOff { get; init; } = 4;
 
+    /// <summary>A candidate whose first run takes more than this many times the fastest run so far, and 50 ms, is not run again.</summary>
+    public double TimeOut { get; init; } = 10;
+
     /// <summary>The rule of the choice.</summary>
     public SelectionRule Rule { get; init; } = SelectionRule.Default;
 
@@ -37,6 +40,9 @@ internal sealed class Tournament
 
     // Shares of the budget after which a phase ends; the rest is kept for the rematch, without which nothing is replaced.
     private const double WarmUpShare = 0.25, RoundShare = 0.67;
+
+    // A shared machine stands still for milliseconds; below this, two runs more are cheaper than to lose a candidate by that.
+    private const double LeastTimeOut = 0.05;
 
     private enum Step { Timed, Failed, Stopped }
 
@@ -99,6 +105,12 @@ internal sealed class Tournament
             {
                 if (Time(candidate, WarmUpShare, out batch[i]) != Step.Timed)
                     return;
+                if (n == 0 && i == 0 && batch[0] > Math.Max(options.TimeOut * fastest, LeastTimeOut))
+                {
+                    samples[candidate].Add(batch[0]);
+                    failures[candidate] = new Failure(FailureKind.Timeout, $"its first run took more than {options.TimeOut:G3} times the fastest so far");
+                    return;
+                }
             }
             double least = batch.Min(), median = Estimate.Of(batch).Median;
             fastest = Math.Min(fastest, least);

@@ -29,6 +29,9 @@ internal abstract record TuningEffort
 
     public CancellationToken Cancellation { get; init; }
 
+    /// <summary>Is left what runs, for a process that watches this one, and knows what failed before.</summary>
+    public TrialWatch? Watch { get; init; }
+
     /// <summary>Told what is measured next and how many of all points are done.</summary>
     public Action<int, int>? Progress { get; init; }
 }
@@ -124,14 +127,28 @@ internal abstract class Tuner<TProblem>(Selection<TProblem> selection, TuningEff
     {
         List<(Row Row, KnLaunch Launch)> candidates = Candidates(at, stored);
         Narrow(at);
-        Failure?[] failures = [.. candidates.Select(c => Fault(c.Row, c.Launch, at))];
+        Dataflow[] dataflows = [.. candidates.Select(c => c.Row.Dataflow(c.Launch))];
+        Failure?[] failures = [.. candidates.Select((c, i) => effort.Watch?.Failures.GetValueOrDefault(dataflows[i]) ?? Watched(dataflows[i], () => Fault(c.Row, c.Launch, at)))];
         TimedCall[] calls = [.. candidates.Select(c => new TimedCall(c.Row.Name, copy => Run(c.Row, c.Launch, at, copy)))];
-        foreach ((Row row, KnLaunch launch) in candidates)
-            Note(TuningNotes.Predicted(at, row.Dataflow(launch)), selection.Seconds(row, launch, at));
+        foreach ((int i, (Row row, KnLaunch launch)) in candidates.Index())
+            Note(TuningNotes.Predicted(at, dataflows[i]), selection.Seconds(row, launch, at));
         TournamentResult result = Tournament.Run(candidates.Count,
-            i => failures[i] is { } f ? throw new CandidateFailedException(f.Kind, f.Detail) : Timer.Sample(calls[i]),
+            i => failures[i] is { } f ? throw new CandidateFailedException(f.Kind, f.Detail) : Watched(dataflows[i], () => Timer.Sample(calls[i])),
             new TournamentOptions { Budget = budget < TimeSpan.Zero ? TimeSpan.Zero : budget, Rule = effort.Rule, Cancellation = effort.Cancellation });
-        return new Evidence(at, [.. candidates.Select(c => c.Row.Dataflow(c.Launch))], result);
+        return new Evidence(at, [.. dataflows], result);
+    }
+
+    private T Watched<T>(Dataflow dataflow, Func<T> run)
+    {
+        effort.Watch?.Begin(dataflow);
+        try
+        {
+            return run();
+        }
+        finally
+        {
+            effort.Watch?.End();
+        }
     }
 
     /// <summary>The incumbent, the model's default, then the most promising: the best launch of every row before the second of any.</summary>
