@@ -86,7 +86,7 @@ internal sealed class TuneProcess(int layer, TimeSpan timeOut, Action<int, int> 
         Line? result = null;
         child.OutputDataReceived += (_, e) =>
         {
-            if (e.Data is null || JsonSerializer.Deserialize<Line>(e.Data, s_json) is not { } line) return;
+            if (e.Data is not ['{', ..] || JsonSerializer.Deserialize<Line>(e.Data, s_json) is not { } line) return;
             if (line.Stored is null) progress(line.At, line.Done);
             else result = line;
         };
