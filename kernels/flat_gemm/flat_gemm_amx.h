@@ -53,7 +53,8 @@ inline __attribute__((always_inline)) void unpack_step(const packed_panel& panel
   if constexpr (F == feed::s8)
     unpack_bf16(KN_S8, 0, in, out, kStepK, nullptr);
   else
-    unpack_bf16(KN_U4, kStepK, in, out, kStepK, panel.zeros + (k >> group_shift) * kPanel);
+    unpack_bf16(KN_U4, kStepK, in, out, kStepK,
+                panel.zeros == nullptr ? nullptr : panel.zeros + (k >> group_shift) * kPanel);
 }
 
 // R tiles of rows by P panels. Sums are tiles 0 to 3, x is 4 (and 5), weights take the rest in turn. Not inlined, so

@@ -3,6 +3,7 @@
 #pragma once
 #include "flat_gemm_quantize.h"
 #include "flat_gemm_registers.h"
+#include "flat_gemm_unpack.h"
 
 namespace kn::flat_gemm {
 namespace {
@@ -19,22 +20,12 @@ struct multiply_add {
 };
 
 // Decoders to f32, one operand per element of k.
-struct packed_zmm {
-  using raw = __m512i;
-  static raw load(const char* w) { return _mm512_load_si512(w); }
-};
-
-struct no_zero {
-  struct zero {};
-  static zero load_zero(const uint8_t*) { return {}; }
-};
-
 struct f16_to_f32 : no_zero {
   static constexpr int64_t kRaw = 32;
   static constexpr int kParts = 1;
   using raw = __m256i;
   static raw load(const char* w) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w)); }
-  template <int>
+  template <int, int>
   static __m512 part(raw w, zero) {
     return _mm512_cvtph_ps(w);
   }
@@ -43,7 +34,7 @@ struct f16_to_f32 : no_zero {
 struct bf16_to_f32 : no_zero, packed_zmm {
   static constexpr int64_t kRaw = 64;
   static constexpr int kParts = 2;
-  template <int I>
+  template <int I, int>
   static __m512 part(raw pair, zero) {
     return _mm512_castsi512_ps(I == 0 ? _mm512_slli_epi32(pair, 16)
                                       : _mm512_and_si512(pair, _mm512_set1_epi32(static_cast<int32_t>(0xffff0000))));
@@ -53,9 +44,9 @@ struct bf16_to_f32 : no_zero, packed_zmm {
 struct s8_to_f32 : no_zero, packed_zmm {
   static constexpr int64_t kRaw = 64;
   static constexpr int kParts = 4;
-  template <int I>
+  template <int I, int R>
   static __m512 part(raw w, zero) {
-    return _mm512_cvtepi32_ps(_mm512_srai_epi32(I == 3 ? w : _mm512_slli_epi32(w, 24 - 8 * I), 24));
+    return _mm512_cvtepi32_ps(s8_at<I, 2 * R>(w));
   }
 };
 
@@ -67,10 +58,21 @@ struct u4_to_f32 : packed_zmm {
   static zero load_zero(const uint8_t* zeros) {
     return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(zeros)));
   }
-  template <int I>
+  template <int I, int>
   static __m512 part(raw w, zero z) {
     const __m512i q = _mm512_and_si512(_mm512_srli_epi32(w, 4 * (I / 2) + 16 * (I % 2)), _mm512_set1_epi32(15));
     return _mm512_cvtepi32_ps(_mm512_sub_epi32(q, z));
+  }
+};
+
+// Without zero points: the low 4 bits are the index of q - 8.
+struct u4_less_8_to_f32 : no_zero, packed_zmm {
+  static constexpr int64_t kRaw = 64;
+  static constexpr int kParts = 8;
+  template <int I, int>
+  static __m512 part(raw w, zero) {
+    const __m512 integers = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm512_permutexvar_ps(I == 0 ? w : _mm512_srli_epi32(w, 4 * (I / 2) + 16 * (I % 2)), integers);
   }
 };
 
@@ -96,7 +98,7 @@ struct f32_engine {
     const typename Decode::zero zero = Decode::load_zero(zeros);
     for (int64_t k = 0; k < length; k += Decode::kParts, in += Decode::kRaw) {
       const typename Decode::raw w = Decode::load(in);
-      each<Decode::kParts>([&](auto i) { _mm512_store_ps(out + (k + i) * 16, Decode::template part<i>(w, zero)); });
+      each<Decode::kParts>([&](auto i) { _mm512_store_ps(out + (k + i) * 16, Decode::template part<i, 0>(w, zero)); });
     }
   }
 
@@ -111,6 +113,7 @@ struct f32_engine {
       case KN_S8:
         return unpack_as<s8_to_f32>(in, out, length, nullptr);
       default:
+        if (zeros == nullptr) return unpack_as<u4_less_8_to_f32>(in, out, length, nullptr);
         for (int64_t g = 0; g < length; g += group)
           unpack_as<u4_to_f32>(in + g * 8, out + g * 16, group, zeros + g / group * 16);
     }
@@ -133,7 +136,8 @@ struct f32_engine {
       case KN_S8:
         return multiply_registers<multiply_add, s8_to_f32>(r);
       default:
-        return multiply_registers<multiply_add, u4_to_f32>(r);
+        return r.zeros == nullptr ? multiply_registers<multiply_add, u4_less_8_to_f32>(r)
+                                  : multiply_registers<multiply_add, u4_to_f32>(r);
     }
   }
 };

@@ -21,19 +21,12 @@ struct dot_bf16 {
 };
 
 // The decoders of flat_gemm_unpack.h as operands of dot_bf16.
-struct packed_zmm {
-  using raw = __m512i;
-  static raw load(const char* w) { return _mm512_load_si512(w); }
-};
-
-struct s8_to_bf16 : packed_zmm {
+struct s8_to_bf16 : no_zero, packed_zmm {
   static constexpr int64_t kRaw = 64;
   static constexpr int kParts = 2;
-  struct zero {};
-  static zero load_zero(const uint8_t*) { return {}; }
-  template <int I>
+  template <int I, int R>
   static __m512 part(raw w, zero) {
-    return _mm512_castsi512_ps(s8_pair<I>(w));
+    return _mm512_castsi512_ps(s8_pair<I, R>(w));
   }
 };
 
@@ -42,9 +35,19 @@ struct u4_to_bf16 : packed_zmm {
   static constexpr int kParts = 4;
   using zero = __m512i;
   static zero load_zero(const uint8_t* zeros) { return zero_pairs(zeros); }
-  template <int T>
+  template <int T, int>
   static __m512 part(raw w, zero z) {
     return _mm512_castsi512_ps(u4_pair<T>(w, z));
+  }
+};
+
+// Without zero points.
+struct u4_less_8_to_bf16 : no_zero, packed_zmm {
+  static constexpr int64_t kRaw = 64;
+  static constexpr int kParts = 4;
+  template <int T, int>
+  static __m512 part(raw w, zero) {
+    return _mm512_castsi512_ps(u4_pair<T>(w));
   }
 };
 
@@ -80,7 +83,8 @@ struct bf16_engine {
       case KN_S8:
         return multiply_registers<dot_bf16, s8_to_bf16>(r);
       case KN_U4:
-        return multiply_registers<dot_bf16, u4_to_bf16>(r);
+        return r.zeros == nullptr ? multiply_registers<dot_bf16, u4_less_8_to_bf16>(r)
+                                  : multiply_registers<dot_bf16, u4_to_bf16>(r);
       default:
         return multiply_registers<dot_bf16, as_is<dot_bf16>>(r);
     }

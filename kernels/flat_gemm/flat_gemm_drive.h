@@ -39,6 +39,12 @@ struct plan {
   const uint64_t* outputs;  // null, or a bit per column: those whose bit is clear are 0
   char* scratch;            // per worker: accumulators, then unpacked weights
   int64_t scratch_bytes, accumulator_bytes;
+
+  // From a group of a panel on; null where all zero points are 8.
+  const uint8_t* zeros(int64_t group) const {
+    return problem->flags & KN_GEMM_ZEROS ? static_cast<const uint8_t*>(args->packed) + at.zeros_at + group * kPanel
+                                          : nullptr;
+  }
 };
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -132,7 +138,7 @@ struct multiplication {
   int64_t ld;            // bytes
   bool first;            // acc holds nothing yet
   const float* scales;   // null, or 16 per panel: acc += scale * (the sum of this run)
-  const uint8_t* zeros;  // u4: 16 per panel
+  const uint8_t* zeros;  // null, or 16 per panel
   int64_t group_stride;  // elements of scales and zeros from panel to panel
   bool alone;            // the only pass over these weights, which come straight from memory
   ahead fetch;
@@ -148,7 +154,7 @@ void multiply_block(Engine& engine, const plan& p, const char* w, int64_t w_stri
                 first_group = panel * p.at.groups + (grouped ? k0 / group : 0);
   const char* packed = static_cast<const char*>(p.args->packed);
   const float* scales = reinterpret_cast<const float*>(packed + p.at.scales_at) + first_group * kPanel;
-  const uint8_t* zeros = reinterpret_cast<const uint8_t*>(packed) + p.at.zeros_at + first_group * kPanel;
+  const uint8_t* zeros = p.zeros(first_group);
   int64_t most = Engine::row_tile(step), bytes_per_k = Engine::kBytesPerK;
   if constexpr (Engine::kDecodes) {
     if (p.decode) most = Engine::decode_rows(p.problem->w_type, step), bytes_per_k = p.raw;
@@ -176,7 +182,7 @@ void multiply_block(Engine& engine, const plan& p, const char* w, int64_t w_stri
       r.length = smaller(group, length - g);
       r.first = k0 + g == 0;
       r.scales = grouped ? scales + g / group * kPanel : nullptr;
-      r.zeros = grouped ? zeros + g / group * kPanel : nullptr;
+      r.zeros = zeros != nullptr ? zeros + g / group * kPanel : nullptr;
       if constexpr (Engine::kDecodes) {
         if (p.decode) {
           engine.multiply_packed(p.problem->w_type, r);
@@ -215,9 +221,7 @@ void task(void* context, int64_t index, int32_t worker) {
       if (Engine::unpacks(p.problem->w_type) && !p.decode) {
         for (int64_t i = 0; i < step; i++)
           engine.unpack(i, p.problem->w_type, p.problem->group, w + i * p.at.bytes, unpacked + i * unpacked_stride,
-                        length,
-                        reinterpret_cast<const uint8_t*>(packed) + p.at.zeros_at +
-                            ((panel + i) * p.at.groups + (p.problem->group ? k0 / p.problem->group : 0)) * kPanel);
+                        length, p.zeros((panel + i) * p.at.groups + (p.problem->group ? k0 / p.problem->group : 0)));
         w = unpacked;
         stride = unpacked_stride;
       }

@@ -14,17 +14,26 @@ constexpr int kRows[] = {16, 12, 6, 3}, kDecodedRows[] = {8, 8, 4, 2};
 
 constexpr int panel_slot(int64_t step) { return step == 1 ? 0 : step == 2 ? 1 : step == 4 ? 2 : 3; }
 
-// Decode: kRaw bytes of a panel, loaded, become kParts operands of Dot, in the order of k, each from the bytes alone.
-// This one is for weights that are operands.
+// Decode: kRaw bytes of a panel, loaded, become kParts operands of Dot, in the order of k, each from the bytes alone:
+// part<I, R> is the one at I, for R rows.
+struct packed_zmm {
+  using raw = __m512i;
+  static raw load(const char* w) { return _mm512_load_si512(w); }
+};
+
+struct no_zero {
+  struct zero {};
+  static zero load_zero(const uint8_t*) { return {}; }
+};
+
+// Weights that are operands.
 template <class Dot>
-struct as_is {
+struct as_is : no_zero {
   using raw = typename Dot::v;
   static constexpr int64_t kRaw = 64;
   static constexpr int kParts = 1;
-  struct zero {};
-  static zero load_zero(const uint8_t*) { return {}; }
   static raw load(const char* w) { return Dot::load(w); }
-  template <int>
+  template <int, int>
   static raw part(raw w, zero) {
     return w;
   }
@@ -61,7 +70,7 @@ void tile(const multiplication<X>& t) {
       if constexpr (R > P) {
         v b[P];
 #pragma GCC unroll 8
-        for (int p = 0; p < P; p++) b[p] = Decode::template part<i>(raw[p], zero[p]);
+        for (int p = 0; p < P; p++) b[p] = Decode::template part<i, R>(raw[p], zero[p]);
 #pragma GCC unroll 16
         for (int r = 0; r < R; r++) {
           const v a = Dot::broadcast(x + r * x_stride + at);
@@ -74,7 +83,7 @@ void tile(const multiplication<X>& t) {
         for (int r = 0; r < R; r++) a[r] = Dot::broadcast(x + r * x_stride + at);
 #pragma GCC unroll 8
         for (int p = 0; p < P; p++) {
-          const v b = Decode::template part<i>(raw[p], zero[p]);
+          const v b = Decode::template part<i, R>(raw[p], zero[p]);
 #pragma GCC unroll 16
           for (int r = 0; r < R; r++) c[r][p] = Dot::dot(c[r][p], a[r], b);
         }

@@ -15,12 +15,27 @@ inline __m512i small_integers() {
   return _mm512_load_si512(table);
 }
 
-// 32-bit lanes hold k..k+3 of a column. An s8 has at most 8 significant bits, so the low half of its f32 is zero and a
-// pair is one shift and one or.
-template <int I>
+// bf16 of i - 8 at indices i and i + 16: without zero points the word itself is the index.
+inline __m512i integers_less_8() {
+  alignas(64) static constexpr uint16_t table[32] = {0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80,
+                                                     0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0,
+                                                     0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80,
+                                                     0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0};
+  return _mm512_load_si512(table);
+}
+
+// 32-bit lanes hold k..k+3 of a column. Byte I of each with its sign: one product, by 1 and the others by 0, in place
+// of two shifts, unless the products that a pair of bytes then takes part in keep the multipliers busy.
+template <int I, int Products>
+inline __m512i s8_at(__m512i w) {
+  if constexpr (Products <= 4) return _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi32(1 << 8 * I), w);
+  return _mm512_srai_epi32(I == 3 ? w : _mm512_slli_epi32(w, 24 - 8 * I), 24);
+}
+
+// An s8 has at most 8 significant bits, so the low half of its f32 is zero and a pair is one shift and one or.
+template <int I, int R>
 inline __m512i s8_pair(__m512i w) {
-  const __m512i low = _mm512_srai_epi32(_mm512_slli_epi32(w, 24 - 16 * I), 24);
-  const __m512i high = _mm512_srai_epi32(I == 0 ? _mm512_slli_epi32(w, 16) : w, 24);
+  const __m512i low = s8_at<2 * I, R>(w), high = s8_at<2 * I + 1, R>(w);
   return _mm512_or_si512(_mm512_srli_epi32(_mm512_castps_si512(_mm512_cvtepi32_ps(low)), 16),
                          _mm512_castps_si512(_mm512_cvtepi32_ps(high)));
 }
@@ -37,12 +52,26 @@ inline __m512i u4_pair(__m512i w, __m512i zero) {
   return _mm512_permutexvar_epi16(_mm512_sub_epi16(q, zero), small_integers());
 }
 
+// The zero point is 8.
+template <int T>
+inline __m512i u4_pair(__m512i w) {
+  return _mm512_permutexvar_epi16(T == 0 ? w : _mm512_srli_epi16(w, 4 * T), integers_less_8());
+}
+
+// zeros: of u4, or null.
 inline void unpack_bf16(int32_t w_type, int32_t group, const char* in, char* out, int64_t length,
                         const uint8_t* zeros) {
   if (w_type == KN_S8) {
     for (int64_t k = 0; k < length; k += 4, in += 64, out += 128) {
       const __m512i w = _mm512_load_si512(in);
-      each<2>([&](auto i) { _mm512_store_si512(out + i * 64, s8_pair<i>(w)); });
+      each<2>([&](auto i) { _mm512_store_si512(out + i * 64, s8_pair<i, 0>(w)); });
+    }
+    return;
+  }
+  if (zeros == nullptr) {
+    for (int64_t k = 0; k < length; k += 8, in += 64, out += 256) {
+      const __m512i w = _mm512_load_si512(in);
+      each<4>([&](auto t) { _mm512_store_si512(out + t * 64, u4_pair<t>(w)); });
     }
     return;
   }

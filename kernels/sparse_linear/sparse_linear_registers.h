@@ -53,7 +53,7 @@ void tile(const sparse_multiplication<X>& t) {
       memcpy(&m, bits[p] + s * static_cast<int64_t>(sizeof m), sizeof m);
       _mm_prefetch(values[p] + kAheadBytes, _MM_HINT_T0);
       const auto w = std::bit_cast<typename Decode::raw>(Expand::expand(values[p], m));
-      each<kParts>([&](auto i) __attribute__((always_inline)) { b[p][i] = Decode::template part<i>(w, {}); });
+      each<kParts>([&](auto i) __attribute__((always_inline)) { b[p][i] = Decode::template part<i, R>(w, {}); });
       values[p] += Expand::count(m) * Expand::kElement;
     }
 #pragma GCC unroll 4
