@@ -104,6 +104,19 @@ public sealed unsafe class TunedTests
         foreach (Segment<KnFlatGemmProblem> s in segments) Assert.That(FlatGemmSelection.Accepts(s.Row, s_layer, s.To, s.Launch));
     }
 
+    /// <summary>A new instruction set in the key, or a renamed row, would leave the shipped tables unread in silence.</summary>
+    [Test]
+    public void Shipped_records_name_rows_of_the_table_and_are_found_on_their_machine()
+    {
+        TuningRecord[] shipped = [.. TuningStore.Embedded()];
+        Assert.That(shipped, Is.Not.Empty);
+        foreach (TuningRecord record in shipped)
+        {
+            foreach (MInterval interval in record.Intervals) Assert.That(KernelTable.Default.Rows.Select(r => r.Name), Has.Member(interval.Dataflow.Row), record.Key.Text);
+            if (record.Key.Device.Model == Device.Cpu.Model) Assert.That(record.Key.Device.Architecture, Is.EqualTo(StoredChoices.DeviceOf(Device.Cpu, 0).Architecture), record.Key.Text);
+        }
+    }
+
     [Test]
     public void Tuning_stores_what_a_plan_then_takes_and_tuning_again_keeps_it()
     {
