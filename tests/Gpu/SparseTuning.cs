@@ -45,7 +45,7 @@ public sealed class SparseTuning
         var store = new TuningStore(directory.Path, []);
         long nnz = new SparseLinearTrial(s_layer.Problem(3), 20231102, Density) is var trial ? trial.Sparse.Nnz : 0;
         trial.Dispose();
-        var what = new SparseLinearTuning { Layer = s_layer, Density = Density, Grid = [1, 3], Budget = TimeSpan.FromSeconds(8), Candidates = 3 };
+        var what = new SparseLinearTuning { Layer = s_layer, Density = Density, Grid = [1, 3], Budget = Tuning.Scratch.Ample, Candidates = 3 };
         Segment<KnSparseLinearProblem> Chosen() => SparseLinearSelection.Choose(device, s_layer, nnz, KnSparseSets.None, store)[^1];
         TuningResult unasked = SparseLinearTuner.Tune(device, store, what);
         Assert.That((unasked.Stored, unasked.Record is not null), Is.EqualTo((false, true)), unasked.Problem);
@@ -96,7 +96,7 @@ public sealed class SparseTuning
         Device device = Fast();
         using var directory = new Tuning.Scratch();
         var store = new TuningStore(directory.Path, []);
-        var what = new SpGemmTuning { Options = new SpGemmOptions { Store = store }, Grid = [SpGemmThresholds.Memory], Budget = TimeSpan.FromSeconds(8) };
+        var what = new SpGemmTuning { Options = new SpGemmOptions { Store = store }, Grid = [SpGemmThresholds.Memory], Budget = Tuning.Scratch.Ample };
         using CsrMatrix<double> small = Matrix(SpGemmMatrices.Rmat(7, 8, 1));
         Assert.That(Assert.Throws<KernelsException>(() => SpGemmTuner<double>.Tune(device, store, what, small, small))!.Argument, Is.EqualTo("a"));
         TuningResult result = SpGemmTuner<double>.Tune(device, store, what with { LeastProducts = 0 }, small, small);

@@ -19,7 +19,7 @@ public sealed class Faults
         if (KernelTable.Default.Path is null || !Directory.Exists(faulty)) Assert.Ignore($"{faulty} was not built: it needs Linux on x86-64");
         if (!KernelTable.Default.Of(Kernels.Interop.Native.KnOp.FlatGemm).Any(r => r.Name == Gemv && KernelTable.Default.Runs(r, out _))) Assert.Ignore($"{Gemv} does not run here");
         using var scratch = new Scratch();
-        string[] arguments = [perf, "tune", "flat_gemm", "--n", "64", "--k", "256", "--weights", "f32", "--m", "4", "--budget", "60", "--time-out", "5", "--cache", "warm", "--db", scratch.Path];
+        string[] arguments = [perf, "tune", "flat_gemm", "--n", "64", "--k", "256", "--weights", "f32", "--m", "4", "--budget", "600", "--time-out", "5", "--cache", "warm", "--db", scratch.Path];
         var start = new ProcessStartInfo("dotnet", arguments) { RedirectStandardOutput = true, RedirectStandardError = true };
         start.Environment["KERNELS_NATIVE"] = faulty;
         start.Environment["KN_CRASH"] = Gemv;
