@@ -16,11 +16,14 @@ constexpr int panel_slot(int64_t step) { return step == 1 ? 0 : step == 2 ? 1 : 
 
 // Decode: kRaw bytes of a panel, loaded, become kParts operands of Dot, in the order of k, each from the bytes alone:
 // part<I, R> is the one at I, for R rows.
+
+// A Decode that loads whole registers.
 struct packed_zmm {
   using raw = __m512i;
   static raw load(const char* w) { return _mm512_load_si512(w); }
 };
 
+// A Decode of weights without zero points.
 struct no_zero {
   struct zero {};
   static zero load_zero(const uint8_t*) { return {}; }

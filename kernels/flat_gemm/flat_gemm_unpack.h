@@ -1,27 +1,32 @@
-// s8 and u4 panels to bf16 pairs [k/2][16][2], for the engines that multiply bf16. Both are exact.
+// s8 and u4 weights on their way to floats: bytes taken out, and panels to bf16 pairs [k/2][16][2]. All of it is exact.
 #pragma once
 #include <avx512.h>
 #include <unroll.h>
 
+#include <bit>
+
 namespace kn::flat_gemm {
 namespace {
 
-// bf16 of the integers 0..15 and -16..-1 at index i mod 32: what vpermw looks up for q - zero.
+// bf16 of small integers by index mod 32, as vpermw looks them up.
+struct alignas(64) integer_table {
+  uint16_t at[32];
+  constexpr explicit integer_table(int (*integer)(int index)) : at{} {
+    for (int i = 0; i < 32; i++)
+      at[i] = static_cast<uint16_t>(std::bit_cast<uint32_t>(static_cast<float>(integer(i))) >> 16);
+  }
+};
+
+// For q - zero: indices from -16 to 15.
 inline __m512i small_integers() {
-  alignas(64) static constexpr uint16_t table[32] = {0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0,
-                                                     0x4100, 0x4110, 0x4120, 0x4130, 0x4140, 0x4150, 0x4160, 0x4170,
-                                                     0xc180, 0xc170, 0xc160, 0xc150, 0xc140, 0xc130, 0xc120, 0xc110,
-                                                     0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80};
-  return _mm512_load_si512(table);
+  static constexpr integer_table table([](int i) { return i < 16 ? i : i - 32; });
+  return _mm512_load_si512(table.at);
 }
 
-// bf16 of i - 8 at indices i and i + 16: without zero points the word itself is the index.
+// For q without zero points, whatever the bit above it: the word itself is the index.
 inline __m512i integers_less_8() {
-  alignas(64) static constexpr uint16_t table[32] = {0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80,
-                                                     0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0,
-                                                     0xc100, 0xc0e0, 0xc0c0, 0xc0a0, 0xc080, 0xc040, 0xc000, 0xbf80,
-                                                     0x0000, 0x3f80, 0x4000, 0x4040, 0x4080, 0x40a0, 0x40c0, 0x40e0};
-  return _mm512_load_si512(table);
+  static constexpr integer_table table([](int i) { return i % 16 - 8; });
+  return _mm512_load_si512(table.at);
 }
 
 // 32-bit lanes hold k..k+3 of a column. Byte I of each with its sign: one product, by 1 and the others by 0, in place

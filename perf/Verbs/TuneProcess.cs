@@ -13,8 +13,10 @@ internal sealed class TuneProcess(int layer, TimeSpan timeOut, Action<int, int> 
 {
     private sealed record Order(int Layer, double Seconds, Dictionary<string, Failure> Failures);
 
-    /// <summary>A line of the child: a point that is begun, or with <see cref="Stored"/> the result.</summary>
-    private sealed record Line(int At, int Done, bool? Stored = null, string Problem = "", string? Record = null);
+    /// <summary>A line of the child: a point that is begun, with <see cref="Stored"/> the result, or that the layer is refused.</summary>
+    private sealed record Line(int At, int Done, bool? Stored = null, string Problem = "", string? Record = null, Refusal? Refused = null);
+
+    private sealed record Refusal(Status Status, string Argument, string Rule);
 
     private static readonly JsonSerializerOptions s_json = new(JsonSerializerDefaults.Web) { Converters = { new JsonStringEnumConverter() } };
 
@@ -31,9 +33,11 @@ internal sealed class TuneProcess(int layer, TimeSpan timeOut, Action<int, int> 
                 watch.Clear();
                 using Process child = Start(page, new Order(layer, Math.Max(0, (budget - Stopwatch.GetElapsedTime(start)).TotalSeconds), failures.ToDictionary(f => f.Key.ToString(), f => f.Value)));
                 Line? result = Follow(child, watch, out bool killed);
+                if (result?.Refused is { } r) throw new KernelsException(r.Status, r.Argument, r.Rule);
                 if (result is not null) return new TuningResult(RecordOf(result), result.Stored == true, result.Problem);
                 string end = $"its process ended with code {child.ExitCode}";
-                if (watch.Running is not { } dataflow) return new TuningResult(null, false, end);
+                if (cancellation.IsCancellationRequested) return new TuningResult(null, false, end);
+                if (watch.Running is not { } dataflow) throw new KernelsException(Status.Internal, "tune", end);
                 failures[dataflow] = killed ? new Failure(FailureKind.Timeout, $"no end after {timeOut.TotalSeconds:G3} s") : new Failure(FailureKind.Crash, end);
                 Screen.Note($"{dataflow}: {failures[dataflow].Detail}; measuring without it");
             }
@@ -58,8 +62,15 @@ internal sealed class TuneProcess(int layer, TimeSpan timeOut, Action<int, int> 
         ended.Start();
         var failures = order.Failures.ToDictionary(f => Dataflow.TryParse(f.Key, out Dataflow? dataflow) ? dataflow : throw new UsageException($"--child: {f.Key}"), f => f.Value);
         using var watch = new TrialWatch(page, failures);
-        TuningResult result = tune(order.Layer, TimeSpan.FromSeconds(order.Seconds), cancel.Token, (at, done) => Say(new Line(at, done)), watch);
-        Say(new Line(0, 0, result.Stored, result.Problem, result.Record is null ? null : Convert.ToBase64String(result.Record.ToJson())));
+        try
+        {
+            TuningResult result = tune(order.Layer, TimeSpan.FromSeconds(order.Seconds), cancel.Token, (at, done) => Say(new Line(at, done)), watch);
+            Say(new Line(0, 0, result.Stored, result.Problem, result.Record is null ? null : Convert.ToBase64String(result.Record.ToJson())));
+        }
+        catch (KernelsException e)
+        {
+            Say(new Line(0, 0, Refused: new Refusal(e.Status, e.Argument, e.Rule)));
+        }
         return Exit.Ok;
     }
 
@@ -87,7 +98,7 @@ internal sealed class TuneProcess(int layer, TimeSpan timeOut, Action<int, int> 
         child.OutputDataReceived += (_, e) =>
         {
             if (e.Data is not ['{', ..] || JsonSerializer.Deserialize<Line>(e.Data, s_json) is not { } line) return;
-            if (line.Stored is null) progress(line.At, line.Done);
+            if (line.Stored is null && line.Refused is null) progress(line.At, line.Done);
             else result = line;
         };
         child.BeginOutputReadLine();

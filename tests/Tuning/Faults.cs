@@ -11,24 +11,38 @@ public sealed class Faults
 {
     private const string Gemv = "flat_gemm/avx512_gemv", Flat = "flat_gemm/avx512_flat";
 
+    private static int Perf(string[] arguments, out string output, params ReadOnlySpan<(string Name, string Value)> environment)
+    {
+        string perf = Path.Combine(Root, "perf", "bin", AppContext.BaseDirectory.Contains("Release", StringComparison.Ordinal) ? "Release" : "Debug", "net10.0", "perf.dll");
+        var start = new ProcessStartInfo("dotnet", [perf, .. arguments]) { RedirectStandardOutput = true, RedirectStandardError = true };
+        foreach ((string name, string value) in environment) start.Environment[name] = value;
+        using Process process = Process.Start(start)!;
+        Task<string> error = process.StandardError.ReadToEndAsync();
+        output = process.StandardOutput.ReadToEnd() + error.Result;
+        process.WaitForExit();
+        return process.ExitCode;
+    }
+
+    private static string Root => Path.GetFullPath(Path.Combine(AppContext.BaseDirectory, "../../../.."));
+
+    [Test]
+    public void WhatTheChildRefusesIsSaidOnceWithItsRuleAndCode()
+    {
+        using var scratch = new Scratch();
+        Assert.That(Perf(["tune", "spgemm", "--matrix", "rmat:6:4", "--db", scratch.Path], out string output), Is.EqualTo(2), output);
+        Assert.That(output.Split('\n').Where(l => l.Contains("products, not", StringComparison.Ordinal)), Has.One.Items, output);
+        Assert.That(Directory.GetFiles(scratch.Path), Is.Empty);
+    }
+
     [Test]
     public void ACandidateThatCrashesOrHangsIsRecordedAndTheTuneGoesOn()
     {
-        string root = Path.GetFullPath(Path.Combine(AppContext.BaseDirectory, "../../../.."));
-        string faulty = Path.Combine(root, "build", "faulty"), perf = Path.Combine(root, "perf", "bin", AppContext.BaseDirectory.Contains("Release", StringComparison.Ordinal) ? "Release" : "Debug", "net10.0", "perf.dll");
+        string faulty = Path.Combine(Root, "build", "faulty");
         if (KernelTable.Default.Path is null || !Directory.Exists(faulty)) Assert.Ignore($"{faulty} was not built: it needs Linux on x86-64");
         if (!KernelTable.Default.Of(Kernels.Interop.Native.KnOp.FlatGemm).Any(r => r.Name == Gemv && KernelTable.Default.Runs(r, out _))) Assert.Ignore($"{Gemv} does not run here");
         using var scratch = new Scratch();
-        string[] arguments = [perf, "tune", "flat_gemm", "--n", "64", "--k", "256", "--weights", "f32", "--m", "4", "--budget", "600", "--time-out", "5", "--cache", "warm", "--db", scratch.Path];
-        var start = new ProcessStartInfo("dotnet", arguments) { RedirectStandardOutput = true, RedirectStandardError = true };
-        start.Environment["KERNELS_NATIVE"] = faulty;
-        start.Environment["KN_CRASH"] = Gemv;
-        start.Environment["KN_HANG"] = Flat;
-        using Process tune = Process.Start(start)!;
-        Task<string> error = tune.StandardError.ReadToEndAsync();
-        string output = tune.StandardOutput.ReadToEnd() + error.Result;
-        tune.WaitForExit();
-        Assert.That(tune.ExitCode, Is.Zero, output);
+        string[] arguments = ["tune", "flat_gemm", "--n", "64", "--k", "256", "--weights", "f32", "--m", "4", "--budget", "600", "--time-out", "5", "--cache", "warm", "--db", scratch.Path];
+        Assert.That(Perf(arguments, out string output, ("KERNELS_NATIVE", faulty), ("KN_CRASH", Gemv), ("KN_HANG", Flat)), Is.Zero, output);
 
         TuningRecord record = TuningRecord.Parse("", TuningSource.User, File.ReadAllBytes(Directory.GetFiles(scratch.Path, "*.json").Single())).Record!;
         Evidence evidence = record.Evidence.Single();
