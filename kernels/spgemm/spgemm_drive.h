@@ -174,7 +174,7 @@ struct driver {
     int n = 0;
     while (n < kShortBatch && i + n < last && rows.takes(i + n)) n++;
     for (int b = 0; b < n; b++) rows.load(i + b, b);
-    for (int b = 0; b < n; b++) rows.sort(b);
+    rows.sort(n);
     for (int b = 0; b < n; b++) {
       count += rows.reduce(b, c + count, v + count);
       end_of(i + b) = count;

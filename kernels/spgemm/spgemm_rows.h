@@ -19,7 +19,7 @@ constexpr int kSlotBits = 22;
 // cached    columns of a dense accumulator that stays in the caches
 inline constexpr kn_param row_params[] = {{"window", 4, {32768, 8192, 131072, 2048}},
                                           {"sort", 4, {1024, 256, 512, 2048}},
-                                          {"density", 3, {4, 16, 64}},
+                                          {"density", 3, {16, 4, 64}},
                                           {"cached", 3, {262144, 65536, 1048576}}};
 
 struct limits {

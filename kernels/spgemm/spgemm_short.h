@@ -48,7 +48,43 @@ struct short_rows {
     batch.counts[b] = count;
   }
 
-  void sort(int b) { sort_keys<keys32>(batch.keys[b], (batch.counts[b] + 15) / 16); }
+  // Long rows two at a time: a sort is one chain of steps, and more than one of a long row never fits the window in
+  // which instructions wait for each other.
+  void sort(int n) {
+    for (int b = 0; b < n; b++) {
+      const int64_t registers = registers_of(b);
+      const bool two = registers > 2 && b + 1 < n && registers_of(b + 1) == registers;
+      switch (registers) {
+        case 0:
+          break;
+        case 1:
+          sort<1, 1>(b);
+          break;
+        case 2:
+          sort<2, 1>(b);
+          break;
+        case 3:
+          two ? sort<3, 2>(b) : sort<3, 1>(b);
+          break;
+        default:
+          two ? sort<4, 2>(b) : sort<4, 1>(b);
+      }
+      b += two;
+    }
+  }
+
+  int64_t registers_of(int b) const { return (batch.counts[b] + 15) / 16; }
+
+  // N rows of R registers of keys.
+  template <int R, int N>
+  void sort(int b) {
+    __m512i v[N][R];
+#pragma GCC unroll 8
+    for (int i = 0; i < N * R; i++) v[i / R][i % R] = _mm512_load_si512(batch.keys[b + i / R] + 16 * (i % R));
+    sort_registers<keys32>(v);
+#pragma GCC unroll 8
+    for (int i = 0; i < N * R; i++) _mm512_store_si512(batch.keys[b + i / R] + 16 * (i % R), v[i / R][i % R]);
+  }
 
   // Writes the row in place b and returns how many entries it has. What is stored behind the last one is written again
   // or not read.

@@ -102,5 +102,40 @@ inline void sort_keys(typename K::key* keys, int64_t registers) {
   }
 }
 
+// The same for N times up to four registers, none of which goes to memory in between. Maxima stay in the mirrored
+// order: what is merged next need only be bitonic.
+template <class K, int N, int R>
+[[gnu::always_inline]] inline void sort_registers(__m512i (&v)[N][R]) {
+  static_assert(R >= 1 && R <= 4);
+  const auto merge = [&v](int end) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+    for (int i = 0; i < end; i++)
+#pragma GCC unroll 2
+      for (int n = 0; n < N; n++) v[n][i] = K::merged(v[n][i]);
+  };
+  const auto order = [&v](int low, int high, bool mirrored) __attribute__((always_inline)) {
+#pragma GCC unroll 2
+    for (int n = 0; n < N; n++) {
+      const __m512i a = v[n][low], b = mirrored ? K::reverse(v[n][high]) : v[n][high];
+      v[n][low] = K::min(a, b), v[n][high] = K::max(a, b);
+    }
+  };
+#pragma GCC unroll 4
+  for (int i = 0; i < R; i++)
+#pragma GCC unroll 2
+    for (int n = 0; n < N; n++) v[n][i] = K::sorted(v[n][i]);
+  if constexpr (R > 1) {
+    order(0, 1, true);
+    if constexpr (R > 3) order(2, 3, true);
+    merge(R / 2 * 2);
+  }
+  if constexpr (R > 2) {
+    if constexpr (R > 3) order(0, 3, true);
+    order(1, 2, true), order(0, 1, false);
+    if constexpr (R > 3) order(2, 3, false);
+    merge(R);
+  }
+}
+
 }  // namespace
 }  // namespace kn::spgemm
