@@ -10,12 +10,20 @@ Set-Location $PSScriptRoot
 $verb = if ($args.Count -gt 0) { $args[0] } else { 'build' }
 $rest = @($args | Select-Object -Skip 1)
 
+function Missing($sentence) { [Console]::Error.WriteLine("build.ps1: $sentence"); exit 3 }
 function Need($command, $remedy) {
-  if (-not (Get-Command $command -ErrorAction SilentlyContinue)) { Write-Error "build.ps1: $command is missing: $remedy"; exit 3 }
+  if (-not (Get-Command $command -ErrorAction SilentlyContinue)) { Missing "$command is missing: $remedy" }
 }
+if ($env:OS -ne 'Windows_NT') { Missing 'this script is for Windows: ./build.sh' }
 Need cmake 'winget install Kitware.CMake'
 Need dotnet 'winget install Microsoft.DotNet.SDK.10'
-if (-not (dotnet --list-sdks | Select-String '^10\.')) { Write-Error "build.ps1: the .NET 10 SDK is missing: winget install Microsoft.DotNet.SDK.10"; exit 3 }
+if (-not (dotnet --list-sdks | Select-String '^10\.')) { Missing 'the .NET 10 SDK is missing: winget install Microsoft.DotNet.SDK.10' }
+# CMake's toolset ClangCL is two components of Visual Studio or its Build Tools.
+$clang = 'Microsoft.VisualStudio.Component.VC.Llvm.Clang', 'Microsoft.VisualStudio.Component.VC.Llvm.ClangToolset'
+$vswhere = "${env:ProgramFiles(x86)}\Microsoft Visual Studio\Installer\vswhere.exe"
+if (-not (Test-Path $vswhere) -or -not (& $vswhere -products * -requires $clang -property installationPath)) {
+  Missing "clang-cl is missing: winget install Microsoft.VisualStudio.2022.BuildTools --override `"--passive --add Microsoft.VisualStudio.Workload.VCTools --add $($clang -join ' --add ') --includeRecommended`""
+}
 
 function Run { & $args[0] @($args | Select-Object -Skip 1 | ForEach-Object { $_ }); if ($LASTEXITCODE -ne 0) { exit $LASTEXITCODE } }
 function Native {

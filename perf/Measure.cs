@@ -66,6 +66,16 @@ internal sealed record Cell(string Op, string Row, string Case, string Axis, str
     /// <summary>How it was called: call, graph, eager.</summary>
     public string Call { get; init; } = "call";
 
+    /// <summary>Bytes of all copies that rotated so that calls found theirs cold; null where none did.</summary>
+    public long? RotatedBytes { get; init; }
+
+    /// <summary>Which cells were less cold than the policy asks for, on a CPU; on a GPU as many bytes rotate as its L2 needs.</summary>
+    public static void SayWhatIsNotCold(IEnumerable<Cell> cells, Screen screen)
+    {
+        foreach (var group in cells.Where(c => c.Device == "cpu" && c.RotatedBytes < CallTimer.ColdBytes).GroupBy(c => (c.Case, c.Dtypes, c.RotatedBytes)))
+            screen.Line($"{group.Key.Case}, {group.Key.Dtypes}: cold, but only {Format.Bytes(group.Key.RotatedBytes!.Value)} rotate, not {Format.Bytes(CallTimer.ColdBytes)}: 4096 copies, or a third of the memory, are the most.");
+    }
+
     /// <summary>Device and threads in the head of a table.</summary>
     [JsonIgnore]
     public string Where => Device == "cpu" ? $"{Threads} threads" : $"{Call}, {Device}";
@@ -92,6 +102,7 @@ internal sealed record Cell(string Op, string Row, string Case, string Axis, str
             MegaEntries = work.Entries > 0 ? work.Entries / ours.Median / 1e6 : null,
             Device = on.Device.Gpu is null ? "cpu" : Devices.TitleOf(on.Device),
             Call = on.Call,
+            RotatedBytes = bench.RotatedBytes(at),
             Shape = bench.Layer.Shape.Prepend((Name: op.Axis.Name, Value: at)).ToDictionary(s => s.Name, s => JsonSerializer.SerializeToElement(s.Value)),
         };
     }

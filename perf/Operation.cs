@@ -59,6 +59,9 @@ internal abstract class Workbench : IDisposable
     /// <summary>The timer of the calls that were made last.</summary>
     public abstract CallTimer Timer { get; }
 
+    /// <summary>Bytes of all copies that rotate so that calls find theirs cold; null where nothing rotates.</summary>
+    public virtual long? RotatedBytes(int at) => Timer.Cache == CacheState.Cold ? Timer.Count * WorkAt(at).Bytes : null;
+
     /// <summary>The chosen dataflow at a point of the axis, and with <paramref name="every"/> every row that takes it.</summary>
     public abstract IReadOnlyList<TimedCall> Calls(int at, int threads, bool every);
 

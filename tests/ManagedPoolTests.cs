@@ -59,4 +59,20 @@ public sealed unsafe class ManagedPoolTests
             Exercise(0, 8);
         }
     }
+
+    [Test]
+    public void SmallProblemsOfTheManagedRowStayOnTheCallersThread()
+    {
+        if (ManagedPool.Size < 2) Assert.Ignore("one core: there is no other thread");
+        long Posted(int n)
+        {
+            var layer = new FlatGemmOptions { N = n, K = 128, Weights = DType.Float32, Input = DType.Float32, Output = DType.Float32, Row = "flat_gemm/managed" };
+            using Kernels.FlatGemm plan = Kernels.FlatGemm.Create(layer, new CommunityToolkit.HighPerformance.ReadOnlySpan2D<float>(new float[n * 128], n, 128));
+            long before = ManagedPool.Jobs;
+            plan.Run<float, float>(new float[128], new float[n]);
+            return ManagedPool.Jobs - before;
+        }
+        Assert.That(Posted(256), Is.Zero, "four tasks, half of what is worth a thread");
+        Assert.That(Posted(1024), Is.EqualTo(1));
+    }
 }

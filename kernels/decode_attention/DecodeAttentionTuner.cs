@@ -7,7 +7,7 @@ namespace Kernels;
 /// <summary>What to tune and how much to measure.</summary>
 internal sealed record DecodeAttentionTuning : TuningEffort
 {
-    /// <summary>The problem; its MaxKvLen, Row and BatchInvariant do not matter.</summary>
+    /// <summary>The problem, of which no row is forced; its MaxKvLen does not matter.</summary>
     public required DecodeAttentionOptions Options { get; init; }
 
     /// <summary>Whether the plans will have a phi, so that Unified is a candidate.</summary>
@@ -37,8 +37,9 @@ internal sealed class DecodeAttentionTuner : Tuner<KnDecodeAttentionProblem>
     {
         KernelsException.Require(!what.Grid.IsDefaultOrEmpty && what.Grid.All(l => l >= 1), "kv_len", "at least one kv_len, each at least 1");
         KernelsException.Require(what.Options.MaxBatch > 0, nameof(what.Options.MaxBatch), "at least one sequence");
+        TuningEffort.RequireFree(what.Options.Row, what.Options.BatchInvariant);
         long start = Stopwatch.GetTimestamp();
-        DecodeAttentionOptions options = what.Options with { MaxKvLen = what.Grid.Max(), Row = null, BatchInvariant = false };
+        DecodeAttentionOptions options = what.Options with { MaxKvLen = what.Grid.Max() };
         options.Check();
         using var tuner = new DecodeAttentionTuner(new DecodeAttentionSelection(device, options, what.Phi), what);
         return tuner.Measure(store, start);

@@ -10,6 +10,8 @@ namespace Kernels;
 /// </summary>
 internal sealed unsafe class FlatGemmManaged : Row
 {
+    private const long Small = 1 << 16;  // multiply-adds: 6 us at the 20 GFLOP/s of a core
+
     [ThreadStatic] private static string? t_argument;
     [ThreadStatic] private static string? t_rule;
 
@@ -74,7 +76,9 @@ internal sealed unsafe class FlatGemmManaged : Row
             DType.Int8 => &Task<L, V, Int8Weights>,
             _ => &Task<L, V, UInt4Weights>,
         };
-        ManagedPool.Run(threads, plan->MTasks * plan->NTasks, task, plan);
+        // A few microseconds of work are done before another thread is awake.
+        bool small = (long)plan->Args->M * plan->Problem->N * (plan->Gated ? 2 : 1) * plan->Problem->K < Small;
+        ManagedPool.Run(small ? 1 : threads, plan->MTasks * plan->NTasks, task, plan);
     }
 
     // Tasks of the same columns follow one another, so that the second one finds its weights in the shared cache.

@@ -7,7 +7,7 @@ namespace Kernels;
 /// <summary>What to tune and how much to measure.</summary>
 internal sealed record FlatGemmTuning : TuningEffort
 {
-    /// <summary>The layer; its MaxM and Row do not matter.</summary>
+    /// <summary>The layer, of which no row is forced.</summary>
     public required FlatGemmOptions Layer { get; init; }
 }
 
@@ -34,8 +34,10 @@ internal sealed class FlatGemmTuner : Tuner<KnFlatGemmProblem>
     {
         KernelsException.Require(!what.Grid.IsDefaultOrEmpty && what.Grid.All(m => m >= 1), "m", "at least one m, each at least 1");
         KernelsException.Require(what.Layer.N > 0 && what.Layer.K > 0, "n, k", "a layer that has weights");
+        TuningEffort.RequireFree(what.Layer.Row, what.Layer.BatchInvariant);
         long start = Stopwatch.GetTimestamp();
-        FlatGemmOptions layer = what.Layer with { MaxM = what.Grid.Max(), Row = null, BatchInvariant = false };
+        // The layout, which the key names, is decided as a plan for MaxM rows decides it.
+        FlatGemmOptions layer = what.Layer with { MaxM = Math.Max(what.Layer.MaxM, what.Grid.Max()) };
         layer.Check();
         Row decider = FlatGemmSelection.LayoutRow(device, layer);
         KnFlatGemmProblem problem = layer.Problem(layer.MaxM);

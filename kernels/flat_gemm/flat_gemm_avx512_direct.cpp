@@ -105,7 +105,9 @@ int32_t run(const void* problem, const kn_launch* launch, const void* args) {
   p.x = a->workspace;
   p.scratch = static_cast<char*>(a->workspace) + a->m * p.ldx * 4;
   kn_parallel(static_cast<int64_t>(a->m) * q->k < 65536 ? 1 : l.threads, a->m, prepare_row<direct_engine>, &p);
-  kn_parallel(l.threads, round_up(q->n, kPanel) / kPanel, direct_task, &p);
+  const int64_t panels = round_up(q->n, kPanel) / kPanel, pair = (q->flags & KN_GEMM_GATED) ? 2 : 1;
+  const bool small = panels * pair * kPanel * p.ldx * a->m < kSmall;
+  kn_parallel(small ? 1 : l.threads, panels, direct_task, &p);
   return KN_OK;
 }
 

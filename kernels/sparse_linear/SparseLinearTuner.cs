@@ -7,7 +7,7 @@ namespace Kernels;
 /// <summary>What to tune and how much to measure.</summary>
 internal sealed record SparseLinearTuning : TuningEffort
 {
-    /// <summary>The layer; its MaxM and Row do not matter.</summary>
+    /// <summary>The layer, of which no row is forced.</summary>
     public required FlatGemmOptions Layer { get; init; }
 
     public required double Density { get; init; }
@@ -37,7 +37,8 @@ internal sealed class SparseLinearTuner : Tuner<KnSparseLinearProblem>
     {
         long start = Stopwatch.GetTimestamp();
         KernelsException.Require(!what.Grid.IsDefaultOrEmpty && what.Grid.All(m => m >= 1), "m", "at least one m, each at least 1");
-        FlatGemmOptions layer = what.Layer with { MaxM = what.Grid.Max(), Row = null, BatchInvariant = false };
+        TuningEffort.RequireFree(what.Layer.Row, what.Layer.BatchInvariant);
+        FlatGemmOptions layer = what.Layer with { MaxM = Math.Max(what.Layer.MaxM, what.Grid.Max()) };
         SparseLinear.Check(layer);
         long nnz = (long)(what.Density * layer.Columns * layer.K);
         int copies = CallTimer.Copies(device, what.Cache, new SparsePanels(SparseLinear.Problem(layer, 1, nnz, 0)).Total);

@@ -8,7 +8,7 @@ namespace Kernels;
 /// <summary>What to tune and how much to measure; the grid is that of <see cref="SpGemmThresholds"/>.</summary>
 internal sealed record SpGemmTuning : TuningEffort
 {
-    /// <summary>Row, Dataflow and MemoryBudget do not matter.</summary>
+    /// <summary>No row or dataflow is forced; MemoryBudget does not matter.</summary>
     public required SpGemmOptions Options { get; init; }
 
     /// <summary>Products below which a plan does not ask the store, so that nothing is measured for it.</summary>
@@ -43,7 +43,8 @@ internal sealed unsafe class SpGemmTuner<T> : Tuner<KnSpgemmProblem> where T : u
     {
         long start = Stopwatch.GetTimestamp();
         KernelsException.Require(what.Grid is [SpGemmThresholds.Memory], "reuse", $"{SpGemmThresholds.Memory}: thresholds are tuned with memory reused");
-        SpGemmOptions options = what.Options with { Row = null, Dataflow = null, MemoryBudget = 0 };
+        TuningEffort.RequireFree(what.Options.Row ?? what.Options.Dataflow?.Row, batchInvariant: false);
+        SpGemmOptions options = what.Options with { MemoryBudget = 0 };
         using CsrMatrix<T>? at = device.Gpu is null ? null : a.CopyTo(device), bt = device.Gpu is null || ReferenceEquals(a, b) ? null : b.CopyTo(device);
         using var operands = new SpGemmOperands<T>(a, b, device);
         using SpGemmPlan<T> plan = SpGemmPlan<T>.Create(operands.A, operands.B, options);

@@ -124,7 +124,7 @@ internal sealed partial class DecodeAttentionOperation : Operation
                 DecodeAttentionOptions options = layer.Options with { MaxKvLen = points.Max() };
                 var selection = new DecodeAttentionSelection(device, options, layer.Phi);
                 var segments = DecodeAttentionSelection.Choose(device, options, layer.Phi, store, cache);
-                object said = new Explanation<KnDecodeAttentionProblem>(selection, segments, Op, cache).Show(screen, Title(layer, threads, cache, $"softmax {options.Softmax}"), points, store, _ => null);
+                object said = new Explanation<KnDecodeAttentionProblem>(selection, segments, Op, cache).Show(screen, Title(layer, threads, cache, $"softmax {options.Softmax}"), points, store);
                 all.Add(new { op = Name, layer = layer.Case, layer.Dtypes, shape = layer.ShapeByName, threads, cache, said });
             }
         screen.Json(all);
@@ -134,7 +134,7 @@ internal sealed partial class DecodeAttentionOperation : Operation
     {
         Options = Of(layer),
         Phi = ((DecodeAttentionLayer)layer).Phi,
-        Grid = [.. settings.Grid.Where(at => KvBytes(Of(layer), at) <= CallTimer.MemoryCap)],
+        Grid = [.. settings.Grid.Where(at => Of(layer).KvBytes(at) <= CallTimer.MemoryCap)],
         Cache = settings.Cache,
         Eager = settings.Eager,
         KeepSimulated = settings.KeepSimulated,

@@ -14,11 +14,8 @@ internal sealed partial class DecodeAttentionOperation
     internal static Work WorkOf(DecodeAttentionOptions o, int kvLen)
     {
         double seen = Seen(o, kvLen), rows = (double)o.MaxBatch * o.MaxQLen * o.QHeads;
-        return new Work(KvBytes(o, (int)seen), 2 * rows * seen * (o.HeadDim + o.ValueDim), o.Query == DType.BFloat16 ? ["bf16", "f32"] : ["f32"]);
+        return new Work(o.KvBytes((int)seen), 2 * rows * seen * (o.HeadDim + o.ValueDim), o.Query == DType.BFloat16 ? ["bf16", "f32"] : ["f32"]);
     }
-
-    internal static long KvBytes(DecodeAttentionOptions o, int kvLen) =>
-        (long)o.MaxBatch * o.KvHeads * kvLen * ((o.HeadDim + o.ValueDim) * o.Kv.Bits() / 8 + (o.Scaled ? 8 : 0));
 
     private static int Seen(DecodeAttentionOptions o, int kvLen) => o.Window > 0 ? Math.Min(kvLen, o.Window + o.MaxQLen - 1) : kvLen;
 }
@@ -64,7 +61,7 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
     {
         if (_at == at && _trial is not null) return true;
         Dispose();
-        long bytes = DecodeAttentionOperation.KvBytes(layer.Options, at);
+        long bytes = layer.Options.KvBytes(at);
         if (bytes > CallTimer.MemoryCap)
         {
             Screen.Note($"{layer.Case}, {layer.Extents}, kv_len {Format.Int(at)}: left out, {Format.Bytes(bytes)} of cache are more than a third of this machine's memory");

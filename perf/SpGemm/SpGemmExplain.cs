@@ -46,7 +46,7 @@ internal sealed partial class SpGemmOperation
     /// <summary>What was timed for the class, else the choice alone.</summary>
     private static List<Threshold> Thresholds(SpGemmThresholds selection, SpGemmChoice choice, TuningStore store, CacheState cache)
     {
-        Evidence? evidence = store.Read(selection.Key(cache)).Record?.Evidence.FirstOrDefault();
+        Evidence? evidence = store.Layers(selection.Key(cache)).Where(e => e.Source != TuningSource.Architecture).Select(e => e.Record?.Evidence.FirstOrDefault()).FirstOrDefault(e => e is not null);
         IEnumerable<(Dataflow Flow, double? Tuned)> flows = evidence is null ? [(choice.Dataflow, null)]
             : evidence.Candidates.Select((d, i) => (d, evidence.Result.Timings[i].Samples.IsEmpty ? (double?)null : evidence.Result.Timings[i].Estimate.Median));
         return [.. flows.Select(f => new Threshold(f.Flow.ToString(), Model(selection, f.Flow) * 1e6, f.Tuned * 1e6, f.Flow.WithThreads(0) == choice.Dataflow.WithThreads(0)))];

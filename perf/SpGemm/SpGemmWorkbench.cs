@@ -49,6 +49,8 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
     // host's clock sees all of them.
     public override CallTimer Timer { get; } = new(1, CacheState.Cold);
 
+    public override long? RotatedBytes(int at) => null;
+
     public override IReadOnlyList<TimedCall> Calls(int at, int threads, bool every)
     {
         SpGemmOptions options = _layer.Options with { Threads = threads };

@@ -47,6 +47,7 @@ internal static class BenchVerb
             }
         if (limits is not null) screen.Show(limits.Table());
         foreach (var group in cells.GroupBy(c => c.Layer)) screen.Show(Table(group));
+        Cell.SayWhatIsNotCold(cells, screen);
         screen.Json(cells);
         return cells.Count > 0 ? Exit.Ok : Exit.Bad;
     }

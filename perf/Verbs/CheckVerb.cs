@@ -7,42 +7,45 @@ namespace Kernels.Perf;
 /// <summary>perf check: every row against the float64 oracle.</summary>
 internal static class CheckVerb
 {
-    public static Command Create()
+    private sealed record Candidate(Operation Operation, KernelTable Table, Row Row)
     {
-        Argument<string> op = Verb.OperationArgument();
-        var row = new Option<string?>("--row") { Description = "Only this row", HelpName = "ROW" };
-        var emulated = new Option<bool>("--emulated") { Description = "Also the rows whose instructions this machine lacks, in software (kn_cpu_emulated)" };
-        return Verb.Make("check", "Holds every row that this machine runs to the float64 oracle, on every case it accepts.", [op, row, emulated, Devices.Name],
-            (parsed, screen, cancellation) => Run(Operation.Find(parsed.GetRequiredValue(op)), Devices.Find(parsed), parsed.GetValue(row), parsed.GetValue(emulated), screen, cancellation));
+        public bool IsNamed(string name) => Row.Name == name || Row.Name == $"{Operation.Name}/{name}";
     }
 
-    private static int Run(Operation operation, Device device, string? only, bool emulated, Screen screen, CancellationToken cancellation)
+    public static Command Create()
+    {
+        var op = new Argument<string?>("op") { Description = $"Operation: {string.Join(", ", Operation.All.Select(o => o.Name))} (default all)", Arity = ArgumentArity.ZeroOrOne };
+        op.AcceptOnlyFromAmong([.. Operation.All.Select(o => o.Name)]);
+        var row = new Option<string?>("--row") { Description = "Only this row, with the operation's name before a / or without", HelpName = "ROW" };
+        var emulated = new Option<bool>("--emulated") { Description = "Also the rows whose instructions this machine lacks, in software (kn_cpu_emulated)" };
+        return Verb.Make("check", "Holds every row that this machine runs to the float64 oracle, on every case it accepts.", [op, row, emulated, Devices.Name],
+            (parsed, screen, cancellation) => Run(parsed.GetValue(op) is { } name ? [Operation.Find(name)] : Operation.All, Devices.Find(parsed), parsed.GetValue(row), parsed.GetValue(emulated), screen, cancellation));
+    }
+
+    private static int Run(IReadOnlyList<Operation> operations, Device device, string? only, bool emulated, Screen screen, CancellationToken cancellation)
     {
         KernelTable own = device.Table;
-        List<(KernelTable Table, Row Row)> rows = [.. Rows(operation, own, r => true)];
+        List<Candidate> rows = [.. operations.SelectMany(o => own.Of(o.Op).Select(r => new Candidate(o, own, r)))];
+        if (only is not null && !rows.Any(r => r.IsNamed(only)))
+            throw new UsageException($"--row {only}: no such row; there are {string.Join(", ", rows.Select(r => r.Row.Name))}");
         if (emulated)
         {
             KernelTable table = Emulated();
-            rows.AddRange(Rows(operation, table, r => (r.Needs & table.Emulated) != 0));
+            rows.AddRange(operations.SelectMany(o => table.Of(o.Op).Where(r => (r.Needs & table.Emulated) != 0).Select(r => new Candidate(o, table, r))));
         }
-        IEnumerable<string> names = own.Of(operation.Op).Select(r => r.Name);
-        if (only is not null)
+        if (only is not null) rows.RemoveAll(r => !r.IsNamed(only));
+        Candidate first = rows[0];
+        rows.RemoveAll(r => !r.Table.Runs(r.Row, out _));
+        if (rows.Count == 0)
         {
-            string full = only.Contains('/', StringComparison.Ordinal) ? only : $"{operation.Name}/{only}";
-            Row named = own.Of(operation.Op).FirstOrDefault(r => r.Name == full)
-                ?? throw new UsageException($"--row {only}: no such row; there are {string.Join(", ", names)}");
-            rows.RemoveAll(r => r.Row.Name != full);
-            if (rows.Count == 0)
-            {
-                own.Runs(named, out string? lacks);
-                throw new MissingException($"{full}: {lacks}; --emulated checks it in software");
-            }
+            own.Runs(first.Row, out string? lacks);
+            throw new MissingException($"{first.Row.Name}: {lacks}; --emulated checks it in software");
         }
         var results = new List<CheckResult>();
-        foreach ((KernelTable table, Row row) in rows)
+        foreach ((Operation operation, KernelTable table, Row row) in rows)
         {
             if (cancellation.IsCancellationRequested) break;
-            Screen.Note($"checking {row.Name}{(table == own ? "" : " (emulated)")}");
+            Screen.Note($"checking {row.Name}{(table == own ? "" : " (emulated)")}{(row.Target == "managed" ? $", vectors of {DoctorVerb.Vectors} bits" : "")}");
             results.AddRange(operation.Check(table, row).Select(r => table == own ? r : r with { Row = r.Row + " (emulated)" }));
         }
         return Show(results, screen);
@@ -50,20 +53,21 @@ internal static class CheckVerb
 
     private static int Show(List<CheckResult> results, Screen screen)
     {
-        var table = new Table("against the float64 oracle", ["row", "operands", ">cases", ">refused", ">worst of tolerance", .. results.FirstOrDefault()?.Figures.Select(f => $">{f.Name}") ?? [], "verdict"]);
-        foreach (CheckResult r in results.Where(r => r.Cases > 0 || r.Faults.Count > 0))
-            table.Add([r.Row, r.Kind, Format.Int(r.Cases), Format.Int(r.Refused), r.WorstFraction.ToString("0.000", CultureInfo.InvariantCulture),
-                .. r.Figures.Select(f => f.Value is >= 0.01 and < 1e5 ? Format.Number(f.Value) : f.Value.ToString("0.0e+0", CultureInfo.InvariantCulture)), r.Faults.Count == 0 ? "ok" : "WRONG"]);
-        screen.Show(table);
+        // Operations have figures of their own.
+        foreach (var group in results.Where(r => r.Cases > 0 || r.Faults.Count > 0).GroupBy(r => r.Row.Split('/')[0]))
+        {
+            var table = new Table($"{group.Key} against the float64 oracle", ["row", "operands", ">cases", ">refused", ">worst of tolerance", .. group.First().Figures.Select(f => $">{f.Name}"), "verdict"]);
+            foreach (CheckResult r in group)
+                table.Add([r.Row, r.Kind, Format.Int(r.Cases), Format.Int(r.Refused), r.WorstFraction.ToString("0.000", CultureInfo.InvariantCulture),
+                    .. r.Figures.Select(f => f.Value is >= 0.01 and < 1e5 ? Format.Number(f.Value) : f.Value.ToString("0.0e+0", CultureInfo.InvariantCulture)), r.Faults.Count == 0 ? "ok" : "WRONG"]);
+            screen.Show(table);
+        }
         foreach (string fault in results.SelectMany(r => r.Faults)) screen.Line(fault);
         int bad = results.Count(r => r.Faults.Count > 0), cases = results.Sum(r => r.Cases);
         screen.Line(bad == 0 ? $"{Format.Int(cases)} cases, all within tolerance." : $"{bad} of {results.Count} combinations are out of tolerance.");
         screen.Json(results.Select(r => new { r.Row, r.Kind, r.Cases, r.Refused, r.WorstFraction, figures = r.Figures.ToDictionary(f => f.Name.Replace(' ', '_'), f => f.Value), r.Faults }));
         return bad == 0 && cases > 0 ? Exit.Ok : Exit.Bad;
     }
-
-    private static IEnumerable<(KernelTable, Row)> Rows(Operation operation, KernelTable table, Func<Row, bool> wanted) =>
-        table.Of(operation.Op).Where(r => table.Runs(r, out _) && wanted(r)).Select(r => (table, r));
 
     private static KernelTable Emulated()
     {

@@ -71,6 +71,7 @@ internal static class CompareVerb
             }
         if (limits is not null) screen.Show(limits.Table());
         foreach (var group in cells.GroupBy(c => c.Layer)) screen.Show(Table(group));
+        Cell.SayWhatIsNotCold(cells, screen);
         if (cells.Any(c => c.Peer is not null)) screen.Show(Means(cells));
         foreach (string r in reasons.Distinct()) screen.Line(r);
         screen.Json(cells);

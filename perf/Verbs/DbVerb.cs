@@ -62,19 +62,22 @@ internal static class DbVerb
     private static Command Export(Option<string?> db)
     {
         var file = new Argument<string>("file") { Description = "File to write, or - for standard output" };
-        return Verb.Make("export", "Writes the sound entries, without pins, as one document: the form of the shipped tables.", [file, db], (parsed, _, _) =>
+        return Verb.Make("export", "Writes the sound entries, without pins, as one document: the form of the shipped tables.", [file, db], (parsed, screen, _) =>
         {
             TuningStore store = Verb.Store(parsed.GetValue(db));
             string path = parsed.GetRequiredValue(file);
             if (path == "-")
             {
+                if (screen.OnlyJson) throw new UsageException("--json: standard output is the document's already; give a file for one of them");
                 using System.IO.Stream output = Console.OpenStandardOutput();
                 store.Export(output);
                 return Exit.Ok;
             }
             var content = new MemoryStream();
-            store.Export(content);
+            int written = store.Export(content);
             if (!TuningFile.TryWrite(Path.GetFullPath(path), content.ToArray(), out string reason)) throw new MissingException($"{path} cannot be written: {reason}");
+            screen.Line($"{Path.GetFullPath(path)}: {written} entries");
+            screen.Json(new { file = Path.GetFullPath(path), written });
             return Exit.Ok;
         });
     }

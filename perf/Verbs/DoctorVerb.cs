@@ -1,5 +1,6 @@
 using System.CommandLine;
 using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
 using Kernels.Interop.Native;
 using Kernels.Tuning;
@@ -34,12 +35,16 @@ internal static class DoctorVerb
         });
     }
 
+    /// <summary>What managed rows compute with here; DOTNET_EnableAVX512=0 and DOTNET_EnableAVX2=0 make it less.</summary>
+    internal static int Vectors => Vector512.IsHardwareAccelerated ? 512 : Vector256.IsHardwareAccelerated ? 256 : 128;
+
     private static IEnumerable<Fact> System()
     {
         Device device = Device.Cpu;
         yield return new("system", RuntimeInformation.OSDescription, null);
         yield return new("runtime", $"{RuntimeInformation.FrameworkDescription}, {RuntimeInformation.RuntimeIdentifier}", null);
         yield return new("processor", device.Model, null);
+        yield return new("vectors of managed rows", $"{Vectors} bits", null);
         yield return new("cores, threads of the pool", $"{device.Cores}, {device.Threads}", null);
         yield return new("caches L1, L2, L3", string.Join(", ", device.CacheBytes.Select(Format.Bytes)), null);
     }

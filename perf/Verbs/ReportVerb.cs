@@ -13,22 +13,21 @@ internal static class ReportVerb
 
     public static Command Create()
     {
-        var results = new Option<string[]>("--json") { Description = "Results that bench or compare wrote with --json", HelpName = "FILE", AllowMultipleArgumentsPerToken = true };
+        var results = new Argument<string[]>("results") { Description = "Results that bench or compare wrote with --json", Arity = ArgumentArity.ZeroOrMore };
         var to = new Option<string>("--out") { Description = "The page (default report.html)", DefaultValueFactory = _ => "report.html" };
         var noLimits = new Option<bool>("--no-limits") { Description = "Do not measure this machine's limits for the roofline" };
         Option<string?> db = Verb.DatabaseOption();
-        var command = new Command("report", "Draws time against m and the roofline from the database, and from result files, into one HTML page.") { results, to, noLimits, db };
-        command.SetAction((parsed, _) => Task.Run(() => Program.Guard(() => Run(parsed.GetValue(results) ?? [], parsed.GetRequiredValue(to), parsed.GetValue(noLimits), Verb.Store(parsed.GetValue(db)))), CancellationToken.None));
-        return command;
+        return Verb.Make("report", "Draws time against m and the roofline from the database, and from result files, into one HTML page.", [results, to, noLimits, db],
+            (parsed, screen, _) => Run(parsed.GetValue(results) ?? [], parsed.GetRequiredValue(to), parsed.GetValue(noLimits), Verb.Store(parsed.GetValue(db)), screen));
     }
 
-    private static int Run(string[] files, string to, bool noLimits, TuningStore store)
+    private static int Run(string[] files, string to, bool noLimits, TuningStore store, Screen screen)
     {
         Screen.Writable(to);
         TuningRecord[] records = [.. store.List().Select(e => e.Record).OfType<TuningRecord>().Where(r => !r.Evidence.IsEmpty)
             .OrderBy(r => r.Key.Device.Model == Device.Cpu.Model && r.Key.Build == Device.Cpu.Build ? 0 : 1).ThenBy(r => r.Key.Text, StringComparer.Ordinal)];
         Cell[] cells = [.. files.SelectMany(Read)];
-        if (records.Length == 0 && cells.Length == 0) throw new UsageException("nothing to report: tune first (perf tune --model NAME), or give results with --json FILE");
+        if (records.Length == 0 && cells.Length == 0) throw new UsageException("nothing to report: tune first (perf tune --model NAME), or give files that bench or compare wrote");
         string machine = string.Join(" and ", records.Select(r => r.Key.Device.Model).Distinct().DefaultIfEmpty(Device.Cpu.Model));
         string dates = string.Join(" to ", records.Select(r => Day(r.Date)).Order(StringComparer.Ordinal).DefaultIfEmpty(Day(DateTimeOffset.Now)).ToArray() is var d ? new[] { d[0], d[^1] }.Distinct() : []);
         var page = new Page($"Kernels on {machine}, {dates}", $"Drawn {Day(DateTimeOffset.Now)}; library build {Device.Cpu.Build}, {Device.Cpu.Cores} cores, {Device.Cpu.InstructionSets}. Bands are 95 % intervals of the median.");
@@ -44,13 +43,14 @@ internal static class ReportVerb
         }
         Roofline.Add(page, records, cells.Where(c => c.Device == "cpu"), noLimits);
         File.WriteAllText(to, page.ToString(), new UTF8Encoding(false));
-        Console.WriteLine($"{Path.GetFullPath(to)}: {records.Length} stored problems, {cells.Length} results");
+        screen.Line($"{Path.GetFullPath(to)}: {records.Length} stored problems, {cells.Length} results");
+        screen.Json(new { page = Path.GetFullPath(to), problems = records.Length, results = cells.Length });
         return Exit.Ok;
     }
 
     private static Cell[] Read(string file)
     {
-        if (!File.Exists(file)) throw new UsageException($"--json {file}: no such file");
+        if (!File.Exists(file)) throw new UsageException($"{file}: no such file");
         try
         {
             Cell[] cells = JsonSerializer.Deserialize<Cell[]>(File.ReadAllText(file), s_json) ?? [];
@@ -58,7 +58,7 @@ internal static class ReportVerb
         }
         catch (JsonException e)
         {
-            throw new UsageException($"--json {file}: not what bench or compare writes: {e.Message}");
+            throw new UsageException($"{file}: not what bench or compare writes: {e.Message}");
         }
     }
 

@@ -30,6 +30,8 @@ internal static class TuneVerb
             [op, threads, cache, .. Conditions.Options, keep, budget, timeOut, child, db, .. Operation.AllOptions], (parsed, screen, cancellation) =>
             {
                 Operation operation = Operation.Find(parsed.GetRequiredValue(op));
+                if (parsed.GetValue(Arguments.Row) is { } row) throw new UsageException($"--row {row}: tune measures all rows; perf db pin --dataflow ROW fixes one");
+                if (parsed.GetValue(Arguments.BatchInvariant)) throw new UsageException("--batch-invariant: such plans take nothing that was tuned, since their choice must not change with m; tune without it");
                 Conditions on = Conditions.Of(parsed, parsed.GetValue(cache), operation);
                 List<Layer> layers = [.. on.Threads(parsed.GetValue(threads)!).SelectMany(t => operation.Layers(parsed, t)).Where(l => l.Tune)];
                 TuningStore store = Verb.Store(parsed.GetValue(db));

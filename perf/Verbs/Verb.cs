@@ -37,5 +37,5 @@ internal static class Verb
         return command;
     }
 
-    public static TuningStore Store(string? directory) => directory is null ? TuningStore.Default : new TuningStore(directory, TuningStore.Embedded());
+    public static TuningStore Store(string? directory) => TuningStore.In(directory);
 }

@@ -129,7 +129,7 @@ public sealed class FlatGemmPlanTests
                 plan.Run<float, float>(x, after);
                 Assert.That(after, Is.EqualTo(before));
             }
-            Assert.That(() => Device.Cpu.SetThreads(-1), Device.Cpu.NativeLibrary is null ? Throws.Nothing : Throws.TypeOf<KernelsException>());
+            Assert.That(() => Device.Cpu.SetThreads(-1), Throws.TypeOf<KernelsException>());
         }
         finally
         {

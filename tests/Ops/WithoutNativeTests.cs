@@ -32,4 +32,57 @@ public sealed class WithoutNativeTests
         Assert.That(e.Status, Is.EqualTo(Status.Unsupported));
         Assert.That(e.Message, Does.Contain(device.NativeProblem!));
     }
+
+    [Test]
+    public void ThePoolOfTheManagedRowsIsResizedByTheSameRules()
+    {
+        var device = new Device(KernelTable.Load(null));
+        try
+        {
+            foreach (int threads in new[] { 3, 1, 2 })
+            {
+                device.SetThreads(threads);
+                Assert.That((device.Threads, ManagedPool.Workers(0), ManagedPool.Workers(100)), Is.EqualTo((threads, threads, threads)));
+            }
+            foreach (int wrong in new[] { -1, 1025 })
+                Assert.That(() => device.SetThreads(wrong), Throws.TypeOf<KernelsException>().With.Property("Argument").EqualTo("count"));
+            Assert.That(() => device.SetThreads(2, pin: true), Throws.TypeOf<KernelsException>().With.Property("Argument").EqualTo("pin"));
+            Assert.That(device.Threads, Is.EqualTo(2), "what is refused changes nothing");
+        }
+        finally
+        {
+            device.SetThreads(0);
+        }
+        Assert.That(device.Threads, Is.EqualTo(Environment.ProcessorCount));
+    }
+
+    [Test]
+    public void WeightsAreSavedAndLoadedAsTheyCame()
+    {
+        var device = new Device(KernelTable.Load(null));
+        var layer = new FlatGemmOptions { N = 3, K = 32, Weights = DType.UInt4, Group = 32, ZeroPoints = true };
+        byte[] w = [.. Enumerable.Range(0, 48).Select(i => (byte)(i * 37))], zeros = [1, 2, 3];
+        var file = new MemoryStream();
+        using FlatGemmWeights weights = FlatGemmWeights.Pack(layer, new ReadOnlySpan2D<byte>(w, 3, 16), [1f, 2f, 3f], zeros, device);
+        Assert.That(weights.Layout, Is.Null);
+        weights.Save(file);
+        file.Position = 0;
+        using FlatGemmWeights loaded = FlatGemmWeights.Load(layer, file, device);
+        using Kernels.FlatGemm before = Kernels.FlatGemm.Create(layer, weights, device: device), after = Kernels.FlatGemm.Create(layer, loaded, device: device);
+        BFloat16[] x = [.. Enumerable.Range(0, 32).Select(i => (BFloat16)(i - 15f))], expected = new BFloat16[3], y = new BFloat16[3];
+        before.Run<BFloat16, BFloat16>(x, expected);
+        after.Run<BFloat16, BFloat16>(x, y);
+        Assert.That(y, Is.EqualTo(expected));
+        file.Position = 0;
+        if (Kernels.Device.Cpu.NativeLibrary is not null)
+            Assert.That(() => FlatGemmWeights.Load(layer, file), Throws.TypeOf<KernelsException>().With.Property("Argument").EqualTo("stream"), "another layout");
+    }
+
+    [Test]
+    public void TheBuildNamesTheSourcesOfTheManagedRows()
+    {
+        string managed = KernelTable.Load(null).Build;
+        Assert.That(managed, Does.Match("^managed-[0-9a-f]{12}$"));
+        if (KernelTable.Default.Path is not null) Assert.That(KernelTable.Default.Build, Does.EndWith("+" + managed["managed-".Length..]));
+    }
 }

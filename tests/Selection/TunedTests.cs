@@ -130,6 +130,8 @@ public sealed unsafe class TunedTests
         ImmutableArray<Segment<KnFlatGemmProblem>> segments = FlatGemmSelection.Choose(Device.Cpu, s_layer, LayoutOf(s_layer), _store, CacheState.Warm);
         Assert.That(segments[0].Source, Is.EqualTo(ChoiceSource.Tuned));
         Assert.That(Choose(s_layer, _store).All(s => s.Source == ChoiceSource.Modelled), "policies are not mixed");
+        var shipped = new TuningStore("", [result.Record with { Key = result.Record.Key with { Build = "another" } }]);
+        Assert.That(FlatGemmSelection.Of(Device.Cpu, s_layer, LayoutOf(s_layer)).Measured(d => true, 3, shipped, CacheState.Warm)?.At, Is.EqualTo(4), "a shipped time, of the next measured m");
         using var cancelled = new CancellationTokenSource();
         cancelled.Cancel();
         TuningResult nothing = FlatGemmTuner.Tune(Device.Cpu, _store, what with { Cancellation = cancelled.Token });

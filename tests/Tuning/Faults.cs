@@ -1,5 +1,5 @@
 using System.Collections.Immutable;
-using System.Diagnostics;
+using Kernels.Tests.Perf;
 using Kernels.Tuning;
 using NUnit.Framework;
 
@@ -11,19 +11,12 @@ public sealed class Faults
 {
     private const string Gemv = "flat_gemm/avx512_gemv", Flat = "flat_gemm/avx512_flat";
 
-    private static int Perf(string[] arguments, out string output, params ReadOnlySpan<(string Name, string Value)> environment)
+    private static int Perf(string[] arguments, out string output, params (string Name, string Value)[] environment)
     {
-        string perf = Path.Combine(Root, "perf", "bin", AppContext.BaseDirectory.Contains("Release", StringComparison.Ordinal) ? "Release" : "Debug", "net10.0", "perf.dll");
-        var start = new ProcessStartInfo("dotnet", [perf, .. arguments]) { RedirectStandardOutput = true, RedirectStandardError = true };
-        foreach ((string name, string value) in environment) start.Environment[name] = value;
-        using Process process = Process.Start(start)!;
-        Task<string> error = process.StandardError.ReadToEndAsync();
-        output = process.StandardOutput.ReadToEnd() + error.Result;
-        process.WaitForExit();
-        return process.ExitCode;
+        PerfProcess process = PerfProcess.Run(environment, arguments);
+        output = process.Output + process.Error;
+        return process.Code;
     }
-
-    private static string Root => Path.GetFullPath(Path.Combine(AppContext.BaseDirectory, "../../../.."));
 
     [Test]
     public void WhatTheChildRefusesIsSaidOnceWithItsRuleAndCode()
@@ -37,7 +30,7 @@ public sealed class Faults
     [Test]
     public void ACandidateThatCrashesOrHangsIsRecordedAndTheTuneGoesOn()
     {
-        string faulty = Path.Combine(Root, "build", "faulty");
+        string faulty = Path.Combine(PerfProcess.Root, "build", "faulty");
         if (KernelTable.Default.Path is null || !Directory.Exists(faulty)) Assert.Ignore($"{faulty} was not built: it needs Linux on x86-64");
         if (!KernelTable.Default.Of(Kernels.Interop.Native.KnOp.FlatGemm).Any(r => r.Name == Gemv && KernelTable.Default.Runs(r, out _))) Assert.Ignore($"{Gemv} does not run here");
         using var scratch = new Scratch();

@@ -48,15 +48,15 @@ public sealed partial class Device
     /// <summary>Why there is no native library; null when there is one.</summary>
     public string? NativeProblem => Table.Problem;
 
-    /// <summary>Identity of the native build or of the device images, part of every tuning key.</summary>
+    /// <summary>Identity of the sources of the rows, native and managed, or of the device images: part of every tuning key.</summary>
     public string Build => Table.Build;
 
-    /// <summary>Threads of the native pool, the caller's included; 1 for a GPU.</summary>
+    /// <summary>Threads of the pool, the caller's included; 1 for a GPU.</summary>
     public int Threads => Table.Threads;
 
     /// <summary>
-    /// Resizes the native pool. Waits for the call that runs on it. 0 is one thread per core this process may use;
-    /// <paramref name="pin"/> ties each worker to a core.
+    /// Resizes the pool: the native one, waiting for the call that runs on it, or without the native library that of the managed rows. 0 is one
+    /// thread per core this process may use; <paramref name="pin"/> ties each worker to a core, which managed threads cannot be. A GPU has no pool.
     /// </summary>
     /// <exception cref="KernelsException">A count outside 0..1024, or fewer threads to be had than asked.</exception>
     public void SetThreads(int count, bool pin = false) => Table.SetThreads(count, pin);

@@ -11,7 +11,7 @@ internal static unsafe class ManagedPool
     private const int Spins = 2000;
 
     private static readonly object s_gate = new();
-    private static readonly int s_size = Start(Environment.ProcessorCount);
+    private static int s_started = 1, s_size = Grow(Environment.ProcessorCount);
 
     // The job number in the upper half, the free places in the job in the lower half. A worker joins by taking a place; the
     // caller, out of tasks itself, takes all places left at once and waits only for those who joined. So a worker that sleeps
@@ -26,8 +26,17 @@ internal static unsafe class ManagedPool
     private static delegate*<void*, long, int, void> s_body;
     private static void* s_context;
 
+    /// <summary>Threads of the pool, the caller's included.</summary>
+    public static int Size => Volatile.Read(ref s_size);
+
+    /// <summary>Makes the pool so large; 0 is one thread per core this process may use. Workers that are too many stay parked.</summary>
+    public static void Resize(int count) => Volatile.Write(ref s_size, Grow(count == 0 ? Environment.ProcessorCount : count));
+
     /// <summary>Threads that a call with this bound may use, the caller's included; 0 = all of them.</summary>
-    public static int Workers(int threads) => threads <= 0 || threads > s_size ? s_size : threads;
+    public static int Workers(int threads) => Size is var size && (threads <= 0 || threads > size) ? size : threads;
+
+    /// <summary>Jobs that were given to workers so far.</summary>
+    internal static long Jobs => (long)((ulong)Volatile.Read(ref s_word) >> 32);
 
     /// <summary>
     /// Calls body(context, task, worker) for every task, in any order, and returns when all are done.
@@ -112,10 +121,13 @@ internal static unsafe class ManagedPool
         }
     }
 
-    private static int Start(int size)
+    private static int Grow(int size)
     {
-        for (int i = 1; i < size; i++)
-            new Thread(Work, maxStackSize: 256 * 1024) { IsBackground = true, Name = $"kernels managed {i}" }.Start();
+        lock (s_gate)
+        {
+            for (; s_started < size; s_started++)
+                new Thread(Work, maxStackSize: 256 * 1024) { IsBackground = true, Name = $"kernels managed {s_started}" }.Start();
+        }
         return size;
     }
 }

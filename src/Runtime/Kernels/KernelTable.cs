@@ -1,5 +1,8 @@
 using System.Collections.Immutable;
+using System.Reflection;
 using System.Runtime.InteropServices;
+using System.Security.Cryptography;
+using System.Text;
 using Kernels.Interop.Native;
 
 namespace Kernels;
@@ -22,7 +25,8 @@ internal sealed unsafe class KernelTable
         Problem = problem;
         Features = (KnCpu)library.Features;
         Emulated = (KnCpu)library.Emulated;
-        Build = Marshal.PtrToStringUTF8((nint)library.Build) ?? "managed";
+        string managed = s_managedBuild.Value;
+        Build = Marshal.PtrToStringUTF8((nint)library.Build) is { } native ? $"{native}+{managed}" : $"managed-{managed}";
         Library = library;
         _getThreads = library.GetThreads;
         _setThreads = library.SetThreads;
@@ -39,6 +43,14 @@ internal sealed unsafe class KernelTable
         Build = $"{Images.Build}, {gpu.Limits.Driver}";  // a driver compiles PTX, and another one otherwise
         Rows = GpuRows(gpu);
     }
+
+    /// <summary>A hash of the managed rows' sources, which the build listed in any order.</summary>
+    private static readonly Lazy<string> s_managedBuild = new(() =>
+    {
+        string digests = typeof(KernelTable).Assembly.GetCustomAttributes<AssemblyMetadataAttribute>().First(a => a.Key == "ManagedRows").Value!;
+        string sorted = string.Concat(digests.Split(';').Order(StringComparer.Ordinal));
+        return Convert.ToHexStringLower(SHA256.HashData(Encoding.ASCII.GetBytes(sorted)))[..12];
+    });
 
     /// <summary>The managed rows, last within their operation.</summary>
     private static ImmutableArray<Row> Managed => [new FlatGemmManaged(), new DecodeAttentionManaged(), new SpGemmManaged(), new SparseLinearManaged()];
@@ -101,12 +113,19 @@ internal sealed unsafe class KernelTable
     }
 
     /// <summary>Threads of the pool, the caller's included.</summary>
-    public int Threads => _gpu is not null ? 1 : _getThreads == null ? Environment.ProcessorCount : _getThreads();
+    public int Threads => _gpu is not null ? 1 : _getThreads == null ? ManagedPool.Size : _getThreads();
 
     /// <summary>Resizes the pool; 0 is one thread per core this process may use.</summary>
     public void SetThreads(int count, bool pin)
     {
-        if (_setThreads == null) return;
+        if (_gpu is not null) return;
+        if (_setThreads == null)
+        {
+            KernelsException.Require(count is >= 0 and <= 1024, nameof(count), $"0 <= count <= 1024, not {count}");
+            KernelsException.Require(!pin, nameof(pin), $"false: managed threads are not tied to cores ({Problem})");
+            ManagedPool.Resize(count);
+            return;
+        }
         var status = (KnStatus)_setThreads(count, pin ? 1 : 0);
         if (status != KnStatus.Ok)
             throw KernelsException.FromSentence((Status)status, "threads", Marshal.PtrToStringUTF8((nint)Library.LastError()) ?? "");

@@ -86,7 +86,7 @@ public sealed unsafe partial class DecodeAttention : IDisposable
         foreach (float value in phi) KernelsException.Require(float.IsFinite(value), nameof(phi), $"finite values, not {value}");
         foreach (float value in alibi) KernelsException.Require(float.IsFinite(value) && value >= 0, nameof(alibi), $"finite slopes of at least 0, not {value}");
         foreach (float value in sinks) KernelsException.Require(value < float.PositiveInfinity, nameof(sinks), $"logits below infinity, not {value}");
-        ImmutableArray<Segment<KnDecodeAttentionProblem>> segments = DecodeAttentionSelection.Choose(device, options, phi.Length > 0, TuningStore.Default);
+        ImmutableArray<Segment<KnDecodeAttentionProblem>> segments = DecodeAttentionSelection.Choose(device, options, phi.Length > 0, TuningStore.In(options.TuningDirectory), options.Cache);
         return new DecodeAttention(options, device, [.. segments.Select(s => s.Sized(device))], Kept(device, phi), Kept(device, alibi), Kept(device, sinks));
     }
 

@@ -1,4 +1,5 @@
 using Kernels.Interop.Native;
+using Kernels.Tuning;
 
 namespace Kernels;
 
@@ -123,6 +124,12 @@ public sealed record DecodeAttentionOptions
     /// <summary>Forces this row, for example "decode_attention/avx512". Refusal is an error, never a fallback.</summary>
     public string? Row { get; init; }
 
+    /// <summary>Where the cache of keys and values lies when a call begins: the choice is the one that was tuned for that. The model does not tell them apart.</summary>
+    public CacheState Cache { get; init; }
+
+    /// <summary>Directory of the tuning database that the choice comes from, over the shipped tables; null: the user's, <see cref="Autotuner.DefaultDirectory"/>.</summary>
+    public string? TuningDirectory { get; init; }
+
     internal int ValueDim => VHeadDim == 0 ? HeadDim : VHeadDim;
 
     internal float ScoreScale => Scale == 0 ? 1 / MathF.Sqrt(HeadDim) : Scale;
@@ -132,6 +139,9 @@ public sealed record DecodeAttentionOptions
 
     /// <summary>Whether the cache holds a scale per token and head.</summary>
     internal bool Scaled => KvScales || Kv == DType.Int8;
+
+    /// <summary>Bytes of so many tokens of every sequence, with their scales.</summary>
+    internal long KvBytes(int kvLen) => (long)MaxBatch * KvHeads * kvLen * ((HeadDim + ValueDim) * Kv.Bits() / 8 + (Scaled ? 8 : 0));
 
     /// <summary>The native problem for calls of up to <paramref name="kvLen"/> tokens in the cache.</summary>
     internal unsafe KnDecodeAttentionProblem Problem(int kvLen, bool phi) => new()

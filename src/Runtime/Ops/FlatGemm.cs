@@ -82,7 +82,7 @@ public sealed unsafe class FlatGemm : IDisposable
             KernelsException.Require(weights.Data.Device.Shares(device), nameof(weights), $"weights on {device}, not on {weights.Data.Device}");
             int columns = options.Bias ? options.Columns : 0;
             KernelsException.Require(bias.Length == columns, nameof(bias), $"{columns} values, not {bias.Length}");
-            ImmutableArray<Segment<KnFlatGemmProblem>> segments = FlatGemmSelection.Choose(device, options, weights.Layout, TuningStore.Default);
+            ImmutableArray<Segment<KnFlatGemmProblem>> segments = FlatGemmSelection.Choose(device, options, weights.Layout, TuningStore.In(options.TuningDirectory), options.Cache);
             segments = [.. segments.Select(s => s.Sized(device))];
             return new FlatGemm(options, device, weights, owns, columns > 0 ? Buffer<float>.Of(device, bias) : null, segments);
         }

@@ -1,5 +1,6 @@
 using System.Runtime.CompilerServices;
 using Kernels.Interop.Native;
+using Kernels.Tuning;
 
 namespace Kernels;
 
@@ -83,6 +84,12 @@ public sealed record FlatGemmOptions
 
     /// <summary>Forces this row for every m, for example "flat_gemm/avx512_flat". Refusal is an error, never a fallback.</summary>
     public string? Row { get; init; }
+
+    /// <summary>Where the weights lie when a call begins: the choice is the one that was tuned for that. The model does not tell them apart.</summary>
+    public CacheState Cache { get; init; }
+
+    /// <summary>Directory of the tuning database that the choice comes from, over the shipped tables; null: the user's, <see cref="Autotuner.DefaultDirectory"/>.</summary>
+    public string? TuningDirectory { get; init; }
 
     /// <summary>The native problem for calls of up to <paramref name="m"/> rows.</summary>
     internal unsafe KnFlatGemmProblem Problem(int m) => new()

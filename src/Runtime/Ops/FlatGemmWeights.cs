@@ -117,18 +117,14 @@ public sealed unsafe class FlatGemmWeights : IDisposable
     /// </summary>
     private static FlatGemmWeights Copy(FlatGemmOptions o, KnFlatGemmProblem problem, void* w, long ldw, float* scales, byte* zeros, Device device, bool onDevice)
     {
-        int bits = o.Weights.Bits();
-        long row = o.Weights == DType.UInt4 ? (o.K + 1) / 2 : (long)o.K * bits / 8, stride = ldw * bits / 8;
-        // Rows of 16-byte vectors where the device reads such.
-        long pitch = device.Gpu is null ? row : (row + 15) / 16 * 16;
-        long groups = (long)o.Columns * o.Groups;
-        long scalesAt = (o.Columns * pitch + 63) / 64 * 64, zerosAt = scalesAt + groups * 4;
-        Buffer<byte> data = Buffer<byte>.Allocate(device, zerosAt + groups);
+        (long row, long pitch, long scalesAt, long zerosAt, long bytes) = AsTheyAre(o, device);
+        long stride = ldw * o.Weights.Bits() / 8, groups = (long)o.Columns * o.Groups;
+        Buffer<byte> data = Buffer<byte>.Allocate(device, bytes);
         if (stride == pitch && o.Columns > 0) Put(w, 0, (o.Columns - 1) * pitch + row, onDevice);
         else for (long i = 0; i < o.Columns; i++) Put((byte*)w + i * stride, i * pitch, row, onDevice);
         if (scales != null) Put(scales, scalesAt, groups * 4, false);
         if (zeros != null) Put(zeros, zerosAt, groups, false);
-        return new FlatGemmWeights(null, problem, data, pitch * 8 / bits, scalesAt, zerosAt);
+        return new FlatGemmWeights(null, problem, data, pitch * 8 / o.Weights.Bits(), scalesAt, zerosAt);
 
         void Put(void* from, long at, long bytes, bool there)
         {
@@ -137,12 +133,23 @@ public sealed unsafe class FlatGemmWeights : IDisposable
         }
     }
 
-    /// <summary>Writes the packed weights: a header of 128 bytes, the content, its SHA-256.</summary>
-    /// <exception cref="KernelsException">These weights were never packed.</exception>
+    /// <summary>Where row-major weights, scales and zero points lie: bytes of a row of w, from one to the next, and of all.</summary>
+    private static (long Row, long Pitch, long ScalesAt, long ZerosAt, long Bytes) AsTheyAre(FlatGemmOptions o, Device device)
+    {
+        long row = o.Weights == DType.UInt4 ? (o.K + 1) / 2 : (long)o.K * o.Weights.Bits() / 8;
+        // Rows of 16-byte vectors where the device reads such.
+        long pitch = device.Gpu is null ? row : (row + 15) / 16 * 16;
+        long groups = (long)o.Columns * o.Groups;
+        long scalesAt = (o.Columns * pitch + 63) / 64 * 64, zerosAt = scalesAt + groups * 4;
+        return (row, pitch, scalesAt, zerosAt, zerosAt + groups);
+    }
+
+    /// <summary>Writes the weights: a header of 128 bytes, the content, its SHA-256.</summary>
+    /// <exception cref="KernelsException">They are on a GPU.</exception>
     public void Save(System.IO.Stream stream)
     {
         ArgumentNullException.ThrowIfNull(stream);
-        if (Layout is null) throw new KernelsException(Status.Unsupported, "weights", "packed weights; these are row-major as they came");
+        if (_data.Device.Gpu is not null) throw new KernelsException(Status.Unsupported, "weights", $"weights of the host; those on {_data.Device} are row-major as they came, so keep their source");
         Span<byte> header = stackalloc byte[HeaderBytes];
         WriteHeader(header);
         using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
@@ -164,7 +171,7 @@ public sealed unsafe class FlatGemmWeights : IDisposable
         ReadOnlySpan<int> fields = [FileVersion, Shape.WType, Shape.N, Shape.K, Shape.Group, Shape.Flags & ShapeFlags];
         for (int i = 0; i < fields.Length; i++) BinaryPrimitives.WriteInt32LittleEndian(header[(8 + 4 * i)..], fields[i]);
         BinaryPrimitives.WriteInt64LittleEndian(header[40..], Bytes);
-        Encoding.UTF8.GetBytes(Layout!, header.Slice(64, LayoutBytes));
+        Encoding.UTF8.GetBytes(Layout ?? "rows", header.Slice(64, LayoutBytes));
     }
 
     private const int ShapeFlags = (int)(KnGemmFlags.Gated | KnGemmFlags.Zeros);
@@ -177,22 +184,25 @@ public sealed unsafe class FlatGemmWeights : IDisposable
         ArgumentNullException.ThrowIfNull(stream);
         KnFlatGemmProblem problem = options.Problem(options.MaxM);
         options.Check();
-        Row row = FlatGemmSelection.LayoutRow(device ?? Device.Cpu, options);
-        string layout = row.Layout(&problem) ?? throw new KernelsException(Status.Unsupported, "options", $"a row with a packed layout; {row.Name} has none");
+        device ??= Device.Cpu;
+        if (device.Gpu is not null) throw new KernelsException(Status.Unsupported, nameof(device), $"the host; weights for {device} are packed from their source");
+        Row row = FlatGemmSelection.LayoutRow(device, options);
+        string? layout = row.Layout(&problem);
+        (_, long pitch, long scalesAt, long zerosAt, long bytes) = AsTheyAre(options, device);
+        if (layout is not null) (pitch, scalesAt, zerosAt, bytes) = (0, 0, 0, row.PackedBytes(&problem));
         Span<byte> expected = stackalloc byte[HeaderBytes], header = stackalloc byte[HeaderBytes];
         // The size comes from the options, never from the file, so a file cannot make this allocate or read anything else.
         using Buffer<byte> probe = Buffer<byte>.Allocate(0);
-        long bytes = row.PackedBytes(&problem);
         new FlatGemmWeights(layout, problem, probe, 0, 0, 0).WriteHeader(expected);
         BinaryPrimitives.WriteInt64LittleEndian(expected[40..], bytes);
         if (stream.ReadAtLeast(header, HeaderBytes, throwOnEndOfStream: false) < HeaderBytes || !header[..8].SequenceEqual(Magic))
             throw new KernelsException(Status.Invalid, "stream", "packed flat_gemm weights");
         KernelsException.Require(header.SequenceEqual(expected), "stream",
-            $"weights of {options.Weights.Name()} [{options.Columns}, {options.K}] group {options.Group} in {layout}; the file's header says otherwise");
-        return Content(stream, layout, problem, bytes, header);
+            $"weights of {options.Weights.Name()} [{options.Columns}, {options.K}] group {options.Group} in {layout ?? "rows"}; the file's header says otherwise");
+        return new FlatGemmWeights(layout, problem, Content(stream, bytes, header), pitch * 8 / options.Weights.Bits(), scalesAt, zerosAt);
     }
 
-    private static FlatGemmWeights Content(System.IO.Stream stream, string layout, KnFlatGemmProblem problem, long bytes, ReadOnlySpan<byte> header)
+    private static Buffer<byte> Content(System.IO.Stream stream, long bytes, ReadOnlySpan<byte> header)
     {
         Buffer<byte> data = Buffer<byte>.Allocate(bytes);
         using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
@@ -206,7 +216,7 @@ public sealed unsafe class FlatGemmWeights : IDisposable
         }
         Span<byte> sum = stackalloc byte[32];
         if (whole && stream.ReadAtLeast(sum, 32, throwOnEndOfStream: false) == 32 && sum.SequenceEqual(hash.GetHashAndReset()))
-            return new FlatGemmWeights(layout, problem, data, 0, 0, 0);
+            return data;
         data.Dispose();
         throw new KernelsException(Status.Invalid, "stream", "undamaged content: it is cut short or its SHA-256 differs");
     }

@@ -42,7 +42,10 @@ public sealed record SpGemmOptions
     /// </summary>
     public Dataflow? Dataflow { get; init; }
 
-    /// <summary>Where tuned thresholds come from; null: the user's directory and the shipped tables.</summary>
+    /// <summary>Directory of the tuning database that thresholds come from, over the shipped tables; null: the user's, <see cref="Autotuner.DefaultDirectory"/>.</summary>
+    public string? TuningDirectory { get; init; }
+
+    /// <summary>The same as a store, which goes before it.</summary>
     internal TuningStore? Store { get; init; }
 
     internal void Check()

@@ -85,7 +85,7 @@ public sealed unsafe class SparseLinear : IDisposable
             int columns = options.Bias ? options.Columns : 0;
             KernelsException.Require(bias.Length == columns, nameof(bias), $"{columns} values, not {bias.Length}");
             // Sized for calls with sets, which need more.
-            var segments = SparseLinearSelection.Choose(device, options, weights.NonZeros, KnSparseSets.Outputs | KnSparseSets.Inputs, TuningStore.Default);
+            var segments = SparseLinearSelection.Choose(device, options, weights.NonZeros, KnSparseSets.Outputs | KnSparseSets.Inputs, TuningStore.In(options.TuningDirectory), options.Cache);
             segments = [.. segments.Select(s => s.Sized(device))];
             return new SparseLinear(options, device, weights, owns, columns > 0 ? Buffer<float>.Of(device, bias) : null, segments);
         }
@@ -106,7 +106,7 @@ public sealed unsafe class SparseLinear : IDisposable
         ArgumentNullException.ThrowIfNull(options);
         KernelsException.Require(density is >= 0 and <= 1, nameof(density), $"0 <= density <= 1, not {density}");
         KernelsException.Require(m >= 1, nameof(m), $"1 <= m, not {m}");
-        return SparseLinearForms.Choose(device ?? Device.Cpu, options, density, m, TuningStore.Default);
+        return SparseLinearForms.Choose(device ?? Device.Cpu, options, density, m, TuningStore.In(options.TuningDirectory), options.Cache);
     }
 
     /// <summary>Makes a set of active outputs or inputs out of a list of them.</summary>

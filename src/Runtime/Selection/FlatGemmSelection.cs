@@ -57,6 +57,13 @@ internal sealed unsafe class FlatGemmSelection : Selection<KnFlatGemmProblem>
     protected override IEnumerable<KnLaunch> Launches(Row row) =>
         _options.BatchInvariant && row.BitsOfDefaultLaunch ? [row.DefaultLaunch(Threads)] : base.Launches(row);
 
+    protected override string? Unlike(Row row, int at)
+    {
+        KnFlatGemmProblem problem = Problem(at);
+        string? layout = row.Layout(&problem);
+        return layout != _layout ? $"reads another layout: {layout ?? "rows"}" : Rows.Contains(row) ? null : "adds in another order, which a batch-invariant plan excludes";
+    }
+
     protected override KernelsException NoRow(int at) =>
         new(Status.Unsupported, "weights", $"a layout that a row of this machine reads at m = {at}");
 
@@ -132,10 +139,14 @@ internal sealed unsafe class FlatGemmSelection : Selection<KnFlatGemmProblem>
             Row forced = Forced(device, options);
             return [new FlatGemmSelection(device, options, layout, [forced]).Make(forced, forced.DefaultLaunch(options.Threads), 0, options.MaxM, ChoiceSource.Forced, "the caller named it")];
         }
-        Row decider = LayoutRow(device, options);
-        List<Row> rows = [.. Sharing(device, options, layout)
-            .Where(r => !options.BatchInvariant || (r.Bits is not null && r.Bits == decider.Bits))];
-        return new FlatGemmSelection(device, options, layout, rows).Choose(store, cache);
+        return Of(device, options, layout).Choose(store, cache);
+    }
+
+    /// <summary>Among the rows that read the layout; those of a batch-invariant plan have the bits of the one that decides it.</summary>
+    internal static FlatGemmSelection Of(Device device, FlatGemmOptions options, string? layout)
+    {
+        string? bits = LayoutRow(device, options).Bits;
+        return new FlatGemmSelection(device, options, layout, [.. Sharing(device, options, layout).Where(r => !options.BatchInvariant || (r.Bits is not null && r.Bits == bits))]);
     }
 
     /// <summary>Rows of the machine that read weights in <paramref name="layout"/>.</summary>

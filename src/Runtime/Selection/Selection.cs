@@ -152,4 +152,42 @@ internal abstract unsafe class Selection<TProblem>(Device device, int most, int 
             }
         return best is null ? throw NoRow(at) : (best, launch, least);
     }
+
+    /// <summary>Why a row that accepts is not a candidate all the same; null if it is.</summary>
+    protected virtual string? Unlike(Row row, int at) => null;
+
+    /// <summary>What every row of the operation says at one point, beside the choices that were made over the axis.</summary>
+    public ImmutableArray<RowExplanation> Explain(KnOp op, int at, ImmutableArray<Segment<TProblem>> segments, TuningStore store, CacheState cache)
+    {
+        Segment<TProblem> chosen = segments.First(s => at <= s.To);
+        return [.. Device.Table.Of(op).Select(row => Explain(row, at, chosen, store, cache))];
+    }
+
+    private RowExplanation Explain(Row row, int at, in Segment<TProblem> chosen, TuningStore store, CacheState cache)
+    {
+        RowExplanation Refused(string? why) => new(row.Name, false, why, null, null, null, null, false);
+        if (!Device.Table.Runs(row, out string? lacks)) return Refused(lacks);
+        bool isChosen = chosen.Row == row;
+        KnLaunch launch = isChosen ? chosen.Launch : row.DefaultLaunch(Threads);
+        TProblem problem = Problem(at);
+        if (!row.Accepts(&problem, launch, out string? why)) return Refused($"{why} does not hold");
+        (double Seconds, int At)? tuned = Measured(d => d.Row == row.Name, at, store, cache);
+        return new(row.Name, true, isChosen ? null : Unlike(row, at), row.Dataflow(launch), Seconds(row, launch, at), tuned?.Seconds, tuned?.At, isChosen);
+    }
+
+    /// <summary>
+    /// The best median of some dataflows in the record that decides at a point, with the measured point that stands for it: the first
+    /// one that is not below. Of another device it would be that one's time. Null where nothing was timed.
+    /// </summary>
+    public (double Seconds, int At)? Measured(Func<Dataflow, bool> wanted, int at, TuningStore store, CacheState cache)
+    {
+        foreach (TuningEntry entry in Keys(cache, eager: false).SelectMany(store.Layers))
+        {
+            if (entry.Record is not { Evidence.IsEmpty: false } record || entry.Source == TuningSource.Architecture || MIntervals.Find(record.Intervals, Math.Max(at, 1)) is null) continue;
+            Evidence? e = record.Evidence.Where(e => e.M >= at).MinBy(e => e.M);
+            double[] medians = [.. e?.Candidates.Zip(e.Result.Timings).Where(c => wanted(c.First) && !c.Second.Samples.IsEmpty).Select(c => c.Second.Estimate.Median) ?? []];
+            return medians.Length == 0 ? null : (medians.Min(), e!.M);
+        }
+        return null;
+    }
 }

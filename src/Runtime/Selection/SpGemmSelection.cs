@@ -17,7 +17,7 @@ internal static unsafe class SpGemmSelection
     internal static (Row Row, KnLaunch Launch, SpGemmChoice Choice) Choose(Device device, SpGemmOptions options, KnSpgemmProblem problem, SpGemmSample? sample = null)
     {
         if ((options.Dataflow?.Row ?? options.Row) is { } name) return Forced(device, options, problem, name);
-        if (sample is not null && new SpGemmThresholds(device, options.Threads, problem, sample).Stored(options.Store ?? TuningStore.Default) is { } stored)
+        if (sample is not null && new SpGemmThresholds(device, options.Threads, problem, sample).Stored(options.Store ?? TuningStore.In(options.TuningDirectory)) is { } stored)
             return Make(stored.Row, device, options, problem, ChoiceSource.Tuned, $"{stored.Reason}, for {sample.Class}", stored.Launch);
         foreach (Row row in device.Table.Of(KnOp.SpGemm))
             if (device.Table.Runs(row, out _) && row.Accepts(&problem, row.DefaultLaunch(options.Threads), out _))

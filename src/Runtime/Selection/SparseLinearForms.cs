@@ -89,17 +89,13 @@ internal sealed unsafe class SparseLinearForms : Selection<KnSparseLinearProblem
         return null;
     }
 
-    /// <summary>The stored medians of the two forms at this very m, in one tournament; null where it was not measured.</summary>
+    /// <summary>The stored medians of the two forms where the choice at m comes from, in one tournament; null where it was not measured.</summary>
     internal static (double? Sparse, double? Dense) Measured(Device device, FlatGemmOptions options, long nnz, int at, TuningStore store, CacheState cache)
     {
-        TuningKey key = Key(device, options, nnz, cache);
-        Evidence? e = ((bool[])[false, true]).Select(eager => store.Read(key with { Policy = TuningPolicy.Of(device, cache, eager) }).Record?.Evidence.FirstOrDefault(x => x.M == at))
-            .FirstOrDefault(x => x is not null);
+        var forms = new SparseLinearForms(device, options with { MaxM = at }, nnz, store, cache);
         return (Least(SparseLinearSelection.Operation), Least(FlatGemmTuned.Operation));
 
-        double? Least(string operation) => e is null ? null : e.Candidates
-            .Select((c, i) => (c.Row, Timing: e.Result.Timings[i])).Where(c => !c.Timing.Samples.IsEmpty && c.Row.StartsWith(operation + "/", StringComparison.Ordinal))
-            .Min(c => (double?)c.Timing.Estimate.Median);
+        double? Least(string operation) => forms.Measured(d => d.Row.StartsWith(operation + "/", StringComparison.Ordinal), at, store, cache)?.Seconds;
     }
 
     /// <summary>The form at m: the stored one, else the model's; and the density from which on dense is the faster one by the model.</summary>

@@ -2,7 +2,7 @@ using System.Collections.Immutable;
 
 namespace Kernels.Tuning;
 
-/// <summary>The dataflow for every m of [From, To].</summary>
+/// <summary>The dataflow for every m of [From, To]; of attention m stands for kv_len.</summary>
 /// <param name="From">The smallest m. Where another interval ends just before it, the first m at which this dataflow is surely better.</param>
 /// <param name="To">The largest m.</param>
 /// <param name="Dataflow">The choice.</param>
@@ -10,8 +10,9 @@ namespace Kernels.Tuning;
 /// The last measured m before <paramref name="From"/> at which the dataflow of the interval before is surely better than this one. Between the
 /// two the measurement cannot tell, and the dataflow of the smaller m stays. Null where there is none.
 /// </param>
-internal sealed record MInterval(int From, int To, Dataflow Dataflow, int? SureBefore)
+public sealed record MInterval(int From, int To, Dataflow Dataflow, int? SureBefore)
 {
+    /// <summary>Whether <paramref name="m"/> is in it.</summary>
     public bool Covers(int m) => From <= m && m <= To;
 }
 

@@ -34,6 +34,13 @@ internal abstract record TuningEffort
 
     /// <summary>Told what is measured next and how many of all points are done.</summary>
     public Action<int, int>? Progress { get; init; }
+
+    /// <summary>Options whose plans take nothing from the store are not tuned.</summary>
+    internal static void RequireFree(string? row, bool batchInvariant)
+    {
+        KernelsException.Require(row is null, "Row", $"null: all rows are measured, and a plan whose row is forced takes nothing that was tuned, not {row}");
+        KernelsException.Require(!batchInvariant, "BatchInvariant", "false: a batch-invariant plan takes nothing that was tuned, since that changes with m");
+    }
 }
 
 /// <summary>What came of it. <see cref="Stored"/> false: <see cref="Problem"/> says why, and the record is only here.</summary>

@@ -5,11 +5,14 @@ using System.Text;
 
 namespace Kernels.Tuning;
 
-/// <summary>Whether the operands of a timed call come from memory or lie in the cache.</summary>
-internal enum CacheState
+/// <summary>Where the operands of a call lie when it begins. Choices are tuned for one or the other, and never mixed.</summary>
+public enum CacheState
 {
-    Cold,
-    Warm,
+    /// <summary>In memory, as the weights of a model whose layers follow one another: the default.</summary>
+    Cold = 0,
+
+    /// <summary>In the caches, as those of a layer that is called again and again and fits there.</summary>
+    Warm = 1,
 }
 
 /// <summary>How the timed calls were made. Policies are never mixed: the winner of one can lose in another.</summary>

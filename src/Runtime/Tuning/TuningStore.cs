@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using System.Collections.Immutable;
 
 namespace Kernels.Tuning;
@@ -48,6 +49,12 @@ internal sealed class TuningStore
 
     /// <summary>The store that plans ask: the user's directory over the tables that ship in this assembly.</summary>
     public static TuningStore Default => s_default.Value;
+
+    private static readonly ConcurrentDictionary<string, TuningStore> s_opened = new(StringComparer.Ordinal);
+
+    /// <summary>The same over another directory; null for <see cref="Default"/>.</summary>
+    public static TuningStore In(string? directory) =>
+        directory is null ? Default : s_opened.GetOrAdd(Path.GetFullPath(directory), d => new TuningStore(d, Default.shipped));
 
     /// <summary>The records of every <c>op.tuned.json</c> in this assembly; a broken one is passed over.</summary>
     public static IEnumerable<TuningRecord> Embedded()
@@ -141,8 +148,13 @@ internal sealed class TuningStore
         return [.. files.OrderBy(e => e.Source), .. shipped.Select(r => Shipped(r, TuningSource.Device))];
     }
 
-    /// <summary>Writes the user's sound records, without the pins, as one document.</summary>
-    public void Export(System.IO.Stream stream) => TuningDocument.Write(stream, Records());
+    /// <summary>Writes the user's sound records, without the pins, as one document; how many they are.</summary>
+    public int Export(System.IO.Stream stream)
+    {
+        TuningRecord[] records = [.. Records()];
+        TuningDocument.Write(stream, records);
+        return records.Length;
+    }
 
     /// <summary>Stores the sound records of a document; of two with one key the newer stays, or with <paramref name="force"/> the imported.</summary>
     public ImportReport Import(System.IO.Stream stream, bool force = false, Func<TuningRecord, string?>? refuse = null)
