@@ -36,7 +36,7 @@ internal sealed unsafe class SparseLinearTrial : FlatGemmTrial
     private bool _counted;
 
     public SparseLinearTrial(in KnFlatGemmProblem layer, ulong seed, double density = 0.5, SparsePattern pattern = SparsePattern.Random,
-        KnSparseSets sets = KnSparseSets.None, int copies = 1, bool strided = false, int exponent = 0, bool inPlace = false, int sampleRows = 0, int sampleColumns = 0)
+        KnSparseSets sets = KnSparseSets.None, (double Outputs, double Inputs)? active = null, int copies = 1, bool strided = false, int exponent = 0, bool inPlace = false, int sampleRows = 0, int sampleColumns = 0)
         : base(layer, seed, copies, strided, exponent, inPlace, sampleRows, sampleColumns)
     {
         Pattern = pattern;
@@ -44,8 +44,9 @@ internal sealed unsafe class SparseLinearTrial : FlatGemmTrial
         _sparse = (KnSparseLinearProblem*)Own(sizeof(KnSparseLinearProblem)).At;
         var random = new TrialRandom(seed + 20);
         Prune(density, pattern, ref random);
-        _outputs = Set(layer.N, ref random);
-        _inputs = Set(layer.K, ref random);
+        // Active parts are whole panels and blocks, spread evenly.
+        _outputs = active is { } part ? Set(layer.N, SparsePanels.Lanes, part.Outputs) : Set(layer.N, ref random);
+        _inputs = active is not null ? Set(layer.K, SparsePanels.Block, active.Value.Inputs) : Set(layer.K, ref random);
         // What is not active may hold anything; s8 has no NaN.
         if ((sets & KnSparseSets.Inputs) != 0 && layer.XType != (int)DType.Int8)
             for (int r = 0; r < layer.M; r++)
@@ -109,6 +110,15 @@ internal sealed unsafe class SparseLinearTrial : FlatGemmTrial
         var set = (ulong*)Own(words * 8L).At;
         for (int i = 0; i < words; i++) set[i] = (random.Next() % 4) switch { 0 => 0, 1 => ~0UL, 2 => 0x00ff00000000ffffUL, _ => random.Next() };
         if (count % 64 != 0) set[words - 1] |= ~0UL << (count % 64);
+        return set;
+    }
+
+    private ulong* Set(int count, int group, double part)
+    {
+        var set = (ulong*)Own((count + 63) / 64 * 8L).At;
+        new Span<ulong>(set, (count + 63) / 64).Clear();
+        for (int j = 0; j < count; j++)
+            if (Math.Floor((j / group + 1) * part) > Math.Floor(j / group * part)) set[j / 64] |= 1UL << (j % 64);
         return set;
     }
 

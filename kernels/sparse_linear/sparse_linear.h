@@ -6,7 +6,7 @@
 // A call may bring sets of active outputs and inputs (neurons that ReLU^2 or a router left alive). An output that is
 // not active is 0, and the residual is still added. An input that is not active counts as 0, whatever x holds there.
 // Weights of those are not read where whole panels of 16 outputs, or 64 inputs from a multiple of 64 on, are not
-// active.
+// active; a row that shifts an integer x (avx512) still reads those of all inputs.
 #pragma once
 #include <flat_gemm/flat_gemm.h>
 

@@ -1,4 +1,5 @@
-// Rows for AMX: a block of weights is expanded to L1, where each 1 KB of a panel is a tile.
+// Rows for AMX: a block of weights is expanded to scratch (128 KiB of bf16 by default), where each 1 KB of a panel
+// is a tile.
 #include <flat_gemm/flat_gemm_amx.h>
 
 #include "sparse_linear_drive.h"

@@ -3,11 +3,12 @@ namespace Kernels;
 /// <summary>Matrices of the host as a device multiplies them: there themselves, or copies that are freed with this.</summary>
 internal sealed class SpGemmOperands<T> : IDisposable where T : unmanaged
 {
-    public SpGemmOperands(CsrMatrix<T> a, CsrMatrix<T> b, Device device)
+    private readonly Dictionary<CsrMatrix<T>, CsrMatrix<T>> _copies = [];
+
+    public SpGemmOperands(CsrMatrix<T> a, CsrMatrix<T> b, Device device, CsrMatrix<T>? mask = null, CsrMatrix<T>? addend = null)
     {
         Device = device;
-        A = device.Gpu is null ? a : a.CopyTo(device);
-        B = ReferenceEquals(a, b) ? A : device.Gpu is null ? b : b.CopyTo(device);
+        (A, B, Mask, Addend) = (There(a), There(b), mask is null ? null : There(mask), addend is null ? null : There(addend));
     }
 
     public Device Device { get; }
@@ -16,10 +17,28 @@ internal sealed class SpGemmOperands<T> : IDisposable where T : unmanaged
 
     public CsrMatrix<T> B { get; }
 
+    public CsrMatrix<T>? Mask { get; }
+
+    public CsrMatrix<T>? Addend { get; }
+
+    public SpGemmPlan<T> Plan(SpGemmOptions options) => SpGemmPlan<T>.Create(A, B, options, Mask, Addend, Device);
+
+    public CsrMatrix<T> Product(SpGemmOptions options)
+    {
+        using SpGemmPlan<T> plan = Plan(options);
+        return plan.Product();
+    }
+
+    /// <summary>One copy of a matrix, however often it is an operand.</summary>
+    private CsrMatrix<T> There(CsrMatrix<T> x)
+    {
+        if (Device.Gpu is null) return x;
+        if (!_copies.TryGetValue(x, out CsrMatrix<T>? copy)) _copies[x] = copy = x.CopyTo(Device);
+        return copy;
+    }
+
     public void Dispose()
     {
-        if (Device.Gpu is null) return;
-        A.Dispose();
-        B.Dispose();
+        foreach (CsrMatrix<T> copy in _copies.Values) copy.Dispose();
     }
 }

@@ -3,7 +3,7 @@ using Kernels.Interop.Native;
 
 namespace Kernels;
 
-/// <summary>The rules of spgemm in C#, condition by condition those of spgemm_rules.h.</summary>
+/// <summary>The rules of spgemm in C#, condition by condition those of spgemm_operands.h.</summary>
 internal static unsafe class SpGemmRules
 {
     internal const long Longest32 = int.MaxValue, Longest64 = 1L << 40, MostProducts = 1L << 60;

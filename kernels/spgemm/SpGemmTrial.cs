@@ -68,6 +68,9 @@ internal sealed unsafe partial class SpGemmTrial : IDisposable
     /// <summary>Bits of the values of C; empty for the structure alone.</summary>
     public ReadOnlySpan<byte> Values => new(_values.At, (int)(NonZeros * _valueBytes));
 
+    /// <summary>Bits of the columns of C.</summary>
+    public ReadOnlySpan<byte> Columns => new(_columns.At, (int)(NonZeros * Case.IndexBytes));
+
     /// <summary>A mask or an addend of the shape of C: where the product of the same matrices has about as many entries.</summary>
     private static SparseStructure Other(SpGemmCase c, ulong seed) =>
         SpGemmMatrices.Uniform(c.A.Rows, c.B.Columns, (int)Math.Min(c.B.Columns, 40), seed + (ulong)c.A.NonZeros);

@@ -39,17 +39,17 @@ internal sealed unsafe class SpGemmTuner<T> : Tuner<KnSpgemmProblem> where T : u
 
     /// <summary>Of operands in the host's memory; a device gets copies.</summary>
     /// <exception cref="KernelsException">Operands that do not fit, a product too small to have tuned thresholds, or no memory.</exception>
-    public static TuningResult Tune(Device device, TuningStore store, SpGemmTuning what, CsrMatrix<T> a, CsrMatrix<T> b)
+    public static TuningResult Tune(Device device, TuningStore store, SpGemmTuning what, CsrMatrix<T> a, CsrMatrix<T> b, CsrMatrix<T>? mask = null,
+        CsrMatrix<T>? addend = null)
     {
         long start = Stopwatch.GetTimestamp();
         KernelsException.Require(what.Grid is [SpGemmThresholds.Memory], "reuse", $"{SpGemmThresholds.Memory}: thresholds are tuned with memory reused");
         TuningEffort.RequireFree(what.Options.Row ?? what.Options.Dataflow?.Row, batchInvariant: false);
         SpGemmOptions options = what.Options with { MemoryBudget = 0 };
-        using CsrMatrix<T>? at = device.Gpu is null ? null : a.CopyTo(device), bt = device.Gpu is null || ReferenceEquals(a, b) ? null : b.CopyTo(device);
-        using var operands = new SpGemmOperands<T>(a, b, device);
-        using SpGemmPlan<T> plan = SpGemmPlan<T>.Create(operands.A, operands.B, options);
+        using var operands = new SpGemmOperands<T>(a, b, device, mask, addend);
+        using SpGemmPlan<T> plan = operands.Plan(options);
         KernelsException.Require(plan.Products >= what.LeastProducts, nameof(a), $"at least {what.LeastProducts} products, not {plan.Products}: with fewer the defaults hold");
-        using CsrMatrix<T> expected = SpGemm.Multiply(a, b, options with { Row = "spgemm/managed" });
+        using CsrMatrix<T> expected = SpGemm.Multiply(a, b, options with { Row = "spgemm/managed", Sorted = true }, mask, addend);
         var thresholds = new SpGemmThresholds(device, options.Threads, plan.Problem, plan.Sample(), distinct: true);
         using var tuner = new SpGemmTuner<T>(thresholds, what with { Eager = true }, operands, expected, options);
         return tuner.Measure(store, start);
@@ -60,12 +60,9 @@ internal sealed unsafe class SpGemmTuner<T> : Tuner<KnSpgemmProblem> where T : u
     /// <summary>All rows give the same bits: a candidate's C is the managed row's.</summary>
     protected override Failure? Fault(Row row, in KnLaunch launch, int at)
     {
-        var plan = _plans[row.Dataflow(launch)] = SpGemmPlan<T>.Create(_operands.A, _operands.B, _options with { Dataflow = row.Dataflow(launch) });
-        CsrMatrix<T> product = plan.Product(), c = _operands.Device.Gpu is null ? product : product.CopyTo(Device.Cpu);
-        bool same = c.RowOffsets.SequenceEqual(_expected.RowOffsets) && c.ColumnIndices.SequenceEqual(_expected.ColumnIndices)
-            && (!c.HasValues || c.Values.SequenceEqual(_expected.Values));
-        c.Dispose();
-        product.Dispose();
+        var plan = _plans[row.Dataflow(launch)] = _operands.Plan(_options with { Dataflow = row.Dataflow(launch) });
+        bool same;
+        using (CsrMatrix<T> product = plan.Product()) same = SpGemmSame.As(_expected, product);
         // Pages of the pool that are touched for the first time cost more than a product: no candidate is to pay for the others.
         for (int i = 0; same && i < WarmUp; i++) plan.Product().Dispose();
         return same ? null : new Failure(FailureKind.WrongResult, "another C than the managed row's");

@@ -11,6 +11,11 @@ internal sealed unsafe class SpGemmUser<T, TSemiring> : SpGemmManaged where T : 
 
     private protected override void Compute(KnSpgemmProblem* p, KnSpgemmArgs* a, int threads)
     {
+        if (!SpGemmRules.HasValues(*p))
+        {
+            base.Compute(p, a, threads);
+            return;
+        }
         var failure = new StrongBox<Exception?>();
         GCHandle handle = GCHandle.Alloc(failure);
         try

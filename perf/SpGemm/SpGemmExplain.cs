@@ -23,9 +23,9 @@ internal sealed partial class SpGemmOperation
 
     private object Explain<T>(Device device, SpGemmLayer layer, int threads, Screen screen, TuningStore store, CacheState cache) where T : unmanaged, INumber<T>
     {
-        using CsrMatrix<T> here = SpGemmMatrixSpec.Matrix<T>(SpGemmMatrixSpec.Structure(layer.Matrix)), transposed = layer.Transposed ? here.Transpose() : here;
-        using var operands = new SpGemmOperands<T>(here, transposed, device);
-        using SpGemmPlan<T> plan = SpGemmPlan<T>.Create(operands.A, operands.B, layer.Options with { Store = store }, device: device);
+        using CsrMatrix<T> here = SpGemmMatrixSpec.Matrix<T>(layer.Matrix, layer.IndexBits), transposed = layer.Transposed ? here.Transpose() : here;
+        using var operands = new SpGemmOperands<T>(here, transposed, device, layer.Masked ? here : null, layer.Accumulate ? here : null);
+        using SpGemmPlan<T> plan = operands.Plan(layer.Options with { Store = store });
         SpGemmChoice c = plan.Choice;
         var table = new Table($"{Name} {layer.Case} on {device}: {layer.Extents}, {Format.Int(plan.Products)} products, {Format.Int(plan.MostProducts)} in the longest row", "row", "says");
         foreach (Row row in device.Table.Of(Op))

@@ -6,24 +6,27 @@ namespace Kernels.Perf;
 internal static class SpGemmMatrixSpec
 {
     private const ulong Seed = 1;
-    private static readonly Dictionary<string, SparseStructure> s_made = [];
+    private static readonly Dictionary<string, (SparseStructure Structure, double[]? Values)> s_made = [];
 
     public const string Help = "rmat:SCALE:EDGES, laplace2d:SIDE, laplace3d:SIDE, uniform:ROWS:PER_ROW, banded:NODES:UNKNOWNS:NEAR, powerlaw:ROWS:DEGREE, file:PATH";
 
     /// <summary>What is measured when nothing is named.</summary>
     public const string Suite = "rmat:14:16,laplace2d:500,laplace3d:60,uniform:100000:8,banded:10000:3:5,powerlaw:50000:8";
 
-    public static SparseStructure Structure(string spec)
+    public static SparseStructure Structure(string spec) => Make(spec).Structure;
+
+    private static (SparseStructure Structure, double[]? Values) Make(string spec)
     {
-        if (s_made.TryGetValue(spec, out SparseStructure? made)) return made;
-        return s_made[spec] = spec.StartsWith("file:", StringComparison.Ordinal) ? Load(spec[5..]) : Generate(spec);
+        if (s_made.TryGetValue(spec, out var made)) return made;
+        return s_made[spec] = spec.StartsWith("file:", StringComparison.Ordinal) ? Load(spec[5..]) : (Generate(spec), null);
     }
 
-    private static SparseStructure Load(string path)
+    private static (SparseStructure, double[]?) Load(string path)
     {
         if (!File.Exists(path)) throw new UsageException($"--matrix file:{path}: no such file");
         using CsrMatrix<double> x = MatrixMarket.Read<double>(path);
-        return new SparseStructure(x.Rows, x.Columns, x.RowOffsets.ToArray(), x.ColumnIndices.ToArray());
+        if (!x.HasValues) Screen.Note($"{path} is a pattern: it gets values from 1 to 2");
+        return (new SparseStructure(x.Rows, x.Columns, x.RowOffsets.ToArray(), x.ColumnIndices.ToArray()), x.HasValues ? x.Values.ToArray() : null);
     }
 
     private static SparseStructure Generate(string spec)
@@ -45,11 +48,13 @@ internal static class SpGemmMatrixSpec
         return parts.Length == numbers + 1 ? made : throw new UsageException($"--matrix {spec}: {Help}");
     }
 
-    /// <summary>Values of size one to two in a fixed order: sums of them do not cancel, and their rounding shows.</summary>
-    public static CsrMatrix<T> Matrix<T>(SparseStructure s) where T : unmanaged, System.Numerics.INumber<T>
+    /// <summary>With the values of its file, else values of size one to two in a fixed order: sums of those do not cancel, and their rounding shows.</summary>
+    public static CsrMatrix<T> Matrix<T>(string spec, int indexBits) where T : unmanaged, System.Numerics.INumber<T>
     {
+        (SparseStructure s, double[]? known) = Make(spec);
         var values = new T[s.NonZeros];
-        for (long j = 0; j < values.Length; j++) values[j] = T.CreateChecked(1 + j % 89 / 89.0);
-        return CsrMatrix.Create<T>(s.Rows, s.Columns, s.Offsets, s.Indices, values);
+        for (long j = 0; j < values.Length; j++) values[j] = T.CreateChecked(known is null ? 1 + j % 89 / 89.0 : known[j]);
+        return indexBits == 32 ? CsrMatrix.Create<T>(s.Rows, s.Columns, s.Offsets, s.Indices, values)
+            : CsrMatrix.Create<T>(s.Rows, s.Columns, s.Offsets, Array.ConvertAll(s.Indices, c => (long)c), values);
     }
 }

@@ -7,8 +7,9 @@ using Kernels.Tuning;
 namespace Kernels.Perf;
 
 /// <summary>A product of a named matrix with itself or with its transpose.</summary>
-internal sealed record SpGemmLayer(string Matrix, bool Transposed, DType Type, SpGemmOptions Options)
-    : Layer($"{Matrix} A·{(Transposed ? "Aᵀ" : "A")}", Type.Name(), true)
+/// <param name="More">What is asked beyond the plain product, for the head of a table: nothing, or ", min_plus, mask A".</param>
+internal sealed record SpGemmLayer(string Matrix, bool Transposed, DType Type, SpGemmOptions Options, bool Masked, bool Accumulate, int IndexBits, string More)
+    : Layer($"{Matrix} A·{(Transposed ? "Aᵀ" : "A")}{More}", Type.Name(), true)
 {
     public override IReadOnlyList<(string, int)> Shape =>
         [("rows", (int)SpGemmMatrixSpec.Structure(Matrix).Rows), ("nnz", (int)Math.Min(SpGemmMatrixSpec.Structure(Matrix).NonZeros, int.MaxValue))];
@@ -26,9 +27,27 @@ internal sealed partial class SpGemmOperation : Operation
         CustomParser = result => [.. result.Tokens.SelectMany(t => t.Value.Split(',', StringSplitOptions.RemoveEmptyEntries))],
         DefaultValueFactory = _ => SpGemmMatrixSpec.Suite.Split(','),
     };
-    private static readonly Option<double> s_most = new("--most-products") { Description = "Leave out products with more multiplications (default 2e8: C and its copies take some 10 GB)", DefaultValueFactory = _ => 2e8 };
+    private static readonly Option<double> s_most = new("--most-products") { Description = "Leave out products with more multiplications (default 2e8: C, its copies and their bounds take some 15 GB)", DefaultValueFactory = _ => 2e8 };
     private static readonly Option<long> s_budget = new("--memory-budget") { Description = "MiB for scratch and C: C comes in pieces, and the process is measured against it", HelpName = "MIB" };
     private static readonly Option<bool> s_transpose = new("--transpose") { Description = "Multiply by the transpose: A·Aᵀ" };
+    private static readonly Option<Semiring> s_semiring = new("--semiring")
+    {
+        Description = $"One of {string.Join(", ", Enum.GetValues<Semiring>().Select(SemiringName))} (default plus_times)",
+        HelpName = "NAME",
+        CustomParser = result =>
+        {
+            foreach (Semiring s in Enum.GetValues<Semiring>())
+                if (SemiringName(s) == result.Tokens[0].Value) return s;
+            result.AddError($"--semiring: one of {string.Join(", ", Enum.GetValues<Semiring>().Select(SemiringName))}, not {result.Tokens[0].Value}");
+            return default;
+        },
+    };
+    private static readonly Option<bool> s_mask = new("--masked") { Description = "Keep what falls on entries of A, which is the mask" };
+    private static readonly Option<bool> s_complement = new("--complement") { Description = "With --masked: leave that out instead" };
+    private static readonly Option<bool> s_accumulate = new("--accumulate") { Description = "Add A to the product" };
+    private static readonly Option<bool> s_unsorted = new("--unsorted") { Description = "Rows of C in any order" };
+    private static readonly Option<bool> s_structure = new("--structure") { Description = "The structure of C alone" };
+    private static readonly Option<int> s_index = new("--index") { Description = "Bits of a column: 32 or 64 (default 32)", HelpName = "BITS", DefaultValueFactory = _ => 32 };
     private static readonly Option<string> s_values = new("--values") { Description = "f64 or f32 (default f64)", HelpName = "TYPE", DefaultValueFactory = _ => "f64" };
 
     public override string Name => "spgemm";
@@ -40,23 +59,53 @@ internal sealed partial class SpGemmOperation : Operation
 
     public override Axis Axis { get; } = new("reuse", "What a call may reuse: 1 nothing, 2 memory, 3 the structure of C (numeric phase alone)", 1, "1,2,3", "1,2", "2");
 
-    protected override IReadOnlyList<Option> ShapeOptions => [s_matrix, s_transpose, s_values, s_most, s_budget, Arguments.Row];
+    protected override IReadOnlyList<Option> ShapeOptions => [s_matrix, s_transpose, s_values, s_semiring, s_mask, s_complement, s_accumulate, s_unsorted, s_structure, s_index, s_most, s_budget, Arguments.Row];
 
     public override IReadOnlyList<Layer> Layers(ParseResult parsed, int threads)
     {
         DType type = parsed.GetValue(s_values) switch { "f64" => DType.Float64, "f32" => DType.Float32, var other => throw new UsageException($"--values: f64 or f32, not {other}") };
-        bool transpose = parsed.GetValue(s_transpose);
+        bool transpose = parsed.GetValue(s_transpose), masked = parsed.GetValue(s_mask), accumulate = parsed.GetValue(s_accumulate);
+        int index = parsed.GetValue(s_index);
+        if (index is not (32 or 64)) throw new UsageException($"--index: 32 or 64, not {index}");
+        if (parsed.GetValue(s_complement) && !masked) throw new UsageException("--complement: of a mask, so with --masked");
+        SpGemmOptions options = Options(parsed, threads);
+        string more = More(options, masked, accumulate, index);
         var layers = new List<Layer>();
         foreach (string matrix in parsed.GetValue(s_matrix)!)
         {
             SparseStructure s = SpGemmMatrixSpec.Structure(matrix);
             if (!transpose && s.Rows != s.Columns) throw new UsageException($"--matrix {matrix}: {s.Rows} x {s.Columns}, which only --transpose multiplies");
+            if ((masked || accumulate) && s.Rows != s.Columns) throw new UsageException($"--matrix {matrix}: {s.Rows} x {s.Columns}, which as mask or addend has not the shape of C");
             double products = Products(s, transpose);
             if (products > parsed.GetValue(s_most)) Screen.Note(string.Create(CultureInfo.InvariantCulture, $"{matrix}{(transpose ? " A·Aᵀ" : "")} is left out: {products:0.##e+0} products, more than --most-products"));
-            else layers.Add(new SpGemmLayer(matrix, transpose, type, new SpGemmOptions { Threads = threads, Row = RowName(parsed), MemoryBudget = parsed.GetValue(s_budget) << 20 }));
+            else layers.Add(new SpGemmLayer(matrix, transpose, type, options, masked, accumulate, index, more));
         }
         return layers;
     }
+
+    private SpGemmOptions Options(ParseResult parsed, int threads) => new()
+    {
+        Threads = threads,
+        Row = RowName(parsed),
+        MemoryBudget = parsed.GetValue(s_budget) << 20,
+        Semiring = parsed.GetValue(s_semiring),
+        Complement = parsed.GetValue(s_complement),
+        Sorted = !parsed.GetValue(s_unsorted),
+        StructureOnly = parsed.GetValue(s_structure),
+    };
+
+    private static string SemiringName(Semiring s) => s switch
+    {
+        Semiring.MinPlus => "min_plus",
+        Semiring.MaxPlus => "max_plus",
+        Semiring.OrAnd => "or_and",
+        Semiring.PlusPair => "plus_pair",
+        _ => "plus_times",
+    };
+
+    private static string More(SpGemmOptions o, bool masked, bool accumulate, int index) =>
+        (accumulate ? " + A" : "") + (o.Semiring == Semiring.PlusTimes ? "" : $", {SemiringName(o.Semiring)}") + (!masked ? "" : o.Complement ? ", mask not A" : ", mask A")
+        + (o.Sorted ? "" : ", unsorted") + (o.StructureOnly ? ", structure" : "") + (index == 32 ? "" : $", {index}-bit columns");
 
     /// <summary>Multiplications, by the structure alone: sums of the rows of B that A's entries name.</summary>
     private static double Products(SparseStructure a, bool transpose)
@@ -73,6 +122,7 @@ internal sealed partial class SpGemmOperation : Operation
     {
         if (points.Any(p => p > StructureOfC)) throw new UsageException("--reuse: 1, 2 or 3");
         var l = (SpGemmLayer)layer;
+        if (l.Options.StructureOnly && points.Contains(StructureOfC)) throw new UsageException("--structure: without values there is no numeric phase, --reuse 3");
         if (on.Device.Gpu is not null && l.Options.MemoryBudget > 0) throw new UsageException("--memory-budget: the process is measured against it, which says nothing about a GPU");
         l = l with { Options = l.Options with { Store = store } };
         return l.Type == DType.Float32 ? new SpGemmWorkbench<float>(l, on.Device) : new SpGemmWorkbench<double>(l, on.Device);
@@ -127,7 +177,7 @@ internal sealed partial class SpGemmOperation : Operation
 
     private static TuningResult Tune<T>(SpGemmLayer l, TuneSettings settings, TuningStore store) where T : unmanaged, INumber<T>
     {
-        using CsrMatrix<T> a = SpGemmMatrixSpec.Matrix<T>(SpGemmMatrixSpec.Structure(l.Matrix)), b = l.Transposed ? a.Transpose() : a;
+        using CsrMatrix<T> a = SpGemmMatrixSpec.Matrix<T>(l.Matrix, l.IndexBits), b = l.Transposed ? a.Transpose() : a;
         return SpGemmTuner<T>.Tune(settings.Device, store, new SpGemmTuning
         {
             Options = l.Options,
@@ -139,7 +189,7 @@ internal sealed partial class SpGemmOperation : Operation
             Progress = settings.Progress,
             Watch = settings.Watch,
             Candidates = settings.Candidates,
-        }, a, b);
+        }, a, b, l.Masked ? a : null, l.Accumulate ? a : null);
     }
 
     /// <summary>The key of the class that the product belongs to.</summary>
@@ -151,8 +201,8 @@ internal sealed partial class SpGemmOperation : Operation
 
     private static TuningKey KeyOf<T>(SpGemmLayer l, CacheState cache) where T : unmanaged, INumber<T>
     {
-        using CsrMatrix<T> a = SpGemmMatrixSpec.Matrix<T>(SpGemmMatrixSpec.Structure(l.Matrix)), b = l.Transposed ? a.Transpose() : a;
-        using SpGemmPlan<T> plan = SpGemmPlan<T>.Create(a, b, l.Options);
+        using CsrMatrix<T> a = SpGemmMatrixSpec.Matrix<T>(l.Matrix, l.IndexBits), b = l.Transposed ? a.Transpose() : a;
+        using SpGemmPlan<T> plan = SpGemmPlan<T>.Create(a, b, l.Options, l.Masked ? a : null, l.Accumulate ? a : null);
         return new SpGemmThresholds(Device.Cpu, l.Options.Threads, plan.Problem, plan.Sample()).Key(cache);
     }
 

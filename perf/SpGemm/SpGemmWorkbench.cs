@@ -19,16 +19,18 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
     private readonly SpGemmOperands<T> _there;
     private readonly List<IDisposable> _held = [];
     private readonly long _products;
+    private CsrMatrix<double>? _bounds;
 
     public SpGemmWorkbench(SpGemmLayer layer, Device device)
     {
         _layer = layer;
-        _a = SpGemmMatrixSpec.Matrix<T>(SpGemmMatrixSpec.Structure(layer.Matrix));
+        _a = SpGemmMatrixSpec.Matrix<T>(layer.Matrix, layer.IndexBits);
         _b = layer.Transposed ? _a.Transpose() : _a;
-        using SpGemmPlan<T> plan = SpGemmPlan<T>.Create(_a, _b, layer.Options with { Row = "spgemm/managed", MemoryBudget = 0 });
+        CsrMatrix<T>? mask = layer.Masked ? _a : null, addend = layer.Accumulate ? _a : null;
+        using SpGemmPlan<T> plan = SpGemmPlan<T>.Create(_a, _b, layer.Options with { Row = "spgemm/managed", MemoryBudget = 0, Sorted = true }, mask, addend);
         _products = plan.Products;
         _c = plan.Product();
-        _there = new SpGemmOperands<T>(_a, _b, device);
+        _there = new SpGemmOperands<T>(_a, _b, device, mask, addend);
         Screen.Note($"{_products} products, {_c.NonZeros} entries of C, ratio {_products / Math.Max(1.0, _c.NonZeros):0.##}");
     }
 
@@ -41,7 +43,7 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
         return new Work(operands + Bytes(_c), 2.0 * _products, [], _c.NonZeros);
     }
 
-    private static long Bytes(CsrMatrix<T> x) => (x.Rows + 1) * sizeof(long) + x.NonZeros * (sizeof(int) + sizeof(T));
+    private long Bytes(CsrMatrix<T> x) => (x.Rows + 1) * sizeof(long) + x.NonZeros * (x.IndexBytes + (_layer.Options.StructureOnly ? 0 : sizeof(T)));
 
     private Device Where => _there.Device;
 
@@ -61,7 +63,7 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
             return calls;
         }
         Dataflow chosen;
-        using (SpGemmPlan<T> plan = SpGemmPlan<T>.Create(_there.A, _there.B, options)) chosen = plan.Choice.Dataflow;
+        using (SpGemmPlan<T> plan = _there.Plan(options)) chosen = plan.Choice.Dataflow;
         calls.Add(Call(options, chosen.ToString(), at));
         if (every)
             foreach (Row row in Where.Table.Of(Interop.Native.KnOp.SpGemm).Where(r => r.Name != chosen.Row && Where.Table.Runs(r, out _)))
@@ -74,28 +76,34 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
     {
         if (options.MemoryBudget > 0 && at != SpGemmOperation.StructureOfC) return Pieces(options, name);
         options = options with { MemoryBudget = 0 };
-        using (CsrMatrix<T> product = SpGemm.Multiply(_there.A, _there.B, options), c = Where.Gpu is null ? product : product.CopyTo(Device.Cpu))
-            if (!Same(c.OffsetsAt, (int*)c.ColumnsAt, c.ValuesAt, exactly: true)) throw new KernelsException(Status.Internal, name, $"{_layer.Case}: another C than the managed row's");
+        using (CsrMatrix<T> product = _there.Product(options)) Require(product, name);
         if (at == SpGemmOperation.StructureOfC)
         {
-            SpGemmPlan<T> plan = SpGemmPlan<T>.Create(_there.A, _there.B, options);
-            CsrMatrix<T> c = Where.Gpu is null ? _c : _c.CopyTo(Where);
+            SpGemmPlan<T> plan = _there.Plan(options);
+            CsrMatrix<T> c = plan.Symbolic();
             _held.AddRange([plan, c]);
+            plan.Numeric(c);
+            Require(c, name);
             return new TimedCall(name, _ => plan.Numeric(c));
         }
         // Memory that is there to be reused has been touched.
-        for (int i = 0; i < WarmUp && at == SpGemmOperation.Memory; i++) SpGemm.Multiply(_there.A, _there.B, options).Dispose();
+        for (int i = 0; i < WarmUp && at == SpGemmOperation.Memory; i++) _there.Product(options).Dispose();
         return new TimedCall(name, _ =>
         {
             if (at == SpGemmOperation.Nothing) SpGemm.TrimPool();
-            SpGemm.Multiply(_there.A, _there.B, options).Dispose();
+            _there.Product(options).Dispose();
         });
+    }
+
+    private void Require(CsrMatrix<T> c, string name)
+    {
+        if (!SpGemmSame.As(_c, c)) throw new KernelsException(Status.Internal, name, $"{_layer.Case}: another C than the managed row's");
     }
 
     /// <summary>C in pieces under the budget, of which the process is held to what it was told: a plan that takes more has no speed.</summary>
     private TimedCall Pieces(SpGemmOptions options, string name)
     {
-        SpGemmPlan<T> plan = SpGemmPlan<T>.Create(_a, _b, options);
+        SpGemmPlan<T> plan = _there.Plan(options);
         SpGemm.TrimPool();
         long before = ProcessMemory.Resident(), rows = 0, pieces = 0, nonZeros = 0;
         ProcessMemory.ResetPeak();
@@ -111,20 +119,6 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
         });
     }
 
-    private bool Same(long* offsets, int* columns, T* values, bool exactly)
-    {
-        for (long i = 0; i <= _c.Rows; i++)
-            if (offsets[i] != _c.OffsetsAt[i]) return false;
-        for (long j = 0; j < _c.NonZeros; j++)
-        {
-            if (columns[j] != ((int*)_c.ColumnsAt)[j]) return false;
-            T x = values[j], y = _c.ValuesAt[j];
-            // Values are positive: a sum in another order is off by its terms' roundings at most.
-            if (x != y && (exactly || T.Abs(x - y) > y * T.CreateChecked(_products * (sizeof(T) == 8 ? 1.2e-16 : 6e-8)))) return false;
-        }
-        return true;
-    }
-
     public override IReadOnlyList<PeerCall> Peers(int at, int threads, PeerSet peers, List<string> reasons)
     {
         var calls = new List<PeerCall>();
@@ -136,6 +130,11 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
         if (at == SpGemmOperation.StructureOfC)
         {
             reasons.Add("no peer has a numeric phase of its own");
+            return calls;
+        }
+        if (_layer.More.Length > 0)
+        {
+            reasons.Add($"{_layer.Case}: peers are asked for the plain product alone, so that GraphBLAS, Eigen and MathNet are left out");
             return calls;
         }
         int count = threads == 0 ? Device.Cpu.Threads : threads;
@@ -160,29 +159,71 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
                 reasons.Add(reason);
                 continue;
             }
-            if (Wrong(product!) is { } wrong) reasons.Add($"{peer.Name}, {_layer.Case}: {wrong}");
+            Require(product!, peer.Name);
             calls.Add(new PeerCall(peer.Name, new TimedCall(peer.Name, _ => product!.Run()), product));
         }
         if ((object)_a is CsrMatrix<double> a && (object)_b is CsrMatrix<double> b && _products <= MostForMathNet) calls.Add(MathNet(a, b));
         return calls;
     }
 
-    /// <summary>A peer is held to our result; what differs is said, not hidden.</summary>
-    private string? Wrong(PeerSpGemm product)
+    /// <summary>A peer is held to our result: where the two differ by more than both may be off, one is wrong, and neither has a speed.</summary>
+    private void Require(PeerSpGemm product, string name)
     {
         long nonZeros = product.Run();
-        if (nonZeros != _c.NonZeros) return $"{nonZeros} entries, not {_c.NonZeros}";
+        if (nonZeros != _c.NonZeros) throw Other(name, $"{nonZeros} entries, not {_c.NonZeros}");
         using Buffer<long> offsets = Buffer<long>.Allocate(_c.Rows + 1);
         using Buffer<int> columns = Buffer<int>.Allocate(nonZeros);
         using Buffer<T> values = Buffer<T>.Allocate(nonZeros);
         product.Copy(offsets.Pointer, columns.Pointer, values.Pointer);
-        return Same(offsets.Pointer, columns.Pointer, values.Pointer, exactly: false) ? null : "another C";
+        CsrMatrix<double> bounds = Bounds;
+        for (long i = 0; i < _c.Rows; i++)
+        {
+            if (offsets.Pointer[i + 1] != _c.OffsetsAt[i + 1]) throw Other(name, $"row {i} ends at {offsets.Pointer[i + 1]}, not {_c.OffsetsAt[i + 1]}");
+            for (long j = _c.OffsetsAt[i]; j < _c.OffsetsAt[i + 1]; j++)
+                if (columns.Pointer[j] != _c.ColumnAt(j) || !Near(values.Pointer[j], j)) throw Other(name, $"row {i}: {values.Pointer[j]} at column {columns.Pointer[j]}, not {_c.ValuesAt[j]} at {_c.ColumnAt(j)}, off by {bounds.ValuesAt[j]:0.##e+0} at most");
+        }
     }
 
-    private static PeerCall MathNet(CsrMatrix<double> a, CsrMatrix<double> b)
+    private KernelsException Other(string name, string what) => new(Status.Internal, name, $"{_layer.Case}: our C, but it has {what}");
+
+    private bool Near(T theirs, long j)
+    {
+        T ours = _c.ValuesAt[j];
+        return theirs.Equals(ours) || Math.Abs(double.CreateChecked(theirs) - double.CreateChecked(ours)) <= Bounds.ValuesAt[j];
+    }
+
+    /// <summary>
+    /// How far two right answers may be apart, entry by entry: each of t products, summed in any order, is off by (t + 1) u sum|a||b| at most to first
+    /// order (Higham 2002, lemma 3.1), and t times by half of the smallest number.
+    /// </summary>
+    private CsrMatrix<double> Bounds => _bounds ??= MakeBounds();
+
+    private CsrMatrix<double> MakeBounds()
+    {
+        using CsrMatrix<double> a = Sizes(_a), b = _layer.Transposed ? a.Transpose() : Sizes(_b);
+        using CsrMatrix<double> terms = SpGemm.Multiply(a, b, new SpGemmOptions { Semiring = Semiring.PlusPair });
+        CsrMatrix<double> bounds = SpGemm.Multiply(a, b);
+        (double u, double tiny) = sizeof(T) == 8 ? (Math.ScaleB(1, -53), double.Epsilon) : (Math.ScaleB(1, -24), float.Epsilon);
+        for (long j = 0; j < bounds.NonZeros; j++) bounds.ValuesAt[j] = 2 * (terms.ValuesAt[j] + 1) * u * bounds.ValuesAt[j] + terms.ValuesAt[j] * tiny;
+        return bounds;
+    }
+
+    private static CsrMatrix<double> Sizes(CsrMatrix<T> x)
+    {
+        var values = new double[x.NonZeros];
+        for (long j = 0; j < values.Length; j++) values[j] = Math.Abs(double.CreateChecked(x.ValuesAt[j]));
+        return CsrMatrix.Create<double>(x.Rows, x.Columns, x.RowOffsets, x.ColumnIndices, values);
+    }
+
+    private PeerCall MathNet(CsrMatrix<double> a, CsrMatrix<double> b)
     {
         static SparseMatrix Of(CsrMatrix<double> x) => SparseMatrix.OfIndexed((int)x.Rows, (int)x.Columns, Entries(x));
-        SparseMatrix left = Of(a), right = Of(b);
+        SparseMatrix left = Of(a), right = Of(b), c = left * right;
+        // It leaves out sums that are 0.
+        if (c.NonZerosCount > _c.NonZeros) throw Other("MathNet", $"{c.NonZerosCount} entries, not {_c.NonZeros}");
+        for (int i = 0; i < _c.Rows; i++)
+            for (long j = _c.OffsetsAt[i]; j < _c.OffsetsAt[i + 1]; j++)
+                if (!Near(T.CreateChecked(c.At(i, (int)_c.ColumnAt(j))), j)) throw Other("MathNet", $"{c.At(i, (int)_c.ColumnAt(j))} at [{i}, {_c.ColumnAt(j)}], not {_c.ValuesAt[j]}");
         return new PeerCall("MathNet", new TimedCall("MathNet", _ => GC.KeepAlive(left * right)), null);
     }
 
@@ -201,5 +242,6 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
         _a.Dispose();
         _b.Dispose();
         _c.Dispose();
+        _bounds?.Dispose();
     }
 }

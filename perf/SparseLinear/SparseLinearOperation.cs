@@ -6,8 +6,9 @@ using Kernels.Tuning;
 namespace Kernels.Perf;
 
 /// <summary>A layer of flat_gemm of which a part of the weights is stored.</summary>
+/// <param name="Active">Part of the outputs and of the inputs that a call says are active; null: it brings no sets.</param>
 /// <param name="Form">It stands for the choice between sparse and dense alone.</param>
-internal sealed record SparseLinearLayer(string Case, FlatGemmOptions Options, double Density, string Dtypes, bool Tune, bool Form = false) : Layer(Case, Dtypes, Tune)
+internal sealed record SparseLinearLayer(string Case, FlatGemmOptions Options, double Density, string Dtypes, bool Tune, bool Form = false, (double Outputs, double Inputs)? Active = null) : Layer(Case, Dtypes, Tune)
 {
     public override IReadOnlyList<(string, int)> Shape => [("n", Options.N), ("k", Options.K), ("density_percent", (int)Math.Round(100 * Density))];
 }
@@ -32,22 +33,42 @@ internal sealed unsafe partial class SparseLinearOperation : Operation
         DefaultValueFactory = _ => [0.5],
     };
 
+    private static readonly Option<double> s_outputs = Part("--active-outputs", "outputs, by panels of 16"), s_inputs = Part("--active-inputs", "inputs, by blocks of 64");
+
+    private static Option<double> Part(string name, string what)
+    {
+        var option = new Option<double>(name) { Description = $"bench: part of the {what}, that is active (default 1)", HelpName = "F", DefaultValueFactory = _ => 1 };
+        option.Validators.Add(result =>
+        {
+            if (result.GetValueOrDefault<double>() is not (>= 0 and <= 1)) result.AddError($"{name}: a number from 0 to 1");
+        });
+        return option;
+    }
+
     public override string Name => SparseLinearSelection.Operation;
 
     public override KnOp Op => KnOp.SparseLinear;
 
     public override Axis Axis => All[0].Axis;
 
-    protected override IReadOnlyList<Option> ShapeOptions => [.. FlatGemmOperation.LayerOptions, _density];
+    protected override IReadOnlyList<Option> ShapeOptions => [.. FlatGemmOperation.LayerOptions, _density, s_outputs, s_inputs];
 
-    public override IReadOnlyList<Layer> Layers(ParseResult parsed, int threads) =>
-        [.. FlatGemmOperation.LayersOf(parsed, threads, RowName(parsed)).SelectMany(l => parsed.GetValue(_density)!.Select(d => new SparseLinearLayer(
-            string.Create(CultureInfo.InvariantCulture, $"{l.Case} at {d}"), l.Options, d, l.Dtypes, l.Tune)))];
+    public override IReadOnlyList<Layer> Layers(ParseResult parsed, int threads)
+    {
+        (double Outputs, double Inputs) part = (parsed.GetValue(s_outputs), parsed.GetValue(s_inputs));
+        (double, double)? active = part == (1, 1) ? null : part;
+        if (active is not null && parsed.CommandResult.Command.Name is not ("bench" or "compare")) throw new UsageException("--active-outputs, --active-inputs: of perf bench; what is tuned and explained is all of a layer");
+        string more = active is null ? "" : string.Create(CultureInfo.InvariantCulture, $", {part.Outputs} of outputs and {part.Inputs} of inputs active");
+        return [.. FlatGemmOperation.LayersOf(parsed, threads, RowName(parsed)).SelectMany(l => parsed.GetValue(_density)!.Select(d => new SparseLinearLayer(
+            string.Create(CultureInfo.InvariantCulture, $"{l.Case} at {d}{more}"), l.Options, d, l.Dtypes, l.Tune, Active: active)))];
+    }
 
     public override Work WorkOf(Layer layer, int at)
     {
         var l = (SparseLinearLayer)layer;
-        return FlatGemmOperation.WorkOf(l.Options, at) with { Bytes = new SparsePanels(SparseLinear.Problem(l.Options, at, Nnz(l), 0)).Total };
+        Work all = FlatGemmOperation.WorkOf(l.Options, at);
+        double part = l.Active is { } a ? a.Outputs * a.Inputs : 1;
+        return all with { Bytes = (long)(part * new SparsePanels(SparseLinear.Problem(l.Options, at, Nnz(l), 0)).Total), Flops = part * all.Flops };
     }
 
     internal static long Nnz(SparseLinearLayer layer) => (long)(layer.Density * layer.Options.Columns * layer.Options.K);

@@ -12,6 +12,7 @@ internal sealed unsafe class SparseLinearWorkbench : Workbench
     private readonly Conditions _on;
     private readonly TuningStore _store;
     private readonly SparseLinearTrial _trial;
+    private readonly KnSparseSets _sets;
     private int _m;
 
     public SparseLinearWorkbench(SparseLinearLayer layer, Func<Layer, int, Work> work, IReadOnlyList<int> ms, Conditions on, TuningStore store)
@@ -22,7 +23,8 @@ internal sealed unsafe class SparseLinearWorkbench : Workbench
         // The sparse copies are the smaller ones: as many as make them cold.
         int copies = CallTimer.Copies(on.Device, on.Cache, WorkAt(_m).Bytes);
         Timer = CallTimer.On(on.Device, copies, on.Cache, on.Eager);
-        _trial = new SparseLinearTrial(_options.Problem(_m), 7, layer.Density, copies: copies, sampleRows: 4, sampleColumns: 8);
+        _sets = layer.Active is null ? KnSparseSets.None : KnSparseSets.Outputs | KnSparseSets.Inputs;
+        _trial = new SparseLinearTrial(_options.Problem(_m), 7, layer.Density, sets: _sets, active: layer.Active, copies: copies, sampleRows: 4, sampleColumns: 8);
     }
 
     public override Layer Layer => _layer;
@@ -36,10 +38,10 @@ internal sealed unsafe class SparseLinearWorkbench : Workbench
         Narrow(m);
         FlatGemmOptions options = _options with { Threads = threads };
         long nnz = _trial.Sparse.Nnz;
-        var chosen = SparseLinearSelection.Choose(_on.Device, options, nnz, 0, _store, _on.Cache).First(s => m <= s.To);
+        var chosen = SparseLinearSelection.Choose(_on.Device, options, nnz, _sets, _store, _on.Cache).First(s => m <= s.To);
         var calls = new List<TimedCall> { Call(chosen.Row, chosen.Launch, m) };
         if (!every) return calls;
-        KnSparseLinearProblem problem = SparseLinear.Problem(options, m, nnz, 0);
+        KnSparseLinearProblem problem = SparseLinear.Problem(options, m, nnz, _sets);
         foreach (Row row in _on.Device.Table.Of(KnOp.SparseLinear).Where(r => _on.Device.Table.Runs(r, out _)))
             foreach (KnLaunch launch in row.Launches(threads))
                 if (row.Dataflow(launch) != chosen.Row.Dataflow(chosen.Launch) && row.Accepts(&problem, launch, out _)) calls.Add(Call(row, launch, m));
@@ -69,6 +71,11 @@ internal sealed unsafe class SparseLinearWorkbench : Workbench
 
     public override IReadOnlyList<PeerCall> Peers(int m, int threads, PeerSet peers, List<string> reasons)
     {
+        if (_sets != KnSparseSets.None)
+        {
+            reasons.Add("no peer takes active sets");
+            return [];
+        }
         Narrow(m);
         FlatGemmOptions options = _options with { Threads = threads, Row = null };
         KnFlatGemmProblem problem = options.Problem(_options.MaxM);

@@ -55,6 +55,59 @@ public sealed class Invariance
         }
     }
 
+    private static readonly KnSpgemmFlags[] s_flags =
+    [
+        KnSpgemmFlags.None, KnSpgemmFlags.Mask, KnSpgemmFlags.Mask | KnSpgemmFlags.Complement | KnSpgemmFlags.Accumulate, KnSpgemmFlags.Accumulate, KnSpgemmFlags.Unsorted,
+        KnSpgemmFlags.Mask | KnSpgemmFlags.Valued | KnSpgemmFlags.Accumulate | KnSpgemmFlags.Unsorted,
+    ];
+
+    private static IEnumerable<TestCaseData> RowsByRequest()
+    {
+        foreach ((_, _, string name) in Tables.Runnable(KnOp.SpGemm))
+            foreach (KnSpgemmFlags flags in s_flags)
+                foreach (int indexBytes in (int[])[4, 8])
+                    yield return new TestCaseData(name, flags, indexBytes);
+    }
+
+    /// <summary>
+    /// Every semiring and the structure alone, whatever is asked of them, over 1, 2 and 7 threads. Sorted, columns and values are the managed row's; unsorted,
+    /// those of one thread, for the order is the dataflow's own.
+    /// </summary>
+    [TestCaseSource(nameof(RowsByRequest))]
+    public void BitsDependOnWhatIsAskedAlone(string name, object asked, int indexBytes)
+    {
+        var flags = (KnSpgemmFlags)asked;
+        Row row = Tables.Find(name, KnOp.SpGemm), managed = KernelTable.Default.Of(KnOp.SpGemm).Last();
+        bool unsorted = flags.HasFlag(KnSpgemmFlags.Unsorted);
+        KnLaunch[] all = [.. row.Launches(0)];
+        foreach ((string matrix, SparseStructure a) in (IEnumerable<(string, SparseStructure)>)[s_matrices[0], s_matrices[3]])
+            foreach ((Semiring semiring, DType type) in Enum.GetValues<Semiring>().Select(s => (s, (DType)((int)s % 2 == 0 ? DType.Float64 : DType.Float32))).Append((Semiring.PlusTimes, DType.None)))
+            {
+                if (type == DType.None && flags.HasFlag(KnSpgemmFlags.Valued)) continue;
+                using var trial = new SpGemmTrial(new SpGemmCase(matrix, a, a, type, indexBytes, semiring, flags), 78);
+                Assert.That(trial.Analyse(managed, managed.DefaultLaunch(1)), Is.Null);
+                Assert.That(trial.Check(managed, managed.DefaultLaunch(1)), Is.Null);
+                byte[] columns = trial.Columns.ToArray(), values = trial.Values.ToArray();
+                for (int i = 0; i < all.Length; i += 71)
+                    try
+                    {
+                        foreach (int threads in (int[])[1, 2, 7])
+                        {
+                            Device.Cpu.SetThreads(threads);
+                            KnLaunch launch = all[i] with { Threads = threads };
+                            string what = $"{row.Dataflow(launch)}, {trial.Case}";
+                            Assert.That(trial.Check(row, launch), Is.Null, what);
+                            if (unsorted && threads == 1) (columns, values) = (trial.Columns.ToArray(), trial.Values.ToArray());
+                            Assert.That(trial.Columns.SequenceEqual(columns) && trial.Values.SequenceEqual(values), $"{what}: other bits");
+                        }
+                    }
+                    finally
+                    {
+                        Device.Cpu.SetThreads(0);
+                    }
+            }
+    }
+
     /// <summary>Counts that hold for a matrix whatever computes its product (reference, section 7).</summary>
     [Test]
     public void CountsOfTheLaplacians()

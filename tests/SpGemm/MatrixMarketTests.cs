@@ -75,6 +75,23 @@ public sealed class MatrixMarketTests
         Assert.That(back.Values.ToArray(), Is.EqualTo(x.Values.ToArray()));
     }
 
+    [Test]
+    public void AFileByItsPathInFloat()
+    {
+        using var directory = new Tuning.Scratch();
+        string path = Path.Combine(directory.Path, "a.mtx");
+        SparseStructure s = SpGemmMatrices.Rmat(6, 4, 2);
+        var random = new Random(5);
+        using CsrMatrix<float> x = SpGemmTests.Of(s, _ => (float)(random.NextDouble() * Math.Pow(10, random.Next(-44, 38))));
+        MatrixMarket.Write(path, x, "float");
+        using CsrMatrix<float> back = MatrixMarket.Read<float>(path);
+        using CsrMatrix<double> wide = MatrixMarket.Read<double>(path);
+        Assert.That(back.ColumnIndices.ToArray(), Is.EqualTo(x.ColumnIndices.ToArray()));
+        Assert.That(back.Values.SequenceEqual(x.Values));
+        Assert.That(wide.Values.ToArray().Select(v => (float)v), Is.EqualTo(x.Values.ToArray()));
+        Assert.That(() => MatrixMarket.Read<float>(Path.Combine(directory.Path, "b.mtx")), Throws.TypeOf<FileNotFoundException>());
+    }
+
     /// <summary>Thousands of damaged files, one in four whole: read, or refused with a line; never anything else.</summary>
     [Test]
     public void DamagedFilesAreReadOrRefused()

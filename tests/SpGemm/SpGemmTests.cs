@@ -27,6 +27,10 @@ public sealed class SpGemmTests
         return sums;
     }
 
+    /// <summary>What Is.EquivalentTo says, in time that does not grow with the square of the entries.</summary>
+    private static void AssertSame<T>(Dictionary<(long, long), T> entries, Dictionary<(long, long), T> expected) =>
+        Assert.That(entries.Count == expected.Count && entries.All(e => expected.TryGetValue(e.Key, out T? value) && value!.Equals(e.Value)), "the entries of the plain product");
+
     private static SparseStructure Rmat => SpGemmMatrices.Rmat(8, 6, 3);
 
     [Test]
@@ -45,24 +49,80 @@ public sealed class SpGemmTests
         using CsrMatrix<double> a = Of(Rmat, i => (double)(i % 7 - 3));
         using SpGemmPlan<double> plan = SpGemmPlan<double>.Create(a, a);
         using CsrMatrix<double> c = plan.Product(), s = plan.Symbolic();
-        Assert.That(Entries(c), Is.EquivalentTo(Plain(a, a)));
+        AssertSame(Entries(c), Plain(a, a));
         Assert.That(s.ColumnIndices.ToArray(), Is.EqualTo(c.ColumnIndices.ToArray()));
         foreach (int step in new[] { 1, 2 })
         {
             for (int j = 0; j < a.NonZeros; j++) a.Values[j] = (j * step) % 5 - 2;
             s.Values.Fill(double.NaN);
             plan.Numeric(s);
-            Assert.That(Entries(s), Is.EquivalentTo(Plain(a, a)));
+            AssertSame(Entries(s), Plain(a, a));
         }
+    }
+
+    /// <summary>Values go to places that are not looked up again: another structure, of the same shape and as many entries, is refused.</summary>
+    [Test]
+    public void NumericTakesTheMatricesOfItsPlanAlone([Values(true, false)] bool sorted)
+    {
+        var options = new SpGemmOptions { Sorted = sorted };
+        using CsrMatrix<double> a = Of(Rmat, i => (double)(i % 7 - 3)), t = a.Transpose();
+        using SpGemmPlan<double> plan = SpGemmPlan<double>.Create(a, a, options), same = SpGemmPlan<double>.Create(a, a, options), other = SpGemmPlan<double>.Create(t, t, options);
+        using CsrMatrix<double> c = plan.Product(), copy = c.CopyTo(Device.Cpu), theirs = other.Product(), equal = same.Symbolic();
+        Assert.That((theirs.Rows, theirs.Columns, theirs.NonZeros), Is.EqualTo((c.Rows, c.Columns, c.NonZeros)), "nothing but the structure differs");
+        foreach (CsrMatrix<double> foreign in (CsrMatrix<double>[])[theirs, equal, a])
+        {
+            double[] before = foreign.Values.ToArray();
+            Refused("c", "of this plan", () => plan.Numeric(foreign));
+            Assert.That(foreign.Values.SequenceEqual(before));
+        }
+        using SpGemmPlan<double> rows = SpGemmPlan<double>.Create(a, a, options with { MemoryBudget = plan.Choice.WorkspaceBytes + 40_000, Dataflow = plan.Choice.Dataflow });
+        using CsrMatrix<double> piece = rows.Pieces().First();
+        Assert.That(piece.Rows, Is.LessThan(a.Rows));
+        Refused("c", $"[{a.Rows}, {a.Columns}]", () => rows.Numeric(piece));
+        copy.Values.Fill(double.NaN);
+        plan.Numeric(copy);
+        Assert.That(copy.Values.SequenceEqual(c.Values));
     }
 
     [Test]
     public void ATransposeTimesTheMatrix()
     {
         using CsrMatrix<double> a = Of(SpGemmMatrices.Uniform(90, 70, 6, 18), i => (double)(i % 9)), t = a.Transpose(), back = t.Transpose(), c = Kernels.SpGemm.Multiply(t, a);
-        Assert.That(Entries(t), Is.EquivalentTo(Entries(a).ToDictionary(e => (e.Key.Item2, e.Key.Item1), e => e.Value)));
+        AssertSame(Entries(t), Entries(a).ToDictionary(e => (e.Key.Item2, e.Key.Item1), e => e.Value));
         Assert.That(back.ColumnIndices.ToArray(), Is.EqualTo(a.ColumnIndices.ToArray()));
-        Assert.That(Entries(c), Is.EquivalentTo(Plain(t, a)));
+        AssertSame(Entries(c), Plain(t, a));
+    }
+
+    /// <summary>Entries enough for several workers, each of which counts and moves a part of the rows.</summary>
+    [Test]
+    public void ALargeTransposeIsTheSameForAnyThreads([Values(true, false)] bool values, [Values(32, 64)] int indexBits)
+    {
+        SparseStructure s = SpGemmMatrices.Uniform(4000, 2500, 30, 41), expected = SpGemmMatrices.Transpose(s);
+        Assert.That(s.NonZeros, Is.GreaterThan(100_000));
+        // A value says where its entry was.
+        int[] rows = [.. Enumerable.Range(0, (int)s.Rows).SelectMany(i => Enumerable.Repeat(i, (int)(s.Offsets[i + 1] - s.Offsets[i])))];
+        float[] places = values ? [.. rows.Select((row, j) => (float)(row * s.Columns + s.Indices[j]))] : [];
+        using CsrMatrix<float> a = indexBits == 32 ? CsrMatrix.Create<float>(s.Rows, s.Columns, s.Offsets, s.Indices, places)
+            : CsrMatrix.Create<float>(s.Rows, s.Columns, s.Offsets, Array.ConvertAll(s.Indices, c => (long)c), places);
+        try
+        {
+            foreach (int threads in (int[])[1, 2, 7])
+            {
+                Device.Cpu.SetThreads(threads);
+                using CsrMatrix<float> t = a.Transpose();
+                Assert.That((t.Rows, t.Columns, t.IndexBits, t.HasValues, t.Sorted), Is.EqualTo((s.Columns, s.Rows, indexBits, values, true)));
+                Assert.That(t.RowOffsets.SequenceEqual(expected.Offsets), $"{threads} threads");
+                long[] columns = indexBits == 32 ? Array.ConvertAll(t.ColumnIndices.ToArray(), c => (long)c) : t.ColumnIndices64.ToArray();
+                Assert.That(columns.AsSpan().SequenceEqual(Array.ConvertAll(expected.Indices, c => (long)c)), $"{threads} threads");
+                for (int i = 0; values && i < t.Rows; i++)
+                    for (long j = t.RowOffsets[i]; j < t.RowOffsets[i + 1]; j++)
+                        if (t.Values[(int)j] != columns[j] * s.Columns + i) Assert.Fail($"{threads} threads: [{i}, {columns[j]}] is {t.Values[(int)j]}");
+            }
+        }
+        finally
+        {
+            Device.Cpu.SetThreads(0);
+        }
     }
 
     /// <summary>A semiring of a test's own: the most significant route.</summary>
@@ -97,6 +157,37 @@ public sealed class SpGemmTests
         Assert.That(c.Values.ToArray(), Is.EqualTo(expected.Values));
         var thrown = Assert.Throws<KernelsException>(() => Kernels.SpGemm.Multiply<int, Faulty>(a, a))!;
         Assert.That(thrown.Message, Does.Contain("this operator throws"));
+    }
+
+    [Test]
+    public void AUsersSemiringUnderAMaskWithAnAddend([Values(true, false)] bool complement, [Values(true, false)] bool sorted)
+    {
+        using CsrMatrix<int> a = Of(Rmat, i => i % 50), mask = Of(SpGemmMatrices.Uniform(a.Rows, a.Columns, 60, 7), i => 1), d = Of(SpGemmMatrices.Uniform(a.Rows, a.Columns, 3, 8), i => i % 70);
+        using SpGemmPlan<int> plan = SpGemmPlan<int>.Create<MaxMin>(a, a, new SpGemmOptions { Complement = complement, Sorted = sorted }, mask, d);
+        Dictionary<(long, long), int> At(CsrMatrix<int> x) => Enumerable.Range(0, (int)x.Rows).SelectMany(i => Enumerable.Range((int)x.RowOffsets[i], (int)(x.RowOffsets[i + 1] - x.RowOffsets[i])).Select(j => (i, j)))
+            .ToDictionary(e => ((long)e.i, (long)x.ColumnIndices[e.j]), e => x.Values[e.j]);
+        Dictionary<(long, long), int> Expected()
+        {
+            Dictionary<(long, long), int> sums = At(d), left = At(a);
+            ILookup<long, (long Column, int Value)> right = left.ToLookup(e => e.Key.Item1, e => (e.Key.Item2, e.Value));
+            HashSet<(long, long)> masked = [.. At(mask).Keys];
+            foreach (((long i, long k), int x) in left)
+                foreach ((long j, int y) in right[k])
+                    if (masked.Contains((i, j)) != complement) sums[(i, j)] = Math.Max(sums.GetValueOrDefault((i, j), int.MinValue), Math.Min(x, y));
+            return sums;
+        }
+        using CsrMatrix<int> c = plan.Product(), s = plan.Symbolic();
+        AssertSame(At(c), Expected());
+        for (int j = 0; j < a.NonZeros; j++) a.Values[j] = j * 7 % 41 - 20;
+        for (int j = 0; j < d.NonZeros; j++) d.Values[j] = j % 30 - 15;
+        s.Values.Fill(int.MaxValue);
+        plan.Numeric(s);
+        AssertSame(At(s), Expected());
+        // The structure alone asks no operator.
+        using SpGemmPlan<int> faulty = SpGemmPlan<int>.Create<Faulty>(a, a);
+        using CsrMatrix<int> pattern = faulty.Symbolic();
+        Assert.That(pattern.NonZeros, Is.GreaterThan(0));
+        Assert.That(() => faulty.Numeric(pattern), Throws.TypeOf<KernelsException>().With.Message.Contains("this operator throws"));
     }
 
     [Test]
@@ -207,6 +298,8 @@ public sealed class SpGemmTests
             try
             {
                 plan.Product().Dispose();
+                using CsrMatrix<double> c = plan.Symbolic();
+                plan.Numeric(c);
             }
             catch (KernelsException e) when (e.Status == Status.NoMemory)
             {
@@ -215,6 +308,32 @@ public sealed class SpGemmTests
             Assert.That(PooledMemory.MostAsked - before, Is.LessThanOrEqualTo(budget), $"{row.Name}, {plan.Choice}");
             // A budget below the scratch of a row is refused before anything is rented.
             if (budget >= 2_000_000) Assert.That(PooledMemory.MostAsked, Is.GreaterThan(before), "something was measured");
+        }
+    }
+
+    /// <summary>A budget that holds the structure of C and half of its values: refused before the values are rented.</summary>
+    [Test, NonParallelizable]
+    public void SymbolicKeepsRoomForValues([Values(0.5, 1.0)] double values)
+    {
+        using CsrMatrix<double> a = Of(SpGemmMatrices.Rmat(11, 8, 3), i => 1.0 + i % 7);
+        foreach (Row row in Device.Cpu.Table.Of(KnOp.SpGemm).Where(r => Device.Cpu.Table.Runs(r, out _)))
+        {
+            var options = new SpGemmOptions { Threads = 1, Row = row.Name };
+            using SpGemmPlan<double> free = SpGemmPlan<double>.Create(a, a, options);
+            using CsrMatrix<double> whole = free.Product();
+            // The dataflow is forced, so that the budget does not change the scratch; 64 bytes are the word that says how far a call came.
+            long budget = free.Choice.WorkspaceBytes + (a.Rows + 1) * sizeof(long) + whole.NonZeros * sizeof(int) + (long)(values * whole.NonZeros * sizeof(double)) + 64;
+            using SpGemmPlan<double> plan = SpGemmPlan<double>.Create(a, a, options with { MemoryBudget = budget, Dataflow = free.Choice.Dataflow });
+            long before = PooledMemory.Asked;
+            PooledMemory.MostAsked = before;
+            if (values < 1) Refused("MemoryBudget", "for all of C", () => plan.Symbolic().Dispose());
+            else
+            {
+                using CsrMatrix<double> c = plan.Symbolic();
+                plan.Numeric(c);
+                Assert.That(c.Values.SequenceEqual(whole.Values), row.Name);
+            }
+            Assert.That(PooledMemory.MostAsked - before, Is.LessThanOrEqualTo(budget), $"{row.Name}, {plan.Choice}");
         }
     }
 

@@ -26,7 +26,7 @@ public sealed record SpGemmOptions
 
     /// <summary>
     /// Bytes that scratch and C may have together; 0 is no limit. <see cref="SpGemmPlan{T}.Pieces"/> keeps to it by pieces of C,
-    /// <see cref="SpGemmPlan{T}.Product"/> is refused where C does not fit.
+    /// <see cref="SpGemmPlan{T}.Product"/> and Symbolic are refused where C does not fit. The analysis of a plan, 8 bytes a row, comes on top.
     /// </summary>
     public long MemoryBudget { get; init; }
 

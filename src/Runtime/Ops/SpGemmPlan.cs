@@ -22,6 +22,8 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
     private readonly Row _row;
     private readonly KnLaunch _launch;
     private readonly KnSpgemmProblem _problem;
+    // What says of a matrix that its structure is C's.
+    private readonly object _origin = new();
 
     internal KnSpgemmProblem Problem => _problem;
 
@@ -172,16 +174,15 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
 
     /// <summary>C. Where memory is only reserved until it is written, in one pass; else, and under a budget, sizes first.</summary>
     /// <exception cref="KernelsException">C does not fit the budget, or memory is not to be had.</exception>
-    public CsrMatrix<T> Product()
+    public CsrMatrix<T> Product() => All(_problem);
+
+    /// <summary>All of C, or of its structure alone.</summary>
+    private CsrMatrix<T> All(in KnSpgemmProblem problem)
     {
-        long reserve = MostNonZeros <= long.MaxValue / 16 ? MostNonZeros * EntryBytes : long.MaxValue;
+        long reserve = MostNonZeros <= long.MaxValue / 16 ? MostNonZeros * EntryBytes : long.MaxValue, entries = MostNonZeros;
         if (!OperatingSystem.IsLinux() || _device.Gpu is not null || _options.MemoryBudget > 0 || reserve > GC.GetGCMemoryInfo().TotalAvailableMemoryBytes / 2)
-        {
-            long entries;
             using (PooledMemory sizes = Sizes()) entries = sizes[_a.Rows];
-            return Compute(0, _a.Rows, entries, out _);
-        }
-        return Compute(0, _a.Rows, MostNonZeros, out _);
+        return Compute(problem, 0, _a.Rows, entries, out _);
     }
 
     /// <summary>Exact sizes of the rows of C, within the budget.</summary>
@@ -220,10 +221,10 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
         return offsets;
     }
 
-    private CsrMatrix<T> Compute(long from, long to, long capacity, out long done)
+    private CsrMatrix<T> Compute(in KnSpgemmProblem problem, long from, long to, long capacity, out long done)
     {
         PooledMemory offsets = Offsets(to - from), columns = PooledMemory.Rent(capacity * _a.IndexBytes, "c", _device);
-        PooledMemory? values = ValueBytes == 0 ? null : PooledMemory.Rent(capacity * sizeof(T), "c", _device);
+        PooledMemory? values = !SpGemmRules.HasValues(problem) ? null : PooledMemory.Rent(capacity * sizeof(T), "c", _device);
         using PooledMemory reached = PooledMemory.Rent(sizeof(long), "c", _device);
         KnSpgemmArgs args = Args(KnSpgemmPhase.Product, from, to);
         args.COffsets = (long*)offsets.At;
@@ -231,9 +232,9 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
         args.CValues = values is null ? null : values.At;
         args.CCapacity = capacity;
         args.RowsDone = (long*)reached.At;
-        Call(_row, _problem, _launch, args);
+        Call(_row, problem, _launch, args);
         done = reached[0];
-        return new CsrMatrix<T>(done - from, _b.Columns, offsets[done - from], _a.IndexBits, _options.Sorted, offsets, columns, values);
+        return new CsrMatrix<T>(done - from, _b.Columns, offsets[done - from], _a.IndexBits, _options.Sorted, offsets, columns, values) { Origin = _origin };
     }
 
     /// <summary>C by pieces of rows, from the first to the last, of which each with the scratch keeps to the budget once the one before is disposed.</summary>
@@ -255,7 +256,7 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
         // A row of the offsets is 8 bytes; half of what scratch leaves is for them at most.
         long left = _options.MemoryBudget - Choice.WorkspaceBytes - ReachedBytes, rows = Math.Min(_a.Rows - from, Math.Max(left / 16, 1));
         long capacity = (left - (rows + 1) * sizeof(long)) / EntryBytes;
-        CsrMatrix<T>? piece = capacity > 0 ? Compute(from, from + rows, Math.Min(capacity, _products[from + rows] - _products[from]), out done) : null;
+        CsrMatrix<T>? piece = capacity > 0 ? Compute(_problem, from, from + rows, Math.Min(capacity, _products[from + rows] - _products[from]), out done) : null;
         if (piece is { Rows: > 0 })
         {
             done = from + piece.Rows;
@@ -269,19 +270,27 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
     /// <exception cref="KernelsException">C does not fit the budget, or memory is not to be had.</exception>
     public CsrMatrix<T> Symbolic()
     {
-        if (_options.ValuedMask) return Product();
-        using SpGemmPlan<T> structure = new(_a, _b, _options with { StructureOnly = true, Row = _row.Name, Dataflow = null }, _mask, _addend, _device, null);
-        CsrMatrix<T> pattern = structure.Product();
-        return _options.StructureOnly ? pattern : pattern.WithValues();
+        if (_options.ValuedMask || _options.StructureOnly) return Product();
+        // The budget is asked about C with its values, scratch is at most that of the product.
+        CsrMatrix<T> pattern = All(_problem with { Type = (int)DType.None });
+        try
+        {
+            return pattern.WithValues();
+        }
+        catch
+        {
+            pattern.Dispose();
+            throw;
+        }
     }
 
     /// <summary>The values of <paramref name="c"/>, which Symbolic or Product of this plan made, from the operands' values as they are now.</summary>
-    /// <exception cref="KernelsException">A matrix of another shape, or without values.</exception>
+    /// <exception cref="KernelsException">A matrix that this plan did not make (a copy of one to its device will do), a piece of C, or none with values.</exception>
     public void Numeric(CsrMatrix<T> c)
     {
         ArgumentNullException.ThrowIfNull(c);
         KernelsException.Require(c.Rows == _a.Rows && c.Columns == _b.Columns, nameof(c), $"[{_a.Rows}, {_b.Columns}], not [{c.Rows}, {c.Columns}]");
-        KernelsException.Require(c.IndexBits == _a.IndexBits && c.Sorted == _options.Sorted, nameof(c), "the matrix that this plan made");
+        KernelsException.Require(ReferenceEquals(c.Origin, _origin), nameof(c), "a matrix that Symbolic or Product of this plan made: values go to the places of its structure");
         KernelsException.Require(ValueBytes > 0 && c.HasValues, nameof(c), "values");
         KernelsException.Require(c.Device.Shares(_device), nameof(c), $"a matrix on {_device}, not on {c.Device}");
         KnSpgemmArgs args = Args(KnSpgemmPhase.Numeric, 0, _a.Rows);

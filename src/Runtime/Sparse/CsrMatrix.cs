@@ -56,13 +56,15 @@ public sealed unsafe class CsrMatrix<T> : CsrStructure where T : unmanaged
         KernelsException.Require(device.Gpu is null || Device.Gpu is null || device.Shares(Device), nameof(device), $"the host or {Device}, not {device}");
         PooledMemory Copy(void* from, long bytes) => PooledMemory.CopyOf(from, bytes, Device, device, "matrix");
         var copy = new CsrMatrix<T>(Rows, Columns, NonZeros, IndexBits, Sorted, Copy(OffsetsAt, (Rows + 1) * sizeof(long)), Copy(ColumnsAt, NonZeros * IndexBytes),
-            HasValues ? Copy(ValuesAt, NonZeros * sizeof(T)) : null);
+            HasValues ? Copy(ValuesAt, NonZeros * sizeof(T)) : null)
+        { Origin = Origin };
         GC.KeepAlive(this);
         return copy;
     }
 
     /// <summary>This pattern with values to be computed; takes over its memory, so that this matrix is not to be used again.</summary>
-    internal CsrMatrix<T> WithValues() => new(Rows, Columns, NonZeros, IndexBits, Sorted, OffsetMemory!, ColumnMemory!, PooledMemory.Rent(NonZeros * sizeof(T), "c", Device));
+    internal CsrMatrix<T> WithValues() =>
+        new(Rows, Columns, NonZeros, IndexBits, Sorted, OffsetMemory!, ColumnMemory!, PooledMemory.Rent(NonZeros * sizeof(T), "c", Device)) { Origin = Origin };
 
     /// <inheritdoc/>
     public override void Dispose()

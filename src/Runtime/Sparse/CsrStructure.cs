@@ -45,6 +45,9 @@ public abstract unsafe class CsrStructure : IDisposable
     /// <summary>Whether the columns of every row ascend.</summary>
     public bool Sorted { get; private protected set; }
 
+    /// <summary>What stands for the plan that made this structure; copies have it, too. Null for what a caller made.</summary>
+    internal object? Origin { get; init; }
+
     internal int IndexBytes => IndexBits / 8;
 
     internal long* OffsetsAt => OffsetMemory is null ? _wrappedOffsets!.Pointer : (long*)OffsetMemory.At;

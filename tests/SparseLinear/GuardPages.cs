@@ -1,0 +1,85 @@
+using System.Runtime.InteropServices;
+using Kernels.Interop.Native;
+using Kernels.Tuning;
+
+namespace Kernels.Tests.SparseLinear;
+
+/// <summary>Packed weights that end where a page begins that nobody may read: an expand load beyond them ends the process.</summary>
+[TestFixture]
+public sealed unsafe partial class GuardPages
+{
+    private const int None = 0, ReadWrite = 3, PrivateAnonymous = 0x22;
+
+    [LibraryImport("libc", EntryPoint = "mmap", SetLastError = true)]
+    private static partial byte* Map(void* at, nuint bytes, int rights, int flags, int file, nint offset);
+
+    [LibraryImport("libc", EntryPoint = "mprotect", SetLastError = true)]
+    private static partial int Protect(void* at, nuint bytes, int rights);
+
+    [LibraryImport("libc", EntryPoint = "munmap", SetLastError = true)]
+    private static partial int Unmap(void* at, nuint bytes);
+
+    /// <summary>Memory whose last byte is the last one before a page without rights.</summary>
+    private readonly ref struct Pages
+    {
+        private readonly byte* _all;
+        private readonly nuint _bytes;
+
+        public Pages(long bytes)
+        {
+            nuint page = (nuint)Environment.SystemPageSize, used = ((nuint)bytes + page - 1) / page * page;
+            _bytes = used + page;
+            _all = Map(null, _bytes, ReadWrite, PrivateAnonymous, -1, 0);
+            Assert.That((nint)_all, Is.Not.EqualTo((nint)(-1)), "mmap");
+            Assert.That(Protect(_all + used, page, None), Is.Zero, "mprotect");
+            At = _all + used - bytes;
+        }
+
+        public byte* At { get; }
+
+        public void Dispose() => Assert.That(Unmap(_all, _bytes), Is.Zero, "munmap");
+    }
+
+    private static IEnumerable<TestCaseData> RowsByPattern()
+    {
+        foreach ((_, _, string name) in Tables.Runnable(KnOp.SparseLinear))
+            foreach (SparsePattern pattern in Enum.GetValues<SparsePattern>())
+                yield return new TestCaseData(name, pattern);
+    }
+
+    [TestCaseSource(nameof(RowsByPattern))]
+    public void NothingIsReadBehindThePackedWeights(string name, object pattern)
+    {
+        if (!OperatingSystem.IsLinux()) Assert.Ignore("pages are mapped as Linux has it");
+        Row row = Tables.Find(name, KnOp.SparseLinear);
+        int ran = 0;
+        foreach (FlatGemmCases.Kind kind in SparseLinearCases.MainKinds)
+            // Whole panels and blocks; one more of each; and one weight more than fills a register.
+            foreach ((int m, int n, int k) in ((int, int, int)[])[(3, 64, 256), (5, 17, 65), (1, 1, 129)])
+            {
+                using var trial = new SparseLinearTrial(FlatGemmCases.Problem(kind, m, n, k), Tables.Seed, 0.5, (SparsePattern)pattern);
+                KnSparseLinearProblem problem = trial.Sparse;
+                foreach (KnLaunch launch in row.Launches(1))
+                {
+                    if (!row.Accepts(&problem, launch, out _)) continue;
+                    ran++;
+                    string what = $"{row.Dataflow(launch)}: {FlatGemmCases.Describe(problem.Layer)}, seed {Tables.Seed}";
+                    long bytes = row.PackedBytes(&problem), scratch = row.Workspace(&problem, launch);
+                    using var packed = new Pages(bytes);
+                    using var workspace = new Pages((scratch + 63) / 64 * 64);
+                    var args = new KnSparseLinearArgs { Size = (uint)sizeof(KnSparseLinearArgs), Call = trial.Args };
+                    args.Call.Packed = packed.At;
+                    args.Call.Workspace = workspace.At;
+                    (args.Call.PackedBytes, args.Call.WorkspaceBytes) = (bytes, scratch);
+                    Assert.That(row.Prepack(&problem, &args), Is.EqualTo(KnStatus.Ok), $"{what}: {row.LastError}");
+                    args.Call.W = null;
+                    args.Call.Scales = null;
+                    trial.Poison();
+                    Assert.That(row.Run(&problem, launch, &args), Is.EqualTo(KnStatus.Ok), $"{what}: {row.LastError}");
+                    FlatGemmVerdict verdict = trial.Check(m);
+                    Assert.That(verdict.Ok, $"{what}: {verdict}");
+                }
+            }
+        Assert.That(ran, Is.Positive);
+    }
+}
