@@ -34,7 +34,7 @@ public sealed class FlatGemmConformance
         tested.AssertRan(Takes(rowName, FlatGemmCases.KindOf(Cases.First(p => FlatGemmCases.KindOf(p).ToString() == kind))));
     }
 
-    private static bool Takes(string row, FlatGemmCases.Kind kind) => 
+    private static bool Takes(string row, FlatGemmCases.Kind kind) =>
         row == "flat_gemm/gpu" || kind.W is DType.Int8 or DType.UInt4 || (kind.X == kind.W && kind.W != DType.Float32);
 
     private static long Work(in KnFlatGemmProblem p) => Math.Max(p.M, 1) * (long)p.N * p.K;
