@@ -87,6 +87,16 @@ internal static unsafe class DecodeAttentionCases
             turn++;
         }
         foreach (DecodeAttentionCase hostile in Hostile(turn)) yield return hostile;
+        foreach (DecodeAttentionCase small in Small(turn + 1000)) yield return small;
+    }
+
+    /// <summary>Every kind, the masks and the hostile logits once more, in problems so small that a simulated device checks every access of them.</summary>
+    private static IEnumerable<DecodeAttentionCase> Small(ulong seed)
+    {
+        foreach (Kind kind in Kinds()) yield return new(Problem(kind, 2, 3, 4, 2, 24, 16, 70, 16, 0, 0, KnAttentionFlags.Phi), new DecodeAttentionData(seed++));
+        foreach (KnDecodeAttentionProblem p in MainKinds.SelectMany(k => Masks(k, small: true))) yield return new(p, new DecodeAttentionData(seed++));
+        foreach (DecodeAttentionCase hostile in Hostile(seed))
+            yield return hostile with { Problem = hostile.Problem with { Batch = 1, QHeads = 2, KvHeads = 1, HeadDim = 16, VHeadDim = 16, KvLen = 140 } };
     }
 
     private static IEnumerable<KnDecodeAttentionProblem> Problems()
@@ -112,7 +122,7 @@ internal static unsafe class DecodeAttentionCases
     }
 
     /// <summary>Windows, masks and what changes scores, one by one and together.</summary>
-    private static IEnumerable<KnDecodeAttentionProblem> Masks(Kind kind)
+    private static IEnumerable<KnDecodeAttentionProblem> Masks(Kind kind, bool small = false)
     {
         const KnAttentionFlags Fixed = KnAttentionFlags.Phi | KnAttentionFlags.Norms, Tree = KnAttentionFlags.Tree, Full = KnAttentionFlags.Full,
             Alibi = KnAttentionFlags.Alibi, Sinks = KnAttentionFlags.Sinks;
@@ -123,6 +133,11 @@ internal static unsafe class DecodeAttentionCases
                 (0, 80, Fixed, 2), (0, 0, Sinks, 3), (0, 0, Sinks | Fixed, 1), (9, 20, Sinks | Alibi | KnAttentionFlags.Phi, 8), (40, 15, Sinks | Alibi | Tree | Fixed, 16),
             ])
         {
+            if (small)
+            {
+                yield return Problem(kind, 1, qLen, 3, 1, 16, 24, 100, 16, window, softcap, flags);
+                continue;
+            }
             yield return Problem(kind, 4, qLen, 6, 2, 64, 64, 150, 16, window, softcap, flags);
             yield return Problem(kind, 3, qLen, 5, 1, 24, 72, 90, 0, window, softcap, flags);
         }

@@ -176,14 +176,15 @@ struct attention {
       for (int e = 0; e < 4; e++) x.o[i][e] *= factor[e / 2];
   }
 
-  // Keys that a mask may hide: bit 8 is set, and of bits 0 to 7 those that these rows do not see. 0: nothing is hidden.
+  // Keys that a mask may hide: bit 8 is set, and of bits 0 to 7 those that these rows do not see, which keys beyond the
+  // end, that have no mask, are among. 0: nothing is hidden.
   static __device__ __forceinline__ uint32_t hidden_keys(const job& j, int64_t tile, const rows& x) {
     if (!kTakesOut || !masks(j.a, j.w.s, tile, kKeys)) return 0;
     uint32_t bits = 256;
 #pragma unroll
     for (int i = 0; i < 8; i++) {
       const int key = static_cast<int>(tile) + i / 4 * 8 + lane_id() % 4 * 2 + i % 2;
-      if (!sees(j.a, j.w.s, x.r[i / 2 % 2], key)) bits |= 1u << i;
+      if (key >= j.w.end || !sees(j.a, j.w.s, x.r[i / 2 % 2], key)) bits |= 1u << i;
     }
     return bits;
   }

@@ -29,7 +29,7 @@ __device__ __forceinline__ void take_out(const typename A::job& j, int64_t tile,
   for (int key = 0; key < kKeys; key++)
 #pragma unroll
     for (int c = 0; c < Rows / 4; c++) {
-      if (!sees(j.a, j.w.s, j.rows[A::query(c)], static_cast<int32_t>(tile + key))) continue;
+      if (tile + key >= j.w.end || !sees(j.a, j.w.s, j.rows[A::query(c)], static_cast<int32_t>(tile + key))) continue;
       const char* const p = j.p + A::piece(A::query(c), 0, 0, key * 2);
       const float upper = widen(Element{}, *reinterpret_cast<const uint16_t*>(p)),
                   lower = widen(Element{}, *reinterpret_cast<const uint16_t*>(p + A::kPBytes));

@@ -103,6 +103,8 @@ internal static unsafe class FlatGemmCases
         yield return Problem(MainKinds[5], 2, 3, 70000);
         yield return Problem(MainKinds[4], 2, 3, 70000);
         yield return Problem(MainKinds[0], 1, 18, 9000, FlatGemmActivation.None, KnGemmFlags.Residual);
+        // Every kind with rows of w of whole 16 bytes, which tensor copies need, so small that a simulated device checks it.
+        foreach (Kind kind in Kinds()) yield return Problem(kind, 5, 19, 128, FlatGemmActivation.None, Extras(turn++));
     }
 
     /// <summary>Every activation, gated and not, with every combination of bias and residual, on a shape with tails everywhere.</summary>

@@ -63,7 +63,7 @@ internal sealed partial class FlatGemmOperation
     {
         foreach (FlatGemmCases.Kind kind in FlatGemmCases.MainKinds)
         {
-            using var trial = new FlatGemmTrial(FlatGemmCases.Problem(kind, 3, 33, 130), Seed);
+            using var trial = new FlatGemmTrial(FlatGemmCases.Problem(kind, 3, 33, 144), Seed);
             KnLaunch launch = row.DefaultLaunch(0);
             if (!trial.Prepare(row, launch, out KnStatus status, out string error))
             {

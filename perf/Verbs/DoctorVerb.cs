@@ -12,20 +12,22 @@ internal static class DoctorVerb
 {
     private sealed record Fact(string What, string Value, string? Missing);
 
-    private sealed record RowFact(string Row, bool Available, string? Lacks, bool? SelfTest, string? Fault);
+    private sealed record RowFact(string Device, string Row, bool Available, string? Lacks, bool? SelfTest, string? Fault);
 
     public static Command Create()
     {
         Option<string?> db = Verb.DatabaseOption();
-        return Verb.Make("doctor", "Shows the machine, the library, the rows with a self test each, the database, and what is missing.", [db], (parsed, screen, _) =>
+        return Verb.Make("doctor", "Shows the machine, the library, the rows with a self test each, the database, and what is missing.", [db, Devices.Name], (parsed, screen, _) =>
         {
             List<Fact> facts = [.. System(), .. Library(), .. Tools(), .. Devices.Facts().Select(f => new Fact(f.What, f.Value, f.Missing)), Database(Verb.Store(parsed.GetValue(db)))];
             var table = new Table("", "what", "value");
             foreach (Fact f in facts) table.Add(f.What, f.Value);
             screen.Show(table);
-            List<RowFact> rows = [.. Operation.All.SelectMany(Rows)];
-            var shown = new Table("rows", "row", "available", "self test");
-            foreach (RowFact r in rows) shown.Add(r.Row, r.Available ? "yes" : r.Lacks, r.SelfTest is null ? "" : r.Fault ?? "ok");
+            // What is here, and the simulated GPU when asked for by its name.
+            Device[] devices = [.. new[] { Device.Cpu }.Concat(Device.Gpus).Append(Devices.Find(parsed)).Distinct()];
+            List<RowFact> rows = [.. devices.SelectMany(Rows)];
+            var shown = new Table("rows", "device", "row", "available", "self test");
+            foreach (RowFact r in rows) shown.Add(r.Device, r.Row, r.Available ? "yes" : r.Lacks, r.SelfTest is null ? "" : r.Fault ?? "ok");
             screen.Show(shown);
             foreach (Fact f in facts.Where(f => f.Missing is not null)) screen.Line($"{f.What}: {f.Missing}");
             bool well = Device.Cpu.NativeProblem is null && rows.All(r => r.SelfTest != false);
@@ -96,17 +98,24 @@ internal static class DoctorVerb
         return new("tuning database", state, missing);
     }
 
-    private static IEnumerable<RowFact> Rows(Operation operation)
+    private static IEnumerable<RowFact> Rows(Device device)
     {
-        foreach (Row row in Device.Cpu.Table.Of(operation.Op))
+        string name = Devices.NameOf(device);
+        foreach (Row row in device.Table.Rows)
         {
-            if (!Device.Cpu.Table.Runs(row, out string? lacks))
+            if (!device.Table.Runs(row, out string? lacks))
             {
-                yield return new RowFact(row.Name, false, lacks, null, null);
+                yield return new RowFact(name, row.Name, false, lacks, null, null);
+                continue;
+            }
+            // Operations of a GPU without a verb, such as kv_append, have no self test.
+            if (Operation.All.FirstOrDefault(o => o.Op == row.Op) is not { } operation)
+            {
+                yield return new RowFact(name, row.Name, true, null, null, null);
                 continue;
             }
             string? fault = operation.SelfTest(row);
-            yield return new RowFact(row.Name, true, null, fault is null, fault);
+            yield return new RowFact(name, row.Name, true, null, fault is null, fault);
         }
     }
 }

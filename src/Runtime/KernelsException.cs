@@ -22,6 +22,25 @@ public enum Status
     Internal = 6,
 }
 
+/// <summary>What failed of a GPU, where a <see cref="Status"/> is too coarse to act on.</summary>
+public enum DeviceFailure
+{
+    /// <summary>Nothing of a GPU.</summary>
+    None = 0,
+    /// <summary>The driver refused a call for the reason that its code names. The device is sound.</summary>
+    Call = 1,
+    /// <summary>The device, or its context, is lost: <see cref="Device.Fault"/> says since what.</summary>
+    Lost = 2,
+    /// <summary>There is no driver, or it has no device.</summary>
+    NoDriver = 3,
+    /// <summary>The driver is too old for this library, this image or this launch.</summary>
+    OldDriver = 4,
+    /// <summary>No image is for the device's architecture.</summary>
+    WrongImage = 5,
+    /// <summary>A launch of more threads, blocks at once or shared memory than the device has.</summary>
+    TooLarge = 6,
+}
+
 /// <summary>The one exception of this library: a status, the argument at fault, and the rule that it breaks.</summary>
 public sealed class KernelsException : Exception
 {
@@ -45,6 +64,9 @@ public sealed class KernelsException : Exception
 
     /// <summary>The GPU driver's own number for the failure, named in the message; 0 where no driver was asked.</summary>
     public int DriverCode { get; init; }
+
+    /// <summary>What failed of a GPU; None for all other failures.</summary>
+    public DeviceFailure DeviceFailure { get; init; }
 
     internal static void Require(bool holds, string argument, string rule)
     {

@@ -4,14 +4,12 @@ namespace Kernels.Tests.Gpu;
 
 /// <summary>
 /// Every GPU row of flat_gemm over the operation's cases, through the code that launches it on hardware: simulated, with every
-/// access checked and any fault failing the launch, and on the GPUs that are here. A checked multiply-add takes some
-/// 30 ns, so there the larger cases are left out.
+/// access checked and any fault failing the launch, and on the GPUs that are here.
 /// </summary>
 [TestFixture]
 public sealed class FlatGemmConformance
 {
-    private const long MostSimulated = 400_000;  // multiply-adds of a case
-    private static readonly SortedDictionary<string, (int Ran, int Refused, double Worst)> s_tallies = [];
+    private static readonly List<RowUnderTest> s_tested = [];
 
     private static KnFlatGemmProblem[] Cases { get; } = [.. FlatGemmCases.Conformance()];
 
@@ -26,41 +24,35 @@ public sealed class FlatGemmConformance
     [TestCaseSource(nameof(RowsByKind))]
     public void Matches(string name, string rowName, string kind)
     {
-        Device device = Simulated.Open(name);
-        Row row = device.Table.Of(KnOp.FlatGemm).First(r => r.Name == rowName);
-        if (!device.Table.Runs(row, out string? lacks)) Assert.Ignore(lacks!);
+        var tested = new RowUnderTest(name, KnOp.FlatGemm, rowName);
+        s_tested.Add(tested);
         var faults = new List<string>();
-        for (int i = 0; i < Cases.Length && faults.Count < 4; i++)
-        {
-            if (FlatGemmCases.KindOf(Cases[i]).ToString() != kind) continue;
-            if (device.Kind == DeviceKind.Simulated && Work(Cases[i]) > MostSimulated) continue;
-            Try(name, row, i, faults);
-            if (device.Fault is { } fault)
-            {
-                faults.Add(fault);
-                break;
-            }
-        }
+        for (int i = 0; i < Cases.Length && faults.Count < 4 && tested.Fault is null; i++)
+            if (FlatGemmCases.KindOf(Cases[i]).ToString() == kind) Try(tested, i, faults);
+        if (tested.Fault is { } fault) faults.Add(fault);
         Assert.That(faults, Is.Empty, $"seed {Tables.Seed}");
+        tested.AssertRan(Takes(rowName, FlatGemmCases.KindOf(Cases.First(p => FlatGemmCases.KindOf(p).ToString() == kind))));
     }
+
+    private static bool Takes(string row, FlatGemmCases.Kind kind) =>
+        row == "flat_gemm/gpu" || kind.W is DType.Int8 or DType.UInt4 || (kind.X == kind.W && kind.W != DType.Float32);
 
     private static long Work(in KnFlatGemmProblem p) => Math.Max(p.M, 1) * (long)p.N * p.K;
 
     /// <summary>One case: dense and strided, small and overflowing operands, launches and m of the call take turns.</summary>
-    private static void Try(string device, Row row, int index, List<string> faults)
+    private static void Try(RowUnderTest tested, int index, List<string> faults)
     {
+        Row row = tested.For(Work(Cases[index]));
         bool strided = index % 2 == 1;
         int exponent = strided ? ((int[])[0, -127, 14])[index % 3] : 0;
         KnLaunch[] launches = [.. row.Launches(0).Where(l => FitsCase(row, index, l))];
         KnLaunch launch = index % 3 == 0 || launches.Length == 0 ? row.DefaultLaunch(0) : launches[index * 7 % launches.Length];
         using var trial = new FlatGemmTrial(Cases[index], Tables.Seed + (ulong)index, strided: strided, exponent: exponent, inPlace: strided && index % 3 != 0);
-        string what = $"{row.Dataflow(launch)} on {device}: {FlatGemmCases.Describe(Cases[index])}{(strided ? " strided" : "")}";
-        string key = $"{row.Name} on {device}";
-        (int Ran, int Refused, double Worst) tally = s_tallies.GetValueOrDefault(key);
+        string what = $"{row.Dataflow(launch)} on {tested.Device}: {FlatGemmCases.Describe(Cases[index])}{(strided ? " strided" : "")}";
         if (!trial.Prepare(row, launch, out KnStatus status, out string error))
         {
             if (status != KnStatus.Unsupported || error.Length == 0) faults.Add($"{what}: {status} {error}");
-            s_tallies[key] = tally with { Refused = tally.Refused + 1 };
+            tested.Refuse(row);
             return;
         }
         int m = index % 4 == 0 ? Cases[index].M / 2 : Cases[index].M;
@@ -68,7 +60,7 @@ public sealed class FlatGemmConformance
         FlatGemmVerdict verdict = status == KnStatus.Ok ? trial.Check(m) : default;
         if (status != KnStatus.Ok) faults.Add($"{what}: {status} {row.LastError}");
         else if (!verdict.Ok) faults.Add($"{what}: {verdict}");
-        s_tallies[key] = tally with { Ran = tally.Ran + 1, Worst = Math.Max(tally.Worst, verdict.Fraction) };
+        tested.Measure(verdict.Fraction);
     }
 
     private static unsafe bool FitsCase(Row row, int index, in KnLaunch launch)
@@ -104,9 +96,5 @@ public sealed class FlatGemmConformance
     }
 
     [OneTimeTearDown]
-    public void Summarise()
-    {
-        foreach ((string key, (int ran, int refused, double worst)) in s_tallies)
-            TestContext.Progress.WriteLine($"  {key}: {ran} cases, {refused} refused, worst {worst:0.###} of the tolerance");
-    }
+    public void Summarise() => RowUnderTest.Summarise(s_tested);
 }

@@ -98,6 +98,37 @@ public sealed class Plans
         }
     }
 
+    /// <summary>A stream that waits for an event of a capture is part of it: its work is kept too.</summary>
+    [TestCaseSource(nameof(Devices))]
+    public void ACaptureForksAndJoins(string name)
+    {
+        Device device = Simulated.Open(name);
+        using Kernels.FlatGemm plan = Plan(device);
+        float[,] values = Filled(M, K, 8);
+        float[] nothing = new float[M * N];
+        using Buffer<float> x = Buffer<float>.Of(device, values.AsSpan()), y = Buffer<float>.Of(device, nothing);
+        using Kernels.Stream stream = device.CreateStream(), other = device.CreateStream();
+        using Event fork = Event.Create(device), join = Event.Create(device);
+        using Graph graph = stream.Capture(() =>
+        {
+            fork.Record(stream);
+            other.Wait(fork);
+            plan.Run(new TensorView<float>(x, M, K), new TensorView<float>(y, M, N), other);
+            join.Record(other);
+            stream.Wait(join);
+        });
+        var back = new float[M * N];
+        y.CopyTo(back);
+        Assert.That(back, Is.EqualTo(nothing), "kept, not done");
+        using Graph theirs = Graph.FromHandle(device, graph.Handle);
+        theirs.Launch(stream);
+        stream.Synchronize();
+        y.CopyTo(back);
+        Assert.That(back, Is.EqualTo(Exact(values, Weights(), Bias)));
+        plan.Run(new TensorView<float>(x, M, K).Rows(0, 1), new TensorView<float>(y, M, N).Rows(0, 1), other);
+        other.Synchronize();
+    }
+
     /// <summary>Memory and streams of others, by their numbers: used as they are and still the others' afterwards.</summary>
     [TestCaseSource(nameof(Devices))]
     public void RawHandlesOfOthers(string name)
@@ -196,6 +227,7 @@ public sealed class Plans
         using Buffer<float> lie = Buffer<float>.FromPointer(device, pointer, M * K);
         var e = Assert.Throws<KernelsException>(() => plan.Run(new TensorView<float>(lie, M, K), new TensorView<float>(y, M, N)))!;
         Assert.That(e.Status, Is.EqualTo(Status.Device));
+        Assert.That(e.DeviceFailure, Is.EqualTo(DeviceFailure.Lost));
         Assert.That(e.Message, Does.Contain("flat_gemm"));
         Assert.That(device.Fault, Does.Contain("flat_gemm"));
         TestContext.Progress.WriteLine($"  {e.Message}");

@@ -6,8 +6,7 @@ namespace Kernels.Tests.Gpu;
 [TestFixture]
 public sealed class SparseLinearConformance
 {
-    private const long MostSimulated = 400_000;  // multiply-adds of a case
-    private static readonly SortedDictionary<string, (int Ran, int Refused, double Worst)> s_tallies = [];
+    private static readonly List<RowUnderTest> s_tested = [];
 
     private static SparseLinearCase[] Cases { get; } = [.. SparseLinearCases.Conformance()];
 
@@ -28,38 +27,31 @@ public sealed class SparseLinearConformance
     [TestCaseSource(nameof(ByKind))]
     public void Matches(string name, string kind)
     {
-        Device device = Simulated.Open(name);
-        Row row = RowOf(device);
+        var tested = new RowUnderTest(name, KnOp.SparseLinear, "sparse_linear/gpu");
+        s_tested.Add(tested);
         var faults = new List<string>();
-        for (int i = 0; i < Cases.Length && faults.Count < 4; i++)
-        {
-            KnFlatGemmProblem layer = Cases[i].Layer;
-            if (FlatGemmCases.KindOf(layer).ToString() != kind) continue;
-            if (device.Kind == DeviceKind.Simulated && Math.Max(layer.M, 1) * (long)layer.N * layer.K > MostSimulated) continue;
-            Try(name, row, i, faults);
-            if (device.Fault is not { } fault) continue;
-            faults.Add(fault);
-            break;
-        }
+        for (int i = 0; i < Cases.Length && faults.Count < 4 && tested.Fault is null; i++)
+            if (FlatGemmCases.KindOf(Cases[i].Layer).ToString() == kind) Try(tested, i, faults);
+        if (tested.Fault is { } fault) faults.Add(fault);
         Assert.That(faults, Is.Empty, $"seed {Tables.Seed}");
+        tested.AssertRan(takes: true);
     }
 
     /// <summary>One case: dense and strided, small and overflowing operands, launches and m of the call take turns.</summary>
-    private static void Try(string device, Row row, int index, List<string> faults)
+    private static void Try(RowUnderTest tested, int index, List<string> faults)
     {
         SparseLinearCase c = Cases[index];
+        Row row = tested.For(Math.Max(c.Layer.M, 1) * (long)c.Layer.N * c.Layer.K);
         bool strided = index % 2 == 1;
         KnLaunch[] launches = [.. row.Launches(0)];
         KnLaunch launch = index % 3 == 0 ? launches[0] : launches[index * 7 % launches.Length];
         using var trial = new SparseLinearTrial(c.Layer, Tables.Seed + (ulong)index, c.Density, c.Pattern, c.Sets, strided: strided,
             exponent: strided ? ((int[])[0, 0, -127, 14])[index / 2 % 4] : 0, inPlace: strided && index % 3 != 0);
-        string what = $"{row.Dataflow(launch)} on {device}: {c}{(strided ? " strided" : "")}";
-        string key = $"{row.Name} on {device}";
-        (int Ran, int Refused, double Worst) tally = s_tallies.GetValueOrDefault(key);
+        string what = $"{row.Dataflow(launch)} on {tested.Device}: {c}{(strided ? " strided" : "")}";
         if (!trial.Prepare(row, launch, out KnStatus status, out string error))
         {
             if (status != KnStatus.Unsupported || error.Length == 0) faults.Add($"{what}: {status} {error}");
-            s_tallies[key] = tally with { Refused = tally.Refused + 1 };
+            tested.Refuse(row);
             return;
         }
         int m = index % 4 == 0 ? c.Layer.M / 2 : c.Layer.M;
@@ -67,7 +59,7 @@ public sealed class SparseLinearConformance
         FlatGemmVerdict verdict = status == KnStatus.Ok ? trial.Check(m) : default;
         if (status != KnStatus.Ok) faults.Add($"{what}: {status} {row.LastError}");
         else if (!verdict.Ok) faults.Add($"{what}: {verdict}");
-        s_tallies[key] = tally with { Ran = tally.Ran + 1, Worst = Math.Max(tally.Worst, verdict.Fraction) };
+        tested.Measure(verdict.Fraction);
     }
 
     /// <summary>The same bits for a row of x whatever m is, its place in the batch, the rows of a tile, and the size of a wave.</summary>
@@ -119,9 +111,5 @@ public sealed class SparseLinearConformance
     }
 
     [OneTimeTearDown]
-    public void Summarise()
-    {
-        foreach ((string key, (int ran, int refused, double worst)) in s_tallies)
-            TestContext.Progress.WriteLine($"  {key}: {ran} cases, {refused} refused, worst {worst:0.###} of the tolerance");
-    }
+    public void Summarise() => RowUnderTest.Summarise(s_tested);
 }

@@ -36,26 +36,11 @@ internal static unsafe partial class CudaApi
     internal static partial CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, int device);
 
     [LibraryImport(DriverLibrary.Cuda)]
-    internal static partial CUresult cuDeviceGetUuid(CUuuid* uuid, int device);
-
-    [LibraryImport(DriverLibrary.Cuda)]
     internal static partial CUresult cuDeviceTotalMem_v2(nuint* bytes, int device);
 
     // Contexts.
     [LibraryImport(DriverLibrary.Cuda)]
     internal static partial CUresult cuDevicePrimaryCtxRetain(nint* context, int device);
-
-    [LibraryImport(DriverLibrary.Cuda)]
-    internal static partial CUresult cuDevicePrimaryCtxRelease_v2(int device);
-
-    [LibraryImport(DriverLibrary.Cuda)]
-    internal static partial CUresult cuDevicePrimaryCtxGetState(int device, uint* flags, int* active);
-
-    [LibraryImport(DriverLibrary.Cuda)]
-    internal static partial CUresult cuCtxCreate_v2(nint* context, uint flags, int device);
-
-    [LibraryImport(DriverLibrary.Cuda)]
-    internal static partial CUresult cuCtxDestroy_v2(nint context);
 
     [LibraryImport(DriverLibrary.Cuda)]
     internal static partial CUresult cuCtxPushCurrent_v2(nint context);
@@ -67,18 +52,9 @@ internal static unsafe partial class CudaApi
     internal static partial CUresult cuCtxGetCurrent(nint* context);
 
     [LibraryImport(DriverLibrary.Cuda)]
-    internal static partial CUresult cuCtxSetCurrent(nint context);
-
-    [LibraryImport(DriverLibrary.Cuda)]
     internal static partial CUresult cuCtxGetDevice(int* device);
 
-    [LibraryImport(DriverLibrary.Cuda)]
-    internal static partial CUresult cuCtxSynchronize();
-
     // Modules and functions.
-    [LibraryImport(DriverLibrary.Cuda)]
-    internal static partial CUresult cuModuleLoadData(nint* module, void* image);
-
     [LibraryImport(DriverLibrary.Cuda)]
     internal static partial CUresult cuModuleLoadDataEx(nint* module, void* image, uint count, CUjit_option* options, void** values);
 
@@ -89,16 +65,10 @@ internal static unsafe partial class CudaApi
     internal static partial CUresult cuModuleGetFunction(nint* function, nint module, byte* name);
 
     [LibraryImport(DriverLibrary.Cuda)]
-    internal static partial CUresult cuModuleGetGlobal_v2(nint* address, nuint* bytes, nint module, byte* name);
-
-    [LibraryImport(DriverLibrary.Cuda)]
     internal static partial CUresult cuFuncGetAttribute(int* value, CUfunction_attribute attribute, nint function);
 
     [LibraryImport(DriverLibrary.Cuda)]
     internal static partial CUresult cuFuncSetAttribute(nint function, CUfunction_attribute attribute, int value);
-
-    [LibraryImport(DriverLibrary.Cuda)]
-    internal static partial CUresult cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, nint function, int threads, nuint sharedBytes);
 
     [LibraryImport(DriverLibrary.Cuda)]
     internal static partial CUresult cuLaunchKernel(nint function, uint gridX, uint gridY, uint gridZ, uint blockX, uint blockY, uint blockZ,
@@ -109,25 +79,16 @@ internal static unsafe partial class CudaApi
 
     // Memory.
     [LibraryImport(DriverLibrary.Cuda)]
-    internal static partial CUresult cuMemGetInfo_v2(nuint* free, nuint* total);
-
-    [LibraryImport(DriverLibrary.Cuda)]
     internal static partial CUresult cuMemAlloc_v2(nint* address, nuint bytes);
 
     [LibraryImport(DriverLibrary.Cuda)]
     internal static partial CUresult cuMemFree_v2(nint address);
 
     [LibraryImport(DriverLibrary.Cuda)]
-    internal static partial CUresult cuMemAllocAsync(nint* address, nuint bytes, nint stream);
-
-    [LibraryImport(DriverLibrary.Cuda)]
     internal static partial CUresult cuMemAllocFromPoolAsync(nint* address, nuint bytes, nint pool, nint stream);
 
     [LibraryImport(DriverLibrary.Cuda)]
     internal static partial CUresult cuMemFreeAsync(nint address, nint stream);
-
-    [LibraryImport(DriverLibrary.Cuda)]
-    internal static partial CUresult cuDeviceGetDefaultMemPool(nint* pool, int device);
 
     [LibraryImport(DriverLibrary.Cuda)]
     internal static partial CUresult cuMemPoolCreate(nint* pool, CUmemPoolProps* properties);
@@ -139,21 +100,6 @@ internal static unsafe partial class CudaApi
     internal static partial CUresult cuMemPoolSetAttribute(nint pool, CUmemPool_attribute attribute, void* value);
 
     [LibraryImport(DriverLibrary.Cuda)]
-    internal static partial CUresult cuMemPoolGetAttribute(nint pool, CUmemPool_attribute attribute, void* value);
-
-    [LibraryImport(DriverLibrary.Cuda)]
-    internal static partial CUresult cuMemPoolTrimTo(nint pool, nuint keep);
-
-    [LibraryImport(DriverLibrary.Cuda)]
-    internal static partial CUresult cuMemcpyHtoD_v2(nint to, void* from, nuint bytes);
-
-    [LibraryImport(DriverLibrary.Cuda)]
-    internal static partial CUresult cuMemcpyDtoH_v2(void* to, nint from, nuint bytes);
-
-    [LibraryImport(DriverLibrary.Cuda)]
-    internal static partial CUresult cuMemcpyDtoD_v2(nint to, nint from, nuint bytes);
-
-    [LibraryImport(DriverLibrary.Cuda)]
     internal static partial CUresult cuMemcpyHtoDAsync_v2(nint to, void* from, nuint bytes, nint stream);
 
     [LibraryImport(DriverLibrary.Cuda)]
@@ -163,22 +109,7 @@ internal static unsafe partial class CudaApi
     internal static partial CUresult cuMemcpyDtoDAsync_v2(nint to, nint from, nuint bytes, nint stream);
 
     [LibraryImport(DriverLibrary.Cuda)]
-    internal static partial CUresult cuMemsetD8_v2(nint address, byte value, nuint count);
-
-    [LibraryImport(DriverLibrary.Cuda)]
     internal static partial CUresult cuMemsetD8Async(nint address, byte value, nuint count, nint stream);
-
-    [LibraryImport(DriverLibrary.Cuda)]
-    internal static partial CUresult cuMemHostAlloc(void** address, nuint bytes, uint flags);
-
-    [LibraryImport(DriverLibrary.Cuda)]
-    internal static partial CUresult cuMemFreeHost(void* address);
-
-    [LibraryImport(DriverLibrary.Cuda)]
-    internal static partial CUresult cuMemHostRegister_v2(void* address, nuint bytes, uint flags);
-
-    [LibraryImport(DriverLibrary.Cuda)]
-    internal static partial CUresult cuMemHostUnregister(void* address);
 
     // Streams and events.
     [LibraryImport(DriverLibrary.Cuda)]
@@ -191,13 +122,7 @@ internal static unsafe partial class CudaApi
     internal static partial CUresult cuStreamSynchronize(nint stream);
 
     [LibraryImport(DriverLibrary.Cuda)]
-    internal static partial CUresult cuStreamQuery(nint stream);
-
-    [LibraryImport(DriverLibrary.Cuda)]
     internal static partial CUresult cuStreamWaitEvent(nint stream, nint ev, uint flags);
-
-    [LibraryImport(DriverLibrary.Cuda)]
-    internal static partial CUresult cuStreamGetCtx(nint stream, nint* context);
 
     [LibraryImport(DriverLibrary.Cuda)]
     internal static partial CUresult cuEventCreate(nint* ev, uint flags);
@@ -212,9 +137,6 @@ internal static unsafe partial class CudaApi
     internal static partial CUresult cuEventSynchronize(nint ev);
 
     [LibraryImport(DriverLibrary.Cuda)]
-    internal static partial CUresult cuEventQuery(nint ev);
-
-    [LibraryImport(DriverLibrary.Cuda)]
     internal static partial CUresult cuEventElapsedTime(float* milliseconds, nint start, nint end);
 
     // Capture and graphs.
@@ -223,9 +145,6 @@ internal static unsafe partial class CudaApi
 
     [LibraryImport(DriverLibrary.Cuda)]
     internal static partial CUresult cuStreamEndCapture(nint stream, nint* graph);
-
-    [LibraryImport(DriverLibrary.Cuda)]
-    internal static partial CUresult cuStreamIsCapturing(nint stream, CUstreamCaptureStatus* status);
 
     [LibraryImport(DriverLibrary.Cuda)]
     internal static partial CUresult cuGraphInstantiateWithFlags(nint* exec, nint graph, ulong flags);

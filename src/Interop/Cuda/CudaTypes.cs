@@ -69,9 +69,6 @@ internal unsafe struct CUlaunchConfig
     public uint NumAttrs;
 }
 
-[InlineArray(16)]
-internal struct CUuuid { private byte _0; }
-
 /// <summary>128 bytes that only the driver reads, at an address divisible by 64.</summary>
 [InlineArray(16)]
 internal struct CUtensorMap { private ulong _0; }
@@ -101,8 +98,6 @@ internal enum CUmemPool_attribute { RELEASE_THRESHOLD = 4, RESERVED_MEM_CURRENT 
 internal enum CUjit_option { INFO_LOG_BUFFER = 3, INFO_LOG_BUFFER_SIZE_BYTES = 4, ERROR_LOG_BUFFER = 5, ERROR_LOG_BUFFER_SIZE_BYTES = 6 }
 
 internal enum CUstreamCaptureMode { GLOBAL = 0, THREAD_LOCAL = 1, RELAXED = 2 }
-
-internal enum CUstreamCaptureStatus { NONE = 0, ACTIVE = 1, INVALIDATED = 2 }
 
 /// <summary>CUresult: those that are told apart.</summary>
 internal enum CUresult

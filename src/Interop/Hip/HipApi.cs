@@ -25,9 +25,6 @@ internal enum HipMemPoolAttribute { ReleaseThreshold = 4 }
 
 internal enum HipStreamCaptureMode { Global = 0, ThreadLocal = 1, Relaxed = 2 }
 
-[System.Runtime.CompilerServices.InlineArray(16)]
-internal struct HipUuid { private byte _0; }
-
 /// <summary>hipMemPoolProps, 88 bytes, field by field as CUmemPoolProps.</summary>
 [StructLayout(LayoutKind.Sequential, Size = 88)]
 internal struct HipMemPoolProps
@@ -42,9 +39,6 @@ internal static unsafe partial class HipApi
     internal static partial int hipInit(uint flags);
 
     [LibraryImport(DriverLibrary.Hip)]
-    internal static partial int hipDriverGetVersion(int* version);
-
-    [LibraryImport(DriverLibrary.Hip)]
     internal static partial int hipRuntimeGetVersion(int* version);
 
     [LibraryImport(DriverLibrary.Hip)]
@@ -53,24 +47,15 @@ internal static unsafe partial class HipApi
     [LibraryImport(DriverLibrary.Hip)]
     internal static partial byte* hipGetErrorString(int error);
 
-    [LibraryImport(DriverLibrary.Hip)]
-    internal static partial int hipGetLastError();
-
     // Devices. HIP has no contexts worth the name: a device is current to a thread.
     [LibraryImport(DriverLibrary.Hip)]
     internal static partial int hipGetDeviceCount(int* count);
-
-    [LibraryImport(DriverLibrary.Hip)]
-    internal static partial int hipDeviceGet(int* device, int ordinal);
 
     [LibraryImport(DriverLibrary.Hip)]
     internal static partial int hipDeviceGetName(byte* name, int length, int device);
 
     [LibraryImport(DriverLibrary.Hip)]
     internal static partial int hipDeviceGetAttribute(int* value, HipDeviceAttribute attribute, int device);
-
-    [LibraryImport(DriverLibrary.Hip)]
-    internal static partial int hipDeviceGetUuid(HipUuid* uuid, int device);
 
     [LibraryImport(DriverLibrary.Hip)]
     internal static partial int hipDeviceTotalMem(nuint* bytes, int device);
@@ -87,9 +72,6 @@ internal static unsafe partial class HipApi
     [LibraryImport(DriverLibrary.Hip)]
     internal static partial int hipSetDevice(int device);
 
-    [LibraryImport(DriverLibrary.Hip)]
-    internal static partial int hipDeviceSynchronize();
-
     // Modules and functions.
     [LibraryImport(DriverLibrary.Hip)]
     internal static partial int hipModuleLoadData(nint* module, void* image);
@@ -101,13 +83,7 @@ internal static unsafe partial class HipApi
     internal static partial int hipModuleGetFunction(nint* function, nint module, byte* name);
 
     [LibraryImport(DriverLibrary.Hip)]
-    internal static partial int hipModuleGetGlobal(nint* address, nuint* bytes, nint module, byte* name);
-
-    [LibraryImport(DriverLibrary.Hip)]
     internal static partial int hipFuncGetAttribute(int* value, HipFunctionAttribute attribute, nint function);
-
-    [LibraryImport(DriverLibrary.Hip)]
-    internal static partial int hipModuleOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, nint function, int threads, nuint sharedBytes);
 
     [LibraryImport(DriverLibrary.Hip)]
     internal static partial int hipModuleLaunchKernel(nint function, uint gridX, uint gridY, uint gridZ, uint blockX, uint blockY, uint blockZ,
@@ -119,25 +95,16 @@ internal static unsafe partial class HipApi
 
     // Memory.
     [LibraryImport(DriverLibrary.Hip)]
-    internal static partial int hipMemGetInfo(nuint* free, nuint* total);
-
-    [LibraryImport(DriverLibrary.Hip)]
     internal static partial int hipMalloc(nint* address, nuint bytes);
 
     [LibraryImport(DriverLibrary.Hip)]
     internal static partial int hipFree(nint address);
 
     [LibraryImport(DriverLibrary.Hip)]
-    internal static partial int hipMallocAsync(nint* address, nuint bytes, nint stream);
-
-    [LibraryImport(DriverLibrary.Hip)]
     internal static partial int hipMallocFromPoolAsync(nint* address, nuint bytes, nint pool, nint stream);
 
     [LibraryImport(DriverLibrary.Hip)]
     internal static partial int hipFreeAsync(nint address, nint stream);
-
-    [LibraryImport(DriverLibrary.Hip)]
-    internal static partial int hipDeviceGetDefaultMemPool(nint* pool, int device);
 
     [LibraryImport(DriverLibrary.Hip)]
     internal static partial int hipMemPoolCreate(nint* pool, HipMemPoolProps* properties);
@@ -149,15 +116,6 @@ internal static unsafe partial class HipApi
     internal static partial int hipMemPoolSetAttribute(nint pool, HipMemPoolAttribute attribute, void* value);
 
     [LibraryImport(DriverLibrary.Hip)]
-    internal static partial int hipMemcpyHtoD(nint to, void* from, nuint bytes);
-
-    [LibraryImport(DriverLibrary.Hip)]
-    internal static partial int hipMemcpyDtoH(void* to, nint from, nuint bytes);
-
-    [LibraryImport(DriverLibrary.Hip)]
-    internal static partial int hipMemcpyDtoD(nint to, nint from, nuint bytes);
-
-    [LibraryImport(DriverLibrary.Hip)]
     internal static partial int hipMemcpyHtoDAsync(nint to, void* from, nuint bytes, nint stream);
 
     [LibraryImport(DriverLibrary.Hip)]
@@ -167,22 +125,7 @@ internal static unsafe partial class HipApi
     internal static partial int hipMemcpyDtoDAsync(nint to, nint from, nuint bytes, nint stream);
 
     [LibraryImport(DriverLibrary.Hip)]
-    internal static partial int hipMemsetD8(nint address, byte value, nuint count);
-
-    [LibraryImport(DriverLibrary.Hip)]
     internal static partial int hipMemsetD8Async(nint address, byte value, nuint count, nint stream);
-
-    [LibraryImport(DriverLibrary.Hip)]
-    internal static partial int hipHostMalloc(void** address, nuint bytes, uint flags);
-
-    [LibraryImport(DriverLibrary.Hip)]
-    internal static partial int hipHostFree(void* address);
-
-    [LibraryImport(DriverLibrary.Hip)]
-    internal static partial int hipHostRegister(void* address, nuint bytes, uint flags);
-
-    [LibraryImport(DriverLibrary.Hip)]
-    internal static partial int hipHostUnregister(void* address);
 
     // Streams and events.
     [LibraryImport(DriverLibrary.Hip)]
@@ -193,9 +136,6 @@ internal static unsafe partial class HipApi
 
     [LibraryImport(DriverLibrary.Hip)]
     internal static partial int hipStreamSynchronize(nint stream);
-
-    [LibraryImport(DriverLibrary.Hip)]
-    internal static partial int hipStreamQuery(nint stream);
 
     [LibraryImport(DriverLibrary.Hip)]
     internal static partial int hipStreamWaitEvent(nint stream, nint ev, uint flags);
@@ -221,9 +161,6 @@ internal static unsafe partial class HipApi
 
     [LibraryImport(DriverLibrary.Hip)]
     internal static partial int hipStreamEndCapture(nint stream, nint* graph);
-
-    [LibraryImport(DriverLibrary.Hip)]
-    internal static partial int hipStreamIsCapturing(nint stream, int* status);
 
     [LibraryImport(DriverLibrary.Hip)]
     internal static partial int hipGraphInstantiate(nint* exec, nint graph, nint* errorNode, byte* log, nuint logBytes);

@@ -15,13 +15,15 @@ public enum DeviceKind
     Simulated,
 }
 
-public sealed partial class Device
+public sealed partial class Device : IDisposable
 {
+    private readonly bool _own;  // not shared by all of the process
     private static readonly Lock s_gate = new();
     private static readonly Dictionary<(DeviceKind, int), Device> s_gpus = [];
 
-    internal Device(GpuDriver gpu)
+    internal Device(GpuDriver gpu, bool own)
     {
+        _own = own;
         Gpu = gpu;
         Table = KernelTable.Of(gpu);
         Model = gpu.Limits.Name;
@@ -68,7 +70,7 @@ public sealed partial class Device
     /// <param name="check">Whether every access is checked; without, kernels run several times faster.</param>
     public static bool TryGetSimulated([NotNullWhen(true)] out Device? device, [NotNullWhen(false)] out string? reason, int waveSize = 32, bool check = true)
     {
-        device = SimtDriver.TryOpen(waveSize, check, out string why) is { } simt ? new Device(simt) : null;
+        device = SimtDriver.TryOpen(waveSize, check, out string why) is { } simt ? new Device(simt, own: true) : null;
         reason = device is null ? why : null;
         return device is not null;
     }
@@ -89,10 +91,19 @@ public sealed partial class Device
 
     /// <summary>
     /// The device of a CUcontext that the caller made, with ManagedCuda, ILGPU or the driver; it is never destroyed here and
-    /// must outlive everything made on this device. Keep the device: each call loads the kernels again.
+    /// must outlive everything made on this device. Keep the device: each call loads the kernels again. Dispose it before the context ends.
     /// </summary>
     /// <exception cref="KernelsException">No driver, or no context of this process.</exception>
-    public static Device FromCudaContext(nint context) => new(CudaDriver.FromContext(context));
+    public static Device FromCudaContext(nint context) => new(CudaDriver.FromContext(context), own: true);
+
+    /// <summary>
+    /// Unloads the kernels and ends the memory pool of a device of a caller's context, which launches nothing more; what was made on it
+    /// may be disposed later. The CPU and the devices that <see cref="Gpus"/> names are the process's: for them nothing happens.
+    /// </summary>
+    public void Dispose()
+    {
+        if (_own) Gpu!.Close();
+    }
 
     /// <summary>A new stream of a GPU.</summary>
     /// <exception cref="KernelsException">The CPU, which has none, or a device that is lost.</exception>
@@ -112,7 +123,7 @@ public sealed partial class Device
             if (s_gpus.TryGetValue((kind, ordinal), out device)) return true;
             GpuDriver? gpu = kind == DeviceKind.Cuda ? CudaDriver.TryOpen(ordinal, out string why) : HipDriver.TryOpen(ordinal, out why);
             if (gpu is null) reason = why;
-            else s_gpus.Add((kind, ordinal), device = new Device(gpu));
+            else s_gpus.Add((kind, ordinal), device = new Device(gpu, own: false));
             return device is not null;
         }
     }

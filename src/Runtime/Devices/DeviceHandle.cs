@@ -93,7 +93,7 @@ public sealed class Stream : DeviceHandle
             // A capture that is given up must end too, or the stream stays useless; its own failure then hides no other.
             if (!done) Abandon();
         }
-        return new Graph(Device, Gpu.EndCapture(Handle));
+        return new Graph(Device, Gpu.EndCapture(Handle), owner: true);
     }
 
     private void Abandon()
@@ -112,15 +112,24 @@ public sealed class Stream : DeviceHandle
 /// <summary>A point in a stream's work, with its time.</summary>
 public sealed class Event : DeviceHandle
 {
-    private Event(Device device, nint handle) : base(device, GpuObject.Event, handle, owner: true)
+    private Event(Device device, nint handle, bool owner) : base(device, GpuObject.Event, handle, owner)
     {
+    }
+
+    /// <summary>An event of the caller's, a CUevent or hipEvent_t: used as it is, never destroyed. One made without a time has none.</summary>
+    public static Event FromHandle(Device device, nint handle)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        _ = device.RequireGpu();
+        KernelsException.Require(handle != 0, nameof(handle), "not null");
+        return new Event(device, handle, owner: false);
     }
 
     /// <summary>A new event.</summary>
     public static Event Create(Device device)
     {
         ArgumentNullException.ThrowIfNull(device);
-        return new Event(device, device.RequireGpu().CreateEvent());
+        return new Event(device, device.RequireGpu().CreateEvent(), owner: true);
     }
 
     /// <summary>Puts the event behind everything enqueued so far on the stream, null for the default one.</summary>
@@ -140,8 +149,17 @@ public sealed class Event : DeviceHandle
 /// <summary>Captured work of a stream, launched again as often as wanted at the cost of one call.</summary>
 public sealed class Graph : DeviceHandle
 {
-    internal Graph(Device device, nint handle) : base(device, GpuObject.Graph, handle, owner: true)
+    internal Graph(Device device, nint handle, bool owner) : base(device, GpuObject.Graph, handle, owner)
     {
+    }
+
+    /// <summary>An executable graph of the caller's, a CUgraphExec or hipGraphExec_t: used as it is, never destroyed.</summary>
+    public static Graph FromHandle(Device device, nint handle)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        _ = device.RequireGpu();
+        KernelsException.Require(handle != 0, nameof(handle), "not null");
+        return new Graph(device, handle, owner: false);
     }
 
     /// <summary>Enqueues the work on the stream, null for the default one.</summary>

@@ -13,13 +13,11 @@ internal sealed unsafe partial class CudaDriver : GpuDriver
     private const int JitLogBytes = 8192;
     private readonly int _device;
     private readonly int _version;
-    private readonly Lazy<nint> _pool;
 
     private CudaDriver(int device, nint context, int version)
     {
         (_device, Context, _version) = (device, context, version);
         Limits = ReadLimits(device, version);
-        _pool = new Lazy<nint>(CreatePool);
     }
 
     public override DeviceKind Kind => DeviceKind.Cuda;
@@ -60,8 +58,7 @@ internal sealed unsafe partial class CudaDriver : GpuDriver
         return address;
     }
 
-    /// <summary>A pool of our own keeps what is freed; the default one's settings are the process's.</summary>
-    private nint CreatePool()
+    protected override nint CreatePool()
     {
         var properties = new CUmemPoolProps { AllocType = 1, LocationType = 1, LocationId = _device };
         nint pool = 0;
@@ -77,7 +74,7 @@ internal sealed unsafe partial class CudaDriver : GpuDriver
         if (!Limits.Pools) throw NoPools(bytes);
         using var current = new Current(this);
         nint address = 0;
-        Check(cuMemAllocFromPoolAsync(&address, (nuint)bytes, _pool.Value, stream), nameof(cuMemAllocFromPoolAsync), bytes);
+        Check(cuMemAllocFromPoolAsync(&address, (nuint)bytes, Pool(), stream), nameof(cuMemAllocFromPoolAsync), bytes);
         return address;
     }
 
@@ -260,7 +257,7 @@ internal sealed unsafe partial class CudaDriver : GpuDriver
             return;
         }
         if (_version < LaunchExVersion)
-            throw new KernelsException(Status.Unsupported, Limits.Name, $"the driver is too old: cooperative and cluster launches need CUDA {Version(LaunchExVersion)}, this is {Limits.Driver}");
+            throw new KernelsException(Status.Unsupported, Limits.Name, $"the driver is too old: cooperative and cluster launches need CUDA {Version(LaunchExVersion)}, this is {Limits.Driver}") { DeviceFailure = DeviceFailure.OldDriver };
         CUlaunchAttribute* attributes = stackalloc CUlaunchAttribute[2];
         uint count = 0;
         if (grid.Cooperative) attributes[count++] = new CUlaunchAttribute { Id = CUlaunchAttributeID.COOPERATIVE, Flag = 1 };
@@ -292,6 +289,7 @@ internal sealed unsafe partial class CudaDriver : GpuDriver
             GpuObject.Stream => cuStreamDestroy_v2(handle),
             GpuObject.Event => cuEventDestroy_v2(handle),
             GpuObject.Graph => cuGraphExecDestroy(handle),
+            GpuObject.Pool => cuMemPoolDestroy(handle),
             _ => cuModuleUnload(handle),
         }, "destroy", kind);
     }
@@ -319,16 +317,23 @@ internal sealed unsafe partial class CudaDriver : GpuDriver
                 or CUresult.JIT_COMPILER_NOT_FOUND or CUresult.NOT_SUPPORTED or CUresult.COOPERATIVE_LAUNCH_TOO_LARGE or CUresult.LAUNCH_OUT_OF_RESOURCES => Status.Unsupported,
             _ => Status.Device,
         };
-        // After these the context answers every call with the same error.
-        bool sticky = result is CUresult.ECC_UNCORRECTABLE or CUresult.ILLEGAL_ADDRESS or CUresult.LAUNCH_TIMEOUT or CUresult.CONTEXT_IS_DESTROYED or CUresult.ASSERT
-            or (>= CUresult.HARDWARE_STACK_ERROR and <= CUresult.LAUNCH_FAILED) or CUresult.UNKNOWN;
+        DeviceFailure failure = result switch
+        {
+            // After these the context answers every call with the same error.
+            CUresult.ECC_UNCORRECTABLE or CUresult.ILLEGAL_ADDRESS or CUresult.LAUNCH_TIMEOUT or CUresult.CONTEXT_IS_DESTROYED or CUresult.ASSERT
+                or (>= CUresult.HARDWARE_STACK_ERROR and <= CUresult.LAUNCH_FAILED) or CUresult.UNKNOWN => DeviceFailure.Lost,
+            CUresult.UNSUPPORTED_PTX_VERSION => DeviceFailure.OldDriver,
+            CUresult.INVALID_IMAGE or CUresult.NO_BINARY_FOR_GPU or CUresult.INVALID_PTX => DeviceFailure.WrongImage,
+            CUresult.COOPERATIVE_LAUNCH_TOO_LARGE or CUresult.LAUNCH_OUT_OF_RESOURCES => DeviceFailure.TooLarge,
+            _ => DeviceFailure.Call,
+        };
         string sentence = Text(result, out string name) + result switch
         {
             CUresult.UNSUPPORTED_PTX_VERSION => $"; the driver is too old for this image ({Limits.Driver})",
             CUresult.NO_BINARY_FOR_GPU or CUresult.INVALID_IMAGE => $"; the image is for another architecture than {Limits.Architecture}",
             _ => "",
         };
-        return Failure(status, call, (int)result, name, sentence, sticky);
+        return Failure(status, call, (int)result, name, sentence, failure);
     }
 
     private static string Text(CUresult result, out string name)

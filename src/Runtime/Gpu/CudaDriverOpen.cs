@@ -12,7 +12,8 @@ internal sealed unsafe partial class CudaDriver
     /// <summary>Devices that the driver has. 0 with a reason where there is no driver, or none that can be used.</summary>
     public static int Count(out string reason)
     {
-        if (!TryInit(out _, out reason)) return 0;
+        reason = Init(out _)?.Rule ?? "";
+        if (reason.Length > 0) return 0;
         int count = 0;
         CUresult result = cuDeviceGetCount(&count);
         reason = result != CUresult.SUCCESS ? Sentence("cuDeviceGetCount", result) : count == 0 ? "the NVIDIA driver has no device" : "";
@@ -29,7 +30,7 @@ internal sealed unsafe partial class CudaDriver
             reason = string.Create(CultureInfo.InvariantCulture, $"there is no CUDA device {ordinal}, only {count}");
             return null;
         }
-        _ = TryInit(out int version, out _);
+        _ = Init(out int version);
         nint context = 0;
         CUresult result = cuDeviceGet(&device, ordinal);
         if (result == CUresult.SUCCESS) result = cuDevicePrimaryCtxRetain(&context, device);
@@ -42,7 +43,7 @@ internal sealed unsafe partial class CudaDriver
     public static CudaDriver FromContext(nint context)
     {
         KernelsException.Require(context != 0, nameof(context), "not null");
-        if (!TryInit(out int version, out string reason)) throw new KernelsException(Status.Device, "cuda", reason);
+        if (Init(out int version) is { } failed) throw failed;
         int device = 0;
         CUresult result = cuCtxPushCurrent_v2(context);
         if (result == CUresult.SUCCESS)
@@ -51,16 +52,18 @@ internal sealed unsafe partial class CudaDriver
             nint popped;
             _ = cuCtxPopCurrent_v2(&popped);
         }
-        if (result != CUresult.SUCCESS) throw new KernelsException(Status.Device, nameof(context), $"a CUcontext of this process: {Sentence("cuCtxPushCurrent", result)}");
+        if (result != CUresult.SUCCESS)
+            throw new KernelsException(Status.Device, nameof(context), $"a CUcontext of this process: {Sentence("cuCtxPushCurrent", result)}") { DriverCode = (int)result, DeviceFailure = DeviceFailure.Call };
         return new CudaDriver(device, context, version);
     }
 
-    private static bool TryInit(out int version, out string reason)
+    /// <summary>Null where there is a driver that can be used, with its version; else what fails whoever needs one.</summary>
+    private static KernelsException? Init(out int version)
     {
         DriverLibrary.Register();
         version = 0;
         int found = 0;
-        CUresult result;
+        CUresult result = CUresult.SUCCESS;
         try
         {
             result = cuInit(0);
@@ -68,16 +71,16 @@ internal sealed unsafe partial class CudaDriver
         }
         catch (Exception e) when (e is DllNotFoundException or EntryPointNotFoundException or BadImageFormatException)
         {
-            reason = $"no NVIDIA driver: {string.Join(", ", DriverLibrary.Candidates(DriverLibrary.Cuda))} cannot be loaded"
-                + (e is DllNotFoundException ? "" : $" ({e.Message})");
-            return false;
+            return No(DeviceFailure.NoDriver, $"no NVIDIA driver: {string.Join(", ", DriverLibrary.Candidates(DriverLibrary.Cuda))} cannot be loaded"
+                + (e is DllNotFoundException ? "" : $" ({e.Message})"));
         }
         version = found;
-        reason = result == CUresult.NO_DEVICE ? "the NVIDIA driver has no device"
-            : result != CUresult.SUCCESS ? Sentence("cuInit", result)
-            : version < LowestVersion ? $"the NVIDIA driver is too old: it is of CUDA {Version(version)}, and {Version(LowestVersion)} is needed"
-            : "";
-        return reason.Length == 0;
+        return result == CUresult.NO_DEVICE ? No(DeviceFailure.NoDriver, "the NVIDIA driver has no device")
+            : result != CUresult.SUCCESS ? No(DeviceFailure.Call, Sentence("cuInit", result))
+            : version < LowestVersion ? No(DeviceFailure.OldDriver, $"the NVIDIA driver is too old: it is of CUDA {Version(version)}, and {Version(LowestVersion)} is needed")
+            : null;
+
+        KernelsException No(DeviceFailure failure, string rule) => new(Status.Device, "cuda", rule) { DriverCode = (int)result, DeviceFailure = failure };
     }
 
     private static string Version(int version) => string.Create(CultureInfo.InvariantCulture, $"{version / 1000}.{version % 1000 / 10}");

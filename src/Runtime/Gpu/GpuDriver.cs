@@ -59,7 +59,7 @@ internal readonly record struct GpuTensor(nint Address, DType Type, (long X, lon
 internal readonly record struct GpuKernelFacts(int Registers, int SharedBytes, int LocalBytes, int MaxThreads);
 
 /// <summary>What a driver makes and destroys.</summary>
-internal enum GpuObject { Memory, Stream, Event, Graph, Module }
+internal enum GpuObject { Memory, Stream, Event, Graph, Module, Pool }
 
 internal enum GpuCopy { ToDevice, ToHost, OnDevice }
 
@@ -71,6 +71,10 @@ internal enum GpuCopy { ToDevice, ToHost, OnDevice }
 internal abstract unsafe class GpuDriver
 {
     private readonly ConcurrentQueue<(GpuObject Kind, nint Handle)> _abandoned = new();
+    private readonly Dictionary<string, nint> _modules = [];
+    private nint _pool;
+    private int _faultCode;
+    private bool _closed;
 
     public abstract DeviceKind Kind { get; }
 
@@ -173,29 +177,61 @@ internal abstract unsafe class GpuDriver
         while (_abandoned.TryDequeue(out (GpuObject Kind, nint Handle) left)) Destroy(left.Kind, left.Handle);
     }
 
-    private readonly ConcurrentDictionary<string, Lazy<nint>> _modules = new();
+    /// <summary>The module of a source file, loaded on first use and kept until Close. A load that fails is tried again by the next call.</summary>
+    public nint Module(string file)
+    {
+        lock (_modules)
+        {
+            if (!_modules.TryGetValue(file, out nint module)) _modules.Add(file, module = LoadModule(file));
+            return module;
+        }
+    }
 
-    /// <summary>The module of a source file, loaded on first use and kept as long as the context.</summary>
-    public nint Module(string file) => _modules.GetOrAdd(file, f => new Lazy<nint>(() => LoadModule(f))).Value;
+    /// <summary>The pool of stream-ordered memory, made on first use and kept until Close.</summary>
+    protected nint Pool()
+    {
+        lock (_modules) return _pool != 0 ? _pool : _pool = CreatePool();
+    }
+
+    /// <summary>A pool of our own keeps what is freed; the default one's settings are the process's.</summary>
+    protected virtual nint CreatePool() => 0;
+
+    /// <summary>Unloads the modules and ends the pool, while the context still is; what else was made here may still be released.</summary>
+    public void Close()
+    {
+        lock (_modules)
+        {
+            if (_closed) return;
+            _closed = true;
+            foreach (nint module in _modules.Values) TryRelease(GpuObject.Module, module, now: true);
+            if (_pool != 0) TryRelease(GpuObject.Pool, _pool, now: true);
+        }
+    }
 
     protected Image FindImage(string file) => Images.TryFind(file, Kind, Limits.Architecture, out Image? image, out string reason)
         ? image
-        : throw new KernelsException(Status.Unsupported, Limits.Name, reason);
+        : throw new KernelsException(Status.Unsupported, Limits.Name, reason) { DeviceFailure = DeviceFailure.WrongImage };
 
     protected KernelsException NoPools(long bytes) =>
         new(Status.Unsupported, "workspace", $"the caller's own, of {bytes} bytes: {Limits.Name} has no stream-ordered memory");
 
-    /// <summary>Throws if an earlier failure has ended this device.</summary>
+    /// <summary>Throws if an earlier failure, or Close, has ended this device.</summary>
     protected void RequireSound()
     {
-        if (Fault is { } fault) throw new KernelsException(Status.Device, Limits.Name, $"is faulted since {fault}; only a new process or, of a caller's context, a new context runs on it again");
+        if (_closed) throw new KernelsException(Status.Invalid, "device", "not disposed before its last use");
+        if (Fault is { } fault)
+            throw new KernelsException(Status.Device, Limits.Name, $"is faulted since {fault}; only a new process or, of a caller's context, a new context runs on it again")
+            {
+                DriverCode = _faultCode,
+                DeviceFailure = DeviceFailure.Lost,
+            };
     }
 
-    /// <summary>The exception for a driver's code. Sticky: the context is lost, and so is the device for this process.</summary>
-    protected KernelsException Failure(Status status, string call, int code, string name, string sentence, bool sticky)
+    /// <summary>The exception for a driver's code. Lost: the context, and so the device for this process.</summary>
+    protected KernelsException Failure(Status status, string call, int code, string name, string sentence, DeviceFailure failure)
     {
         string text = string.Create(CultureInfo.InvariantCulture, $"{call}: {name} ({code}), {sentence}");
-        if (sticky) Fault ??= text;
-        return new KernelsException(status, Limits.Name, text) { DriverCode = code };
+        if (failure == DeviceFailure.Lost && Fault is null) (_faultCode, Fault) = (code, text);
+        return new KernelsException(status, Limits.Name, text) { DriverCode = code, DeviceFailure = failure };
     }
 }

@@ -26,7 +26,7 @@ internal sealed unsafe class GpuKernel(GpuDriver gpu, string file, string name)
     private void Grant(nint function, int bytes)
     {
         if (bytes > gpu.Limits.SharedBytesPerBlock)
-            throw new KernelsException(Status.Unsupported, name, $"needs {bytes} bytes of shared memory, a block of {gpu.Limits.Name} has {gpu.Limits.SharedBytesPerBlock}");
+            throw new KernelsException(Status.Unsupported, name, $"needs {bytes} bytes of shared memory, a block of {gpu.Limits.Name} has {gpu.Limits.SharedBytesPerBlock}") { DeviceFailure = DeviceFailure.TooLarge };
         gpu.GrantShared(function, bytes);
         _granted = bytes;
     }

@@ -12,13 +12,11 @@ namespace Kernels;
 internal sealed unsafe class HipDriver : GpuDriver
 {
     private const int LowestVersion = 50200000;  // of the runtime: major * 10^7 + minor * 10^5 + patch
-    private readonly Lazy<nint> _pool;
 
     private HipDriver(int ordinal, int version)
     {
         Ordinal = ordinal;
         Limits = ReadLimits(ordinal, version);
-        _pool = new Lazy<nint>(CreatePool);
     }
 
     public override DeviceKind Kind => DeviceKind.Hip;
@@ -160,8 +158,7 @@ internal sealed unsafe class HipDriver : GpuDriver
         return address;
     }
 
-    /// <summary>A pool of our own keeps what is freed; the default one's settings are the process's.</summary>
-    private nint CreatePool()
+    protected override nint CreatePool()
     {
         var properties = new HipMemPoolProps { AllocType = 1, LocationType = 1, LocationId = Ordinal };
         nint pool = 0;
@@ -177,7 +174,7 @@ internal sealed unsafe class HipDriver : GpuDriver
         if (!Limits.Pools) throw NoPools(bytes);
         using var current = new Current(this);
         nint address = 0;
-        Check(hipMallocFromPoolAsync(&address, (nuint)bytes, _pool.Value, stream), nameof(hipMallocFromPoolAsync), bytes);
+        Check(hipMallocFromPoolAsync(&address, (nuint)bytes, Pool(), stream), nameof(hipMallocFromPoolAsync), bytes);
         return address;
     }
 
@@ -342,6 +339,7 @@ internal sealed unsafe class HipDriver : GpuDriver
             GpuObject.Stream => hipStreamDestroy(handle),
             GpuObject.Event => hipEventDestroy(handle),
             GpuObject.Graph => hipGraphExecDestroy(handle),
+            GpuObject.Pool => hipMemPoolDestroy(handle),
             _ => hipModuleUnload(handle),
         }, "destroy", kind);
     }
@@ -367,10 +365,15 @@ internal sealed unsafe class HipDriver : GpuDriver
             98 or 200 or 209 or 701 or 720 or 801 => Status.Unsupported,  // no function or binary for the GPU, too large a launch
             _ => Status.Device,
         };
-        // ECC, illegal address, timeout, assert, launch failure, unknown: the queue is gone.
-        bool sticky = result is 214 or 700 or 702 or 709 or 710 or 719 or 999;
+        DeviceFailure failure = result switch
+        {
+            214 or 700 or 702 or 709 or 710 or 719 or 999 => DeviceFailure.Lost,  // ECC, illegal address, timeout, assert, launch failure, unknown: the queue is gone
+            98 or 200 or 209 => DeviceFailure.WrongImage,
+            701 or 720 => DeviceFailure.TooLarge,
+            _ => DeviceFailure.Call,
+        };
         string sentence = Text(hipGetErrorString(result)) + (result is 200 or 209 ? $"; the image is for another architecture than {Limits.Architecture}" : "");
-        return Failure(status, call, result, Text(hipGetErrorName(result)), sentence, sticky);
+        return Failure(status, call, result, Text(hipGetErrorName(result)), sentence, failure);
     }
 
     private static string Text(byte* utf8) => Marshal.PtrToStringUTF8((nint)utf8) ?? "unknown error";

@@ -68,7 +68,7 @@ internal static class Images
         image = fit.MaxBy(i => Rank(i, kind, architecture));
         string[] targets = [.. All.Where(i => i.File == file).Select(i => i.Target)];
         imageOrReason = image is not null ? image.Name
-            : All.Count == 0 ? "this assembly holds no device images: it was built without clang 16 or newer"
+            : All.Count == 0 ? "this assembly holds no device images: it was built without clang 16 or newer (apt-get install clang-19 lld-19, and build again)"
             : targets.Length == 0 ? $"this assembly holds no image of {file}"
             : $"the images of {file} are for {string.Join(", ", targets)}, not for {architecture}";
         return image is not null;

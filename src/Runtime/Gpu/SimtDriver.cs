@@ -9,7 +9,7 @@ namespace Kernels;
 
 /// <summary>
 /// The simulated GPU, native/simt: the same kernels on the host's threads, and a sanitizer. Launches have ended when they
-/// return, so streams and events are names only, and a capture is a list of what to do again. Every fault of a kernel fails
+/// return, so streams and events are names only, and a capture, of all streams that wait for an event of it, is a list of what to do again. Every fault of a kernel fails
 /// its launch with the sanitizer's sentences, and the device with it, as an illegal address does elsewhere.
 /// </summary>
 internal sealed unsafe class SimtDriver : GpuDriver
@@ -29,6 +29,7 @@ internal sealed unsafe class SimtDriver : GpuDriver
     private readonly ConcurrentDictionary<nint, Graph> _capturing = new();
     private readonly ConcurrentDictionary<nint, Graph> _graphs = new();
     private readonly ConcurrentDictionary<nint, long> _events = new();
+    private readonly ConcurrentDictionary<nint, Graph> _captured = new();  // of events: the capture that they are part of
 
     private SimtDriver(in KnSimtLibrary library, in KnSimtOptions options)
     {
@@ -80,7 +81,7 @@ internal sealed unsafe class SimtDriver : GpuDriver
     {
         RequireSound();
         Sweep();
-        if (bytes > Memory) throw Failure(Status.NoMemory, "alloc", (int)KnStatus.NoMemory, nameof(KnStatus.NoMemory), $"{bytes} bytes of a device of {Memory}", sticky: false);
+        if (bytes > Memory) throw Failure(Status.NoMemory, "alloc", (int)KnStatus.NoMemory, nameof(KnStatus.NoMemory), $"{bytes} bytes of a device of {Memory}", DeviceFailure.Call);
         void* address = null;
         Check(_library.Alloc(bytes, &address), "alloc");
         return (nint)address;
@@ -123,10 +124,17 @@ internal sealed unsafe class SimtDriver : GpuDriver
         return (nint)Interlocked.Increment(ref s_handles);
     }
 
-    public override void Record(nint ev, nint stream) => Do(stream, () => _events[ev] = Stopwatch.GetTimestamp());
+    public override void Record(nint ev, nint stream)
+    {
+        if (_capturing.TryGetValue(stream, out Graph? graph)) _captured[ev] = graph;
+        else _captured.TryRemove(ev, out _);
+        Do(stream, () => _events[ev] = Stopwatch.GetTimestamp());
+    }
 
     public override void Wait(nint stream, nint ev)
     {
+        RequireSound();
+        if (_captured.TryGetValue(ev, out Graph? graph)) _capturing.TryAdd(stream, graph);
     }
 
     public override void SynchronizeEvent(nint ev) => RequireSound();
@@ -145,6 +153,10 @@ internal sealed unsafe class SimtDriver : GpuDriver
     public override nint EndCapture(nint stream)
     {
         KernelsException.Require(_capturing.TryRemove(stream, out Graph? graph), "stream", "one that is being captured");
+        foreach ((nint other, Graph of) in _capturing)
+            if (ReferenceEquals(of, graph)) _capturing.TryRemove(other, out _);
+        foreach ((nint ev, Graph of) in _captured)
+            if (ReferenceEquals(of, graph)) _captured.TryRemove(ev, out _);
         nint handle = (nint)Interlocked.Increment(ref s_handles);
         _graphs[handle] = graph!;
         return handle;
@@ -234,7 +246,7 @@ internal sealed unsafe class SimtDriver : GpuDriver
             Check(_library.SetOptions(&options), "set_options");
             int status = _library.Launch(&launch), faults = _library.FaultCount();
             if (status == (int)KnStatus.Device || faults > 0)
-                throw Failure(Status.Device, $"launch of {Text(launch.Kernel)}", status, "faults", Faults(faults), sticky: true);
+                throw Failure(Status.Device, $"launch of {Text(launch.Kernel)}", status, "faults", Faults(faults), DeviceFailure.Lost);
             if (status != 0) Check(status, $"launch of {Text(launch.Kernel)}");
         }
     }
@@ -263,14 +275,18 @@ internal sealed unsafe class SimtDriver : GpuDriver
     protected override void Destroy(GpuObject kind, nint handle)
     {
         if (kind == GpuObject.Memory) Check(_library.Free((void*)handle), "free");
-        if (kind == GpuObject.Event) _events.TryRemove(handle, out _);
+        if (kind == GpuObject.Event)
+        {
+            _events.TryRemove(handle, out _);
+            _captured.TryRemove(handle, out _);
+        }
         if (kind != GpuObject.Graph || !_graphs.TryRemove(handle, out Graph? graph)) return;
         foreach (nint memory in graph.Memory) Check(_library.Free((void*)memory), "free");
     }
 
     private void Check(int status, string call)
     {
-        if (status != 0) throw Failure((Status)status, call, status, ((KnStatus)status).ToString(), Text(_library.LastError()), sticky: false);
+        if (status != 0) throw Failure((Status)status, call, status, ((KnStatus)status).ToString(), Text(_library.LastError()), DeviceFailure.Call);
     }
 
     private static string Text(byte* utf8) => Marshal.PtrToStringUTF8((nint)utf8) ?? "";

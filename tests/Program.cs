@@ -1,0 +1,22 @@
+using System.Reflection;
+using Kernels.Tests.Gpu;
+
+namespace Kernels.Tests;
+
+/// <summary>The entry point of what needs a process of its own: a scenario of <see cref="CudaScenarios"/> by its name. Test runners do not come here.</summary>
+internal static class Program
+{
+    private static int Main(string[] arguments)
+    {
+        try
+        {
+            typeof(CudaScenarios).GetMethod(arguments[0])!.Invoke(null, BindingFlags.DoNotWrapExceptions, null, null, null);
+            return 0;
+        }
+        catch (Exception e)
+        {
+            Console.Error.WriteLine(e);
+            return 1;
+        }
+    }
+}
