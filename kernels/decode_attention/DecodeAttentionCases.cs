@@ -86,6 +86,7 @@ internal static unsafe class DecodeAttentionCases
             yield return new(p, new DecodeAttentionData(turn) { HeadMajor = t % 3 == 1, Strided = t % 4 == 2, NoStarts = t % 5 == 4, NoLse = t % 11 == 10 });
             turn++;
         }
+        foreach (DecodeAttentionCase ragged in Ragged(turn)) yield return ragged;
         foreach (DecodeAttentionCase hostile in Hostile(turn)) yield return hostile;
     }
 
@@ -126,6 +127,16 @@ internal static unsafe class DecodeAttentionCases
             yield return Problem(kind, 4, qLen, 6, 2, 64, 64, 150, 16, window, softcap, flags);
             yield return Problem(kind, 3, qLen, 5, 1, 24, 72, 90, 0, window, softcap, flags);
         }
+    }
+
+    /// <summary>One long sequence behind short ones: cut by cost, or as the launch says.</summary>
+    private static IEnumerable<DecodeAttentionCase> Ragged(ulong seed)
+    {
+        const KnAttentionFlags Fixed = KnAttentionFlags.Phi | KnAttentionFlags.Norms;
+        foreach (Kind kind in MainKinds)
+            foreach ((int window, KnAttentionFlags flags) in ((int, KnAttentionFlags)[])[(0, Fixed), (1700, KnAttentionFlags.Phi), (0, Fixed | KnAttentionFlags.Invariant)])
+                yield return new(Problem(kind, 6, 2, 4, 2, 64, 64, 2500, 16, window, 0, flags),
+                    new DecodeAttentionData(seed++) { KvLens = [70, 0, 300, 1, 2500, 64], QLens = [2, 1, 1, 2, 2, 0] });
     }
 
     /// <summary>
