@@ -9,7 +9,7 @@ internal sealed record DecodeAttentionCase(KnDecodeAttentionProblem Problem, Dec
         + (Data.HeadMajor ? " hnd" : "") + (Data.Strided ? " strided" : "") + (Data.Logits is { } l ? $" logits {l.Low}..{l.High}{(float.IsNaN(l.Peak) ? "" : $" peak {l.Peak}")}" : "");
 }
 
-/// <summary>The problems that every row is held to, and those that are timed. One list: tests, bench and tune read it.</summary>
+/// <summary>The problems that every row is held to.</summary>
 internal static unsafe class DecodeAttentionCases
 {
     /// <summary>A legal combination of dtypes and scales.</summary>
@@ -86,6 +86,7 @@ internal static unsafe class DecodeAttentionCases
             yield return new(p, new DecodeAttentionData(turn) { HeadMajor = t % 3 == 1, Strided = t % 4 == 2, NoStarts = t % 5 == 4, NoLse = t % 11 == 10 });
             turn++;
         }
+        foreach (DecodeAttentionCase ragged in Ragged(turn)) yield return ragged;
         foreach (DecodeAttentionCase hostile in Hostile(turn)) yield return hostile;
         foreach (DecodeAttentionCase small in Small(turn + 1000)) yield return small;
     }
@@ -143,6 +144,16 @@ internal static unsafe class DecodeAttentionCases
         }
     }
 
+    /// <summary>One long sequence behind short ones: cut by cost, or as the launch says.</summary>
+    private static IEnumerable<DecodeAttentionCase> Ragged(ulong seed)
+    {
+        const KnAttentionFlags Fixed = KnAttentionFlags.Phi | KnAttentionFlags.Norms;
+        foreach (Kind kind in MainKinds)
+            foreach ((int window, KnAttentionFlags flags) in ((int, KnAttentionFlags)[])[(0, Fixed), (1700, KnAttentionFlags.Phi), (0, Fixed | KnAttentionFlags.Invariant)])
+                yield return new(Problem(kind, 6, 2, 4, 2, 64, 64, 2500, 16, window, 0, flags),
+                    new DecodeAttentionData(seed++) { KvLens = [70, 0, 300, 1, 2500, 64], QLens = [2, 1, 1, 2, 2, 0] });
+    }
+
     /// <summary>
     /// Logits that a careless softmax does not survive: 860 nats apart (OPT-6.7B), above 94 with phi = 5, far below phi, below every
     /// lower limit, and values of which every mean is 1.
@@ -157,23 +168,5 @@ internal static unsafe class DecodeAttentionCases
                 foreach (KnAttentionFlags more in (KnAttentionFlags[])[0, KnAttentionFlags.Sinks])
                     yield return new(Problem(kind, 3, 2, 4, 2, 64, 64, turn % 3 == 0 ? 1300 : 200, 16, 0, 0, Fixed | more),
                         new DecodeAttentionData(seed + turn++) { Logits = l, Phi = 5, Ones = turn % 4 == 1 });
-    }
-
-    /// <summary>Heads of the shapes that are timed: query heads, KV heads, head_dim.</summary>
-    internal readonly record struct Model(string Name, int QHeads, int KvHeads, int HeadDim);
-
-    public static readonly Model[] Models =
-    [
-        new("llama-3.1-8b", 32, 8, 128), new("qwen2.5-7b", 28, 4, 128), new("qwen2.5-14b", 40, 8, 128), new("llama-3.2-1b", 32, 8, 64),
-        new("gemma-2-9b", 16, 8, 256), new("chatglm2-6b", 32, 2, 128), new("opt-6.7b", 32, 32, 128),
-    ];
-
-    /// <summary>What bench and tune go through for one model: batch 1, 8, 32; kv_len 1K to 128K; q_len 1 and 4; pages of 16.</summary>
-    public static IEnumerable<KnDecodeAttentionProblem> Timed(Model model, Kind kind)
-    {
-        foreach (int qLen in (int[])[1, 4])
-            foreach (int batch in (int[])[1, 8, 32])
-                for (int kvLen = 1024; kvLen <= 131072; kvLen *= 4)
-                    yield return Problem(kind, batch, qLen, model.QHeads, model.KvHeads, model.HeadDim, model.HeadDim, kvLen, 16, 0, 0, KnAttentionFlags.Phi | KnAttentionFlags.Norms);
     }
 }

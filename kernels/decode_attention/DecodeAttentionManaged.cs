@@ -8,7 +8,8 @@ namespace Kernels;
 /// <summary>
 /// decode_attention in plain C#: takes every problem, runs on every machine. Last of its operation. A task is one KV head of one
 /// sequence over one split of its keys; a block of keys is widened to f32 once for all query rows that read it. Splits begin at
-/// multiples of their length, so that the bits of a row depend on its own sequence alone.
+/// multiples of their length, which is the launch's where the problem asks for invariant bits; else those of costly sequences are
+/// shortened until no task is more than a small part of a worker's share. Costly tasks go out first.
 /// </summary>
 internal sealed unsafe class DecodeAttentionManaged : Row
 {
@@ -55,9 +56,9 @@ internal sealed unsafe class DecodeAttentionManaged : Row
         if (a->Batch == 0 || (a->QStart != null && a->QStart[a->Batch] == 0)) return KnStatus.Ok;
         var plan = new DecodeAttentionManagedPlan(p, a, Softmax(launch), Split(launch), launch.Threads);
         // These are constants to the JIT, which compiles one branch.
-        if (Vector512.IsHardwareAccelerated) Drive<Lanes512, Vector512<float>>(&plan, launch.Threads);
-        else if (Vector256.IsHardwareAccelerated) Drive<Lanes256, Vector256<float>>(&plan, launch.Threads);
-        else Drive<Lanes128, Vector128<float>>(&plan, launch.Threads);
+        if (Vector512.IsHardwareAccelerated) Drive<Lanes512, Vector512<float>>(&plan);
+        else if (Vector256.IsHardwareAccelerated) Drive<Lanes256, Vector256<float>>(&plan);
+        else Drive<Lanes128, Vector128<float>>(&plan);
         return KnStatus.Ok;
     }
 
@@ -79,9 +80,9 @@ internal sealed unsafe class DecodeAttentionManaged : Row
         return status;
     }
 
-    private static void Drive<L, V>(DecodeAttentionManagedPlan* plan, int threads) where L : struct, ILanes<V> where V : struct
+    private static void Drive<L, V>(DecodeAttentionManagedPlan* plan) where L : struct, ILanes<V> where V : struct
     {
-        if (plan->Products < 1 << 18) threads = 1;  // less than waking a thread costs
+        int threads = plan->Threads;
         ManagedPool.Run(threads, plan->Tokens, &DecodeAttentionManagedPlan.Prepare<L, V>, plan);
         ManagedPool.Run(threads, plan->Tasks, &DecodeAttentionManagedSplit<L, V>.Task, plan);
         ManagedPool.Run(threads, plan->Tokens, &DecodeAttentionManagedPlan.Combine, plan);

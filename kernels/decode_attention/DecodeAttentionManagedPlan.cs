@@ -7,8 +7,12 @@ namespace Kernels;
 /// <summary>Sequence b of a call: where its tokens and tasks begin, and the keys that one of its tokens sees, cut into splits.</summary>
 internal struct DecodeAttentionSequence
 {
-    public long FirstTask, FirstPartial, FirstToken;
-    public int Tokens, KvLen, FirstKey, EndKey, FirstSplit, Splits;
+    public long FirstPartial, FirstToken;
+    public int Tokens, KvLen, FirstKey, EndKey, Split, FirstSplit, Splits;
+
+    /// <summary>Not of this sequence, but of this place in the order of tasks: the sequence that has it, and the tasks before.</summary>
+    public int Placed;
+    public long FirstTask;
 }
 
 /// <summary>
@@ -29,13 +33,20 @@ internal unsafe struct DecodeAttentionManagedPlan
     /// <summary>bounded: exp(64) times 2^28 keys times v to 2^7 is finite, and down to -37 from the bound nothing is lost.</summary>
     private const float Headroom = 64;
 
+    /// <summary>Fewer products than this are less than waking a thread costs.</summary>
+    private const double LeastProducts = 1 << 18;
+
+    /// <summary>Tasks that a worker's share of the call is cut into, at least, but for splits of so few keys.</summary>
+    public const int Shares = 4, Shortest = 256;
+
     public KnDecodeAttentionProblem* Problem;
     public KnDecodeAttentionArgs* Args;
     public KnSoftmax Softmax;
     public KnAttentionFlags Flags;
-    public int Split, Group, PaddedK, PaddedV;
+    public int Group, PaddedK, PaddedV;
     public long Tokens, Tasks, Failures;
     public double Products;  // of q, k and v elements, about
+    public int Threads;
     public bool OnlyFailed;
     public DecodeAttentionSequence* Sequences;
     public float* Q;           // [rows, PaddedK]
@@ -57,20 +68,29 @@ internal unsafe struct DecodeAttentionManagedPlan
     /// <summary>Saturates where no memory could hold it.</summary>
     public static long Workspace(in KnDecodeAttentionProblem p, int split, int threads)
     {
-        long splits = ((long)p.KvLen + split - 1) / split;
-        if (p.Window > 0) splits = Math.Min(splits, (p.Window + (p.QLen - 2L)) / split + 2);
-        Int128 rows = (Int128)p.Batch * p.QLen * p.QHeads;
+        Int128 rows = (Int128)p.Batch * p.QLen * p.QHeads, splits = MostSplits(p, split) * (Int128)p.Batch;
+        // By cost, n keys have n / split + 2 splits, where a split has the launch's keys or those of a task of the most cost.
+        if (CutsByCost(p, ManagedPool.Workers(threads)))
+            splits = Int128.Min(MostSplits(p, Math.Min(split, Shortest)) * (Int128)p.Batch, splits + 2 * p.Batch + Shares * ManagedPool.Workers(threads));
         Int128 bytes = Bytes(p.Batch, sizeof(DecodeAttentionSequence)) + Bytes(rows, 8) + Bytes(rows, 4 * (int)RoundUp(p.HeadDim, Pad))
-            + Bytes(rows * splits, 4 * (int)(RoundUp(p.VHeadDim, Pad) + 2)) + (Int128)ManagedPool.Workers(threads) * ScratchOf(p);
+            + Bytes(splits * p.QLen * p.QHeads, 4 * (int)(RoundUp(p.VHeadDim, Pad) + 2)) + (Int128)ManagedPool.Workers(threads) * ScratchOf(p);
         return p.Batch == 0 ? 0 : (long)Int128.Min(bytes, long.MaxValue / 64 * 64);
     }
+
+    private static long MostSplits(in KnDecodeAttentionProblem p, int split)
+    {
+        long splits = ((long)p.KvLen + split - 1) / split;
+        return p.Window > 0 ? Math.Min(splits, (p.Window + (p.QLen - 2L)) / split + 2) : splits;
+    }
+
+    /// <summary>Whether splits are shortened so that no task is long: not where bits must not depend on the batch.</summary>
+    public static bool CutsByCost(in KnDecodeAttentionProblem p, int workers) => workers > 1 && ((KnAttentionFlags)p.Flags & KnAttentionFlags.Invariant) == 0;
 
     public DecodeAttentionManagedPlan(KnDecodeAttentionProblem* problem, KnDecodeAttentionArgs* args, KnSoftmax softmax, int split, int threads)
     {
         Problem = problem;
         Args = args;
         Softmax = softmax;
-        Split = split;
         Flags = (KnAttentionFlags)problem->Flags;
         Group = problem->QHeads / problem->KvHeads;
         PaddedK = (int)RoundUp(problem->HeadDim, Pad);
@@ -81,18 +101,19 @@ internal unsafe struct DecodeAttentionManagedPlan
         at += ManagedPool.Workers(threads) * ScratchBytes;
         Sequences = (DecodeAttentionSequence*)at;
         at += (long)Bytes(args->Batch, sizeof(DecodeAttentionSequence));
-        long partials = 0;
+        double total = 0;
         for (int b = 0; b < args->Batch; b++)
         {
             ref DecodeAttentionSequence s = ref Sequences[b];
             s = Sequence(b);
-            s.FirstTask = Tasks;
-            s.FirstPartial = partials;
-            Tasks += (long)s.Splits * problem->KvHeads;
-            partials += (long)s.Tokens * problem->QHeads * s.Splits;
             Tokens += s.Tokens;
             Products += (double)(s.EndKey - s.FirstKey) * s.Tokens * problem->QHeads * (PaddedK + PaddedV);
+            total += Cost(s, s.EndKey - s.FirstKey);
         }
+        if (Products < LeastProducts) threads = 1;
+        Threads = threads;
+        int workers = ManagedPool.Workers(threads);
+        Cut(split, CutsByCost(*problem, workers) ? total * problem->KvHeads / (Shares * workers) : double.PositiveInfinity);
         long rows = Tokens * problem->QHeads;
         References = (float*)at;
         Failed = (int*)(References + rows);
@@ -108,10 +129,43 @@ internal unsafe struct DecodeAttentionManagedPlan
         // Positions ascend with the token, but for trees, where none is below that of the root.
         s.FirstKey = DecodeAttentionRules.FirstKey(*Problem, s.KvLen - s.Tokens);
         s.EndKey = s.KvLen;
-        s.FirstSplit = s.FirstKey / Split;
-        s.Splits = (s.EndKey + Split - 1) / Split - s.FirstSplit;
         return s;
     }
+
+    /// <summary>Cost of some keys for one KV head: each is loaded and widened, about as much as two rows, and meets every row.</summary>
+    private readonly double Cost(in DecodeAttentionSequence s, int keys) => (double)keys * (2 + (long)s.Tokens * Group);
+
+    /// <summary>Cuts every sequence into splits that cost at most <paramref name="most"/>, and puts those with costly ones first.</summary>
+    private void Cut(int split, double most)
+    {
+        int* next = stackalloc int[Ranks + 1];
+        new Span<int>(next, Ranks + 1).Clear();
+        long partials = 0;
+        for (int b = 0; b < Args->Batch; b++)
+        {
+            ref DecodeAttentionSequence s = ref Sequences[b];
+            double keys = Math.Ceiling(most / Cost(s, 1));
+            s.Split = keys < split ? (int)Math.Min(split, Math.Max(Shortest, RoundUp((long)keys, Block))) : split;
+            s.FirstSplit = s.FirstKey / s.Split;
+            s.Splits = s.EndKey == 0 ? 0 : (int)(((long)s.EndKey + s.Split - 1) / s.Split) - s.FirstSplit;
+            s.FirstPartial = partials;
+            partials += (long)s.Tokens * Problem->QHeads * s.Splits;
+            next[Rank(s) + 1]++;
+        }
+        for (int i = 0; i < Ranks; i++) next[i + 1] += next[i];
+        for (int b = 0; b < Args->Batch; b++) Sequences[next[Rank(Sequences[b])]++].Placed = b;
+        for (int place = 0; place < Args->Batch; place++)
+        {
+            Sequences[place].FirstTask = Tasks;
+            Tasks += (long)Sequences[Sequences[place].Placed].Splits * Problem->KvHeads;
+        }
+    }
+
+    private const int Ranks = 65;
+
+    /// <summary>Costs within a factor of 2 are one rank, the highest first: enough for the last task to be a short one.</summary>
+    private readonly int Rank(in DecodeAttentionSequence s) =>
+        BitOperations.LeadingZeroCount((ulong)Cost(s, Math.Min(s.EndKey - s.FirstKey, s.Split)));
 
     /// <summary>Position of token t of a sequence; the same as a key.</summary>
     public readonly int Position(in DecodeAttentionSequence s, int t) => s.KvLen - s.Tokens
@@ -138,8 +192,8 @@ internal unsafe struct DecodeAttentionManagedPlan
         return false;
     }
 
-    /// <summary>The sequence that has this token, or this task.</summary>
-    public readonly int SequenceOf(long index, bool task)
+    /// <summary>The sequence that has this token, or the place that has this task.</summary>
+    public readonly int Owner(long index, bool task)
     {
         int low = 0, high = Args->Batch - 1;
         while (low < high)
@@ -165,7 +219,7 @@ internal unsafe struct DecodeAttentionManagedPlan
         ref readonly KnDecodeAttentionProblem p = ref *plan.Problem;
         ref readonly KnDecodeAttentionArgs a = ref *plan.Args;
         var type = (DType)p.QType;
-        int b = plan.SequenceOf(token, false);
+        int b = plan.Owner(token, false);
         for (int h = 0; h < p.QHeads; h++)
         {
             long row = token * p.QHeads + h;
@@ -208,7 +262,7 @@ internal unsafe struct DecodeAttentionManagedPlan
     public static void Combine(void* context, long token, int worker)
     {
         ref DecodeAttentionManagedPlan plan = ref *(DecodeAttentionManagedPlan*)context;
-        ref readonly DecodeAttentionSequence s = ref plan.Sequences[plan.SequenceOf(token, false)];
+        ref readonly DecodeAttentionSequence s = ref plan.Sequences[plan.Owner(token, false)];
         for (int h = 0; h < plan.Problem->QHeads; h++)
         {
             long row = token * plan.Problem->QHeads + h;

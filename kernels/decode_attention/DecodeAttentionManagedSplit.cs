@@ -27,15 +27,16 @@ internal static unsafe class DecodeAttentionManagedSplit<L, V>
     {
         ref readonly DecodeAttentionManagedPlan plan = ref *(DecodeAttentionManagedPlan*)context;
         ref readonly KnDecodeAttentionProblem p = ref *plan.Problem;
-        int b = plan.SequenceOf(task, true);
+        int place = plan.Owner(task, true), b = plan.Sequences[place].Placed;
         ref readonly DecodeAttentionSequence s = ref plan.Sequences[b];
-        int kvHead = (int)((task - s.FirstTask) / s.Splits), split = (int)((task - s.FirstTask) % s.Splits);
+        long item = task - plan.Sequences[place].FirstTask;
+        int kvHead = (int)(item / s.Splits), split = (int)(item % s.Splits);
         if (plan.OnlyFailed && !AnyFailed(plan, s, kvHead)) return;
         float* floats = (float*)(plan.Scratch + worker * plan.ScratchBytes);
         float* tail = floats + Block * (plan.PaddedK + plan.PaddedV);
         var keys = new Keys { K = floats, V = floats + Block * plan.PaddedK, X = tail, P = tail + Block, KFactors = tail + 2 * Block, VFactors = tail + 3 * Block };
-        long first = (long)(s.FirstSplit + split) * plan.Split;
-        int begin = (int)Math.Max(first, s.FirstKey), end = (int)Math.Min(first + plan.Split, s.EndKey);
+        long first = (long)(s.FirstSplit + split) * s.Split;
+        int begin = (int)Math.Max(first, s.FirstKey), end = (int)Math.Min(first + s.Split, s.EndKey);
         for (int t = 0; t < s.Tokens; t++)
             for (int g = 0; g < plan.Group; g++)
             {

@@ -30,15 +30,26 @@ internal static class DecodeAttentionModel
     };
 
     /// <summary>Seconds of one score on one core beside the products: exp, and what the reference costs.</summary>
-    private static double Score(Row row, in KnLaunch launch)
+    private static double Score(Row row, in KnLaunch launch, in KnDecodeAttentionProblem p)
     {
         double exp = row.Target == "managed" ? 4e-9 : 0.25e-9;
         return exp * (KnSoftmax)row.Value(launch, DecodeAttentionSelection.Softmax) switch
         {
             KnSoftmax.Sync => 1.3,
             KnSoftmax.Lazy => 1.15,
+            // By norms alone: they may be loose, and rows then done again. Only a measurement takes it.
+            KnSoftmax.Bounded when p.Softcap is 0 or > DecodeAttentionRules.ProvenSoftcap => 2,
             _ => 1,
         };
+    }
+
+    /// <summary>Keys of a split of equal sequences: the launch's, or fewer where the row cuts by cost.</summary>
+    private static double Keys(Row row, in KnLaunch launch, in KnDecodeAttentionProblem p, double seen, int threads)
+    {
+        int split = row.Value(launch, DecodeAttentionSelection.Split), heads = Math.Clamp(row.Value(launch, DecodeAttentionSelection.Heads), 1, p.KvHeads);
+        if (!DecodeAttentionManagedPlan.CutsByCost(p, threads)) return split;
+        double most = p.Batch * seen * p.KvHeads / (heads * DecodeAttentionManagedPlan.Shares * threads);
+        return Math.Min(split, Math.Max(DecodeAttentionManagedPlan.Shortest, Math.Ceiling(most / DecodeAttentionManagedPlan.Block) * DecodeAttentionManagedPlan.Block));
     }
 
     /// <summary>Tasks of a call, as the row cuts them, and whether each reads all heads of a token.</summary>
@@ -58,13 +69,13 @@ internal static class DecodeAttentionModel
         double seen = p.Window > 0 ? Math.Min(p.KvLen, p.Window + p.QLen - 1.0) : p.KvLen;
         double heads = (double)p.Batch * p.KvHeads, rows = (double)p.Batch * p.QHeads * p.QLen;
         int packed = p.QHeads / p.KvHeads * p.QLen, split = row.Value(launch, DecodeAttentionSelection.Split);
-        double splits = split <= 0 ? 1 : Math.Max(1, Math.Ceiling(seen / split));
+        double splits = split <= 0 ? 1 : Math.Max(1, Math.Ceiling(seen / Keys(row, launch, p, seen, threads)));
         (double tasks, bool together) = Tasks(p, p.Batch * splits, row.Value(launch, DecodeAttentionSelection.Heads), threads);
         double scales = ((KnAttentionFlags)p.Flags & KnAttentionFlags.Scales) != 0 ? 8 : 0;
         double bytes = heads * seen * ((p.HeadDim + p.VHeadDim) * ((DType)p.KvType).Bits() / 8.0 + scales);
         // A tile takes one line of each of its keys, where vectors read a key from end to end: no gain for a single row. Not measured.
         double memory = bytes / MemoryRate(threads) * (row.Target == "amx" ? 1.05 : 1) * (together ? 1 : Strided);
-        double compute = rows * seen * (2.0 * (p.HeadDim + p.VHeadDim) / Rate(row, packed, (DType)p.KvType) + Score(row, launch)) / threads;
+        double compute = rows * seen * (2.0 * (p.HeadDim + p.VHeadDim) / Rate(row, packed, (DType)p.KvType) + Score(row, launch, p)) / threads;
         // The last wave of tasks leaves some threads without work.
         double uneven = Math.Ceiling(tasks / threads) * threads / tasks;
         double combine = splits <= 1 ? 0 : rows * splits * ((p.VHeadDim + 2) * 8 / CacheRate + 2e-9) / threads;

@@ -30,7 +30,7 @@ internal static unsafe class DecodeAttentionRules
             && Holds(p.PageSize >= 0 && p.PageSize <= LongestKv, out why)
             && Holds(p.Window >= 0 && p.Window <= LongestKv, out why)
             && Holds(p.Softcap >= 0 && p.Softcap < float.PositiveInfinity, out why)
-            && Holds((p.Flags & ~127) == 0, out why)
+            && Holds((p.Flags & ~255) == 0, out why)
             && Holds((flags & KnAttentionFlags.Full) == 0 || (flags & (KnAttentionFlags.Tree | KnAttentionFlags.Alibi)) == 0, out why)
             && Holds((flags & KnAttentionFlags.Full) == 0 || p.Window == 0, out why)
             && Holds((flags & KnAttentionFlags.Scales) != 0 || p.KvType != (int)DType.Int8, out why)
@@ -280,7 +280,7 @@ internal static unsafe class DecodeAttentionRules
     }
 
     /// <summary>The bytes from the first element of a strided array to its last. 128 bits: 2^40 times a count overflows 64.</summary>
-    private readonly struct Extent
+    internal readonly struct Extent
     {
         private readonly UInt128 _begin, _end;
 

@@ -10,7 +10,7 @@ internal static class DecodeAttentionTuned
 
     /// <summary>
     /// The key. kv_len is no part of it: it is what the intervals are over. Of the soft cap it matters whether there is one and
-    /// whether it bounds the scores; the policy of the softmax decides which launches were candidates.
+    /// whether it bounds the scores, alone or with no row done again; the policy of the softmax decides which launches were candidates.
     /// </summary>
     internal static TuningKey Key(Device device, DecodeAttentionOptions o, bool phi, CacheState cache)
     {
@@ -18,7 +18,7 @@ internal static class DecodeAttentionTuned
         return TuningKey.Of(Operation, StoredChoices.DeviceOf(device, o.Threads), device.Build, TuningPolicy.Of(device, cache),
             ("batch", o.MaxBatch), ("q_len", o.MaxQLen), ("q_heads", o.QHeads), ("kv_heads", o.KvHeads), ("head_dim", o.HeadDim), ("v_head_dim", o.ValueDim),
             ("query", o.Query.Name()), ("kv", o.Kv.Name()), ("output", o.Output.Name()), ("page_size", o.PageSize), ("window", o.Window),
-            ("softcap", o.CapBounds ? "bounding" : o.SoftCap > 0 ? "wide" : "none"), ("mask", o.Mask.ToString().ToLowerInvariant()),
+            ("softcap", o.CapProves ? "proving" : o.CapBounds ? "bounding" : o.SoftCap > 0 ? "wide" : "none"), ("mask", o.Mask.ToString().ToLowerInvariant()),
             ("alibi", Bit(KnAttentionFlags.Alibi)), ("sinks", Bit(KnAttentionFlags.Sinks)), ("scales", Bit(KnAttentionFlags.Scales)),
             ("phi", Bit(KnAttentionFlags.Phi)), ("norms", Bit(KnAttentionFlags.Norms)), ("softmax", o.Softmax.ToString().ToLowerInvariant()),
             ("batch_invariant", o.BatchInvariant ? 1 : 0));

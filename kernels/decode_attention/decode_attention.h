@@ -13,13 +13,14 @@
 #include <kn.h>
 
 enum {
-  KN_ATTN_TREE = 1 << 0,    // args.tree
-  KN_ATTN_FULL = 1 << 1,    // no causal mask: a shared prefix, cross attention; not with TREE, ALIBI or a window
-  KN_ATTN_ALIBI = 1 << 2,   // args.alibi
-  KN_ATTN_SINKS = 1 << 3,   // args.sinks
-  KN_ATTN_SCALES = 1 << 4,  // args.k_scales and v_scales: required for s8, allowed for e4m3
-  KN_ATTN_PHI = 1 << 5,     // args.phi: `unified` may be chosen
-  KN_ATTN_NORMS = 1 << 6,   // args.key_norms: `bounded` may be chosen
+  KN_ATTN_TREE = 1 << 0,       // args.tree
+  KN_ATTN_FULL = 1 << 1,       // no causal mask: a shared prefix, cross attention; not with TREE, ALIBI or a window
+  KN_ATTN_ALIBI = 1 << 2,      // args.alibi
+  KN_ATTN_SINKS = 1 << 3,      // args.sinks
+  KN_ATTN_SCALES = 1 << 4,     // args.k_scales and v_scales: required for s8, allowed for e4m3
+  KN_ATTN_PHI = 1 << 5,        // args.phi: `unified` may be chosen
+  KN_ATTN_NORMS = 1 << 6,      // args.key_norms: `bounded` may be chosen
+  KN_ATTN_INVARIANT = 1 << 7,  // splits as the launch says: bits depend on the sequence alone
 };
 
 // What is subtracted from x before exp: any finite reference gives the same result, as long as nothing overflows and
@@ -28,7 +29,8 @@ enum {
 //   lazy      a maximum that is renewed only when x passes it by more than a threshold; exact as well
 //   unified   args.phi[h] for all splits, which then add up plainly. Rows whose sums have left the range are done again
 //             by sync: the numerator or the denominator is not finite, or the denominator is below kv_len 2^-102
-//   bounded   the same with a phi that cannot overflow: 0 where softcap <= 60, else from |q| key_norm scale
+//   bounded   the same with a phi that cannot overflow: 0 where softcap <= 60, else from |q| key_norm scale; a larger
+//             sink raises it on a CPU, and is joined after the test on a GPU
 typedef enum kn_softmax {
   KN_SOFTMAX_SYNC = 1,
   KN_SOFTMAX_LAZY = 2,

@@ -170,6 +170,23 @@ inline void positions(const call& c, const sequence& s, int64_t chunk, int32_t* 
   }
 }
 
+// Neither a score nor the sink passes the bound, and 60 nats above the reference leave room for 2^28 values of up to
+// 2^10. A bound of NaN stays, and the row is done again.
+inline float bounded_reference(const call& c, const sequence& s, const char* q, int64_t head) {
+  const kn_decode_attention_problem& p = *c.problem;
+  float bound = p.softcap;
+  if (by_norms(p, c.softmax)) {
+    float norm = 0;
+    for (int64_t d = 0; d < p.head_dim; d += 16) {
+      const __m512 v = load(p.q_type, q, d, first_lanes(p.head_dim - d));
+      norm += _mm512_reduce_add_ps(_mm512_mul_ps(v, v));
+    }
+    bound = __builtin_sqrtf(norm) * c.norms[s.index * p.kv_heads + head / c.group] * c.args->scale;
+  }
+  if ((p.flags & KN_ATTN_SINKS) && c.args->sinks[head] > bound) bound = c.args->sinks[head];
+  return bound > 60 ? (bound - 60) * kLog2e : bound * 0;
+}
+
 // Before the first key. The reference of a row that runs is none yet.
 template <class Engine>
 void begin(const call& c, const sequence& s, const rows_of& rows, int64_t head0, int64_t heads, bool fixed,
@@ -189,17 +206,8 @@ void begin(const call& c, const sequence& s, const rows_of& rows, int64_t head0,
       if (!fixed) continue;
       if (c.softmax == KN_SOFTMAX_UNIFIED) {
         w.reference[at] = a.phi[head] * kLog2e;
-      } else if (!by_norms(p, c.softmax)) {
-        w.reference[at] = 0;
       } else {
-        // |q . k| scale <= bound, and 60 nats above the reference leave room for 2^28 values of up to 2^10.
-        float norm = 0;
-        for (int64_t d = 0; d < p.head_dim; d += 16) {
-          const __m512 v = load(p.q_type, q, d, first_lanes(p.head_dim - d));
-          norm += _mm512_reduce_add_ps(_mm512_mul_ps(v, v));
-        }
-        const float bound = __builtin_sqrtf(norm) * c.norms[s.index * p.kv_heads + head0 + h] * a.scale;
-        w.reference[at] = bound > 60 ? (bound - 60) * kLog2e : bound * 0;
+        w.reference[at] = bounded_reference(c, s, q, head);
       }
     }
 }

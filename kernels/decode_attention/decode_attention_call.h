@@ -14,17 +14,19 @@ struct call {
   const kn_decode_attention_problem* problem;
   const kn_decode_attention_args* args;
   kn_softmax softmax;
-  int64_t split, heads;              // keys of a split, kv heads that a task walks together
-  int64_t group, rows, most_splits;  // query heads of a kv head; rows and splits that scratch is for
-  int64_t q_row, out_row;            // bytes of a row of q as the engine reads it; floats of a row of sums
+  int64_t split, heads;    // keys of a split, at most; kv heads that a task walks together
+  int64_t group, rows;     // query heads of a kv head; rows that scratch is for
+  int64_t q_row, out_row;  // bytes of a row of q as the engine reads it; floats of a row of sums
   int64_t head_blocks;
+  double most_cost;    // of the keys of a split for one kv head
+  int32_t workers;     // 1 where all is done before another thread is awake
   float scale2;        // from a dot product to the exponent of 2
   float cap2, cap_in;  // softcap: exponent = cap2 tanh(cap_in s)
   bool plain;          // the exponent is scale2 s
-  bool small;          // done before another thread is awake
 
   // In the workspace.
-  int64_t* first_item;  // [batch + 1]: tasks before those of a sequence
+  int64_t* order;       // [batch]: sequences, those with costly tasks first
+  int64_t* first_item;  // [batch + 1]: tasks before those of a sequence, in that order
   int64_t* first_part;  // [batch + 1]: rows of partial sums before those of a sequence
   float* norms;         // [batch, kv_heads]: the largest key norm of a sequence
   float* part_sums;     // [parts, out_row]

@@ -231,7 +231,7 @@ int32_t valid(const kn_decode_attention_problem* problem, const kn_launch* launc
   KN_REQUIRE(p.page_size >= 0 && p.page_size <= kLongest);
   KN_REQUIRE(p.window >= 0 && p.window <= kLongest);
   KN_REQUIRE(std::isfinite(p.softcap) && p.softcap >= 0);
-  KN_REQUIRE((p.flags & ~127) == 0);
+  KN_REQUIRE((p.flags & ~255) == 0);
   KN_REQUIRE((p.flags & KN_ATTN_FULL) == 0 || ((p.flags & (KN_ATTN_TREE | KN_ATTN_ALIBI)) == 0 && p.window == 0));
   KN_REQUIRE(p.kv_type != KN_S8 || (p.flags & KN_ATTN_SCALES) != 0);
   KN_REQUIRE((p.flags & KN_ATTN_SCALES) == 0 || p.kv_type == KN_S8 || p.kv_type == KN_E4M3);

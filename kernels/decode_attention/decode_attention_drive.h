@@ -1,18 +1,14 @@
 // Tasks and their results, shared by the engines. Everything is static, see avx512.h.
 //
-// A task is the keys of one split of one sequence for some kv heads. Splits have a fixed length in keys, counted from
-// the first one of the sequence, so a row's bits depend on its sequence alone. Tasks go out one by one to whoever is
-// free, and ragged batches balance. A sequence of one split is finished by its task; the partial sums of the others are
-// added in the order of splits. Where the reference is fixed, a row is only believed if it passes the end test.
+// Tasks go out one by one to whoever is free. A sequence of one split is finished by its task; the partial sums of the
+// others are added in the order of splits. Where the reference is fixed, a row is only believed if it passes the end
+// test.
 #pragma once
 #include "decode_attention_attend.h"
+#include "decode_attention_balance.h"
 
 namespace kn::decode_attention {
 namespace {
-
-inline int64_t splits_of(const call& c, const sequence& s) {
-  return s.tokens == 0 || s.kv_len == 0 ? 0 : (s.kv_len + c.split - 1) / c.split - s.begin / c.split;
-}
 
 inline bool fixed_reference(const call& c) {
   return c.softmax == KN_SOFTMAX_UNIFIED || c.softmax == KN_SOFTMAX_BOUNDED;
@@ -95,7 +91,7 @@ inline rows_of rows_from(const call& c, const sequence& s, int64_t first) {
   return rows;
 }
 
-// The sequence that a task or an item belongs to: the last one that begins at or before it.
+// The place whose task this is: the last one that begins at or before it.
 inline int64_t owner(const int64_t* first, int64_t batch, int64_t item) {
   int64_t low = 0;
   for (int64_t high = batch; high - low > 1;) {
@@ -112,12 +108,12 @@ inline int64_t part_of(const call& c, const sequence& s, int64_t split, int64_t 
 template <class Engine>
 void task(void* context, int64_t index, int32_t worker) {
   const call& c = *static_cast<const call*>(context);
-  const int64_t b = owner(c.first_item, c.args->batch, index);
-  const sequence s = sequence_of(*c.problem, *c.args, b);
-  const int64_t item = index - c.first_item[b], split = item / c.head_blocks, splits = splits_of(c, s);
+  const int64_t place = owner(c.first_item, c.args->batch, index), item = index - c.first_item[place];
+  const sequence s = sequence_of(*c.problem, *c.args, c.order[place]);
+  const int64_t split = item / c.head_blocks, splits = splits_of(c, s), keys = split_of(c, s);
   const int64_t head0 = item % c.head_blocks * c.heads, heads = smaller(c.heads, c.problem->kv_heads - head0);
-  const int64_t from = larger(s.begin, (s.begin / c.split + split) * c.split);
-  const int64_t to = smaller(s.kv_len, (from / c.split + 1) * c.split);
+  const int64_t from = larger(s.begin, (s.begin / keys + split) * keys);
+  const int64_t to = smaller(s.kv_len, (from / keys + 1) * keys);
   const bool fixed = fixed_reference(c);
   work w;
   lay_out(c, c.scratch + worker * c.scratch_bytes, &w);

@@ -9,15 +9,12 @@
 namespace kn::decode_attention {
 namespace {
 
-// split: keys of a sequence that one task reads; heads: kv heads that it walks together, at most.
+// split: keys of a sequence that one task reads, at most; heads: kv heads that it walks together, at most.
 inline constexpr kn_param params[] = {
     {"softmax", 4, {KN_SOFTMAX_LAZY, KN_SOFTMAX_SYNC, KN_SOFTMAX_UNIFIED, KN_SOFTMAX_BOUNDED}},
     {"split", 8, {2048, 512, 1024, 4096, 8192, 16384, 65536, 1 << 28}},
     {"heads", 4, {8, 1, 2, 4}}};
 inline constexpr int kParams = 3;
-
-// Fewer multiply-adds than this are done before another thread is awake.
-constexpr int64_t kSmall = int64_t{1} << 20;
 
 template <class Engine>
 call call_of(const kn_decode_attention_problem& p, const kn_launch& launch) {
@@ -28,8 +25,6 @@ call call_of(const kn_decode_attention_problem& p, const kn_launch& launch) {
   c.heads = smaller(param(params, &launch, 2), p.kv_heads);
   c.group = p.q_heads / p.kv_heads;
   c.rows = smaller(kRows, p.q_len * c.group);
-  c.most_splits = (p.kv_len + c.split - 1) / c.split;
-  if (p.window > 0) c.most_splits = smaller(c.most_splits, (p.window + p.q_len - 2) / c.split + 2);
   c.q_row = Engine::q_bytes(p.head_dim);
   c.out_row = Engine::out_row(p);
   work w;
@@ -46,8 +41,8 @@ inline table_sizes sizes_of(const call& c, int32_t threads) {
   table_sizes z{};
   z.tables = round_up((p.batch + int64_t{1}) * 8, 64);
   z.norms = by_norms(p, c.softmax) ? round_up(int64_t{4} * p.batch * p.kv_heads, 64) : 0;
-  z.parts = c.most_splits > 1 ? times(c.most_splits, int64_t{p.batch} * p.q_heads * p.q_len) : 0;
-  z.total = plus(plus(2 * z.tables + z.norms, times(z.parts, c.out_row * 4)),
+  z.parts = times(most_parts(c, threads), int64_t{p.q_heads} * p.q_len);
+  z.total = plus(plus(3 * z.tables + z.norms, times(z.parts, c.out_row * 4)),
                  plus(round_up(times(z.parts, 8), 64), threads * c.scratch_bytes));
   return z;
 }
@@ -58,27 +53,24 @@ inline void prepare(call& c, int32_t threads) {
   const kn_decode_attention_args& a = *c.args;
   const table_sizes z = sizes_of(c, threads);
   char* at = static_cast<char*>(a.workspace);
-  c.first_item = reinterpret_cast<int64_t*>(at);
+  c.order = reinterpret_cast<int64_t*>(at);
+  c.first_item = reinterpret_cast<int64_t*>(at += z.tables);
   c.first_part = reinterpret_cast<int64_t*>(at += z.tables);
   c.norms = reinterpret_cast<float*>(at += z.tables);
   c.part_sums = reinterpret_cast<float*>(at += z.norms);
   c.part_marks = reinterpret_cast<float*>(at += z.parts * c.out_row * 4);
   c.scratch = at + round_up(z.parts * 8, 64);
-  int64_t splits = 0, parts = 0, work = 0;
-  for (int64_t b = 0; b < a.batch; b++) {
-    const sequence s = sequence_of(p, a, b);
+  share(c, threads);
+  put_in_order(c);
+  int64_t items = 0, parts = 0;
+  for (int64_t i = 0; i < a.batch; i++) {
+    const sequence s = sequence_of(p, a, c.order[i]);
     const int64_t n = splits_of(c, s);
-    c.first_item[b] = splits, c.first_part[b] = parts;
-    splits += n;
+    c.first_item[i] = items, c.first_part[s.index] = parts;
+    items += n * c.head_blocks;
     parts += n > 1 ? n * p.q_heads * s.tokens : 0;
-    work += (s.kv_len - s.begin) * s.tokens;
   }
-  // Fewer heads at a time where there would be too few tasks to balance; no bit depends on it.
-  while (c.heads > 1 && splits * ((p.kv_heads + c.heads - 1) / c.heads) < threads) c.heads = (c.heads + 1) / 2;
-  c.head_blocks = (p.kv_heads + c.heads - 1) / c.heads;
-  for (int64_t b = 0; b < a.batch; b++) c.first_item[b] *= c.head_blocks;
-  c.first_item[a.batch] = splits * c.head_blocks;
-  c.small = times(work, int64_t{p.q_heads} * (p.head_dim + p.v_head_dim)) < kSmall;
+  c.first_item[a.batch] = items;
 }
 
 inline void set_rules(call& c) {
@@ -94,12 +86,11 @@ template <class Engine>
 void drive(call& c, int32_t threads) {
   set_rules(c);
   prepare(c, threads);
-  const int32_t workers = c.small ? 1 : threads;
-  if (by_norms(*c.problem, c.softmax)) kn_parallel(workers, c.args->batch, find_norms, &c);
-  kn_parallel(workers, c.first_item[c.args->batch], task<Engine>, &c);
+  if (by_norms(*c.problem, c.softmax)) kn_parallel(c.workers, c.args->batch, find_norms, &c);
+  kn_parallel(c.workers, c.first_item[c.args->batch], task<Engine>, &c);
   bool all_done = true;
-  for (int64_t b = 0; b < c.args->batch; b++) all_done &= c.first_item[b + 1] - c.first_item[b] == c.head_blocks;
-  if (!all_done) kn_parallel(workers, int64_t{c.args->batch} * c.problem->kv_heads, combine<Engine>, &c);
+  for (int64_t i = 0; i < c.args->batch; i++) all_done &= c.first_item[i + 1] - c.first_item[i] == c.head_blocks;
+  if (!all_done) kn_parallel(c.workers, int64_t{c.args->batch} * c.problem->kv_heads, combine<Engine>, &c);
 }
 
 template <class File>

@@ -16,6 +16,8 @@ public sealed class Dataflows
                 if (TakesAll(row, Problem(i))) yield return new TestCaseData(name, i).SetArgDisplayNames(name, DecodeAttentionCases.MainKinds[i].ToString());
     }
 
+    private static IEnumerable<TestCaseData> CpuRowsByKind() => RowsByKind().Where(c => Tables.Find((string)c.Arguments[0]!, KnOp.DecodeAttention) is not GpuRow);
+
     /// <summary>Whether the row takes the problem by every softmax: sm80 takes f16 values by sync and lazy alone.</summary>
     internal static unsafe bool TakesAll(Row row, KnDecodeAttentionProblem problem)
     {
@@ -105,6 +107,24 @@ public sealed class Dataflows
         foreach ((DecodeAttentionLogits logits, float softcap) in ((DecodeAttentionLogits, float)[])[(new(-490, 370), 50), (new(-490, 370), 60), (new(-25, 25), 0)])
         {
             using var trial = new DecodeAttentionTrial(Problem(kind, 0, softcap), new DecodeAttentionData(Tables.Seed) { Logits = logits });
+            foreach (KnLaunch launch in Launches(row))
+            {
+                if (Softmax(row, launch) != KnSoftmax.Bounded) continue;
+                Run(row, launch, trial, $"seed {Tables.Seed}, {name}, {DecodeAttentionCases.MainKinds[kind]}, softcap {softcap}");
+                Assert.That(trial.Recomputed, Is.Zero);
+            }
+        }
+    }
+
+    /// <summary>A sink far above every score raises the reference of the CPU rows, by norms and by the cap.</summary>
+    [TestCaseSource(nameof(CpuRowsByKind))]
+    public unsafe void ALargeSinkIsWithinTheBound(string name, int kind)
+    {
+        Row row = Tables.Find(name, KnOp.DecodeAttention);
+        foreach ((DecodeAttentionLogits logits, float softcap) in ((DecodeAttentionLogits, float)[])[(new(-490, 370), 50), (new(-25, 25), 0)])
+        {
+            using var trial = new DecodeAttentionTrial(Problem(kind, KnAttentionFlags.Sinks, softcap), new DecodeAttentionData(Tables.Seed) { Logits = logits });
+            for (int h = 0; h < 4; h++) trial.Args.Sinks[h] = 150 + 10 * h;
             foreach (KnLaunch launch in Launches(row))
             {
                 if (Softmax(row, launch) != KnSoftmax.Bounded) continue;

@@ -4,7 +4,7 @@ namespace Kernels.Tests.DecodeAttention;
 
 /// <summary>
 /// Rows of a tag give a token the same bits for the same launch parameters: alone and in any batch, at any place in it, whatever
-/// the others hold, in whatever pages, by however many threads, alone or verified with the tokens after it.
+/// the others hold, in whatever pages, by however many threads, alone or verified with the tokens after it: where the problem asks for it.
 /// </summary>
 [TestFixture]
 public sealed class Invariance
@@ -20,7 +20,7 @@ public sealed class Invariance
     }
 
     private static KnDecodeAttentionProblem Problem(int kind, int window) => DecodeAttentionCases.Problem(DecodeAttentionCases.MainKinds[kind], Most, 4, 6, 2, 64, 64, Longest,
-        16, window, 0, KnAttentionFlags.Phi | KnAttentionFlags.Norms | KnAttentionFlags.Sinks | KnAttentionFlags.Alibi);
+        16, window, 0, KnAttentionFlags.Phi | KnAttentionFlags.Norms | KnAttentionFlags.Sinks | KnAttentionFlags.Alibi | KnAttentionFlags.Invariant);
 
     [TestCaseSource(nameof(RowsByKind))]
     public void BitsDependOnTheSequenceAlone(string name, int kind)

@@ -126,6 +126,25 @@ public sealed class DecodeAttentionPlanTests
         Assert.That(output.Select(o => (double)o), Is.EqualTo(Reference(q).Out).Within(Bound()));
     }
 
+    /// <summary>Attention over the first four pages of every sequence and over the rest, joined, is attention over all; a half may be empty.</summary>
+    [TestCaseSource(nameof(Rows))]
+    public void HalvesOfACacheJoinToTheWhole(string row)
+    {
+        const int Rows = 4 * QHeads, Cut = 4 * PageSize;
+        float[] q = Random(Rows * Dim, 3), outs = new float[2 * Rows * VDim], output = new float[Rows * VDim];
+        LogSumExp[] lses = new LogSumExp[2 * Rows], lse = new LogSumExp[Rows];
+        int[,] pages = Table(1);
+        using KvCache<float> cache = Filled<float>(pages);
+        using Kernels.DecodeAttention plan = Kernels.DecodeAttention.Create(s_options with { Row = row, Mask = AttentionMask.Full });
+        plan.Run<float, float, float>(q, cache, s_lens.Select(l => Math.Min(l, Cut)).ToArray(), pages.AsSpan2D()[.., ..4], outs.AsSpan(0, Rows * VDim), lses.AsSpan(0, Rows));
+        plan.Run<float, float, float>(q, cache, s_lens.Select(l => Math.Max(l - Cut, 0)).ToArray(), pages.AsSpan2D()[.., 4..], outs.AsSpan(Rows * VDim), lses.AsSpan(Rows));
+        Kernels.DecodeAttention.MergeStates<float, float>(outs, lses, output, lse);
+        (double[] expected, double[] sums) = Reference(q);
+        // The halves' own errors, and those of their lse in the weights of the join.
+        Assert.That(output.Select(o => (double)o), Is.EqualTo(expected).Within(2 * Bound()));
+        Assert.That(lse.Select(l => (double)l.Nats), Is.EqualTo(sums).Within(2 * Bound()));
+    }
+
     [Test]
     public void AllSoftmaxesAgreeAndOnlyRowsOutOfRangeAreDoneAgain([Values(1f, 40f)] float most)
     {

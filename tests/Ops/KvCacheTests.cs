@@ -63,6 +63,17 @@ public sealed unsafe class KvCacheTests<T> where T : unmanaged
     }
 
     [Test]
+    public void NewTokensLieOutsideTheCache()
+    {
+        using KvCache<T> cache = Make(KvLayout.Nhd, true);
+        byte[] before = cache.K.Buffer.Span.AsBytes().ToArray();
+        var e = Assert.Throws<KernelsException>(() => cache.Append<float>(System.Runtime.InteropServices.MemoryMarshal.Cast<T, float>(cache.K.Buffer.Span)[..(Heads * Dim)],
+            Random(Heads * VDim, 2), [1], s_table.AsSpan2D()[..1, ..]))!;
+        Assert.That((e.Status, e.Argument), Is.EqualTo((Status.Invalid, "k")));
+        Assert.That(cache.K.Buffer.Span.AsBytes().SequenceEqual(before));
+    }
+
+    [Test]
     public void OneByOneAndAtOnceAreTheSame()
     {
         using KvCache<T> once = Make(KvLayout.Nhd, true), steps = Make(KvLayout.Nhd, true);

@@ -31,6 +31,24 @@ public sealed class MergeStatesTests
     /// <summary>Each product and sum rounds once, the weights too: 2 parts + 1 roundings of at most 2^-24 of the largest |out|, which is 1.</summary>
     private static double Bound(int parts) => (2 * parts + 1) * Math.Pow(2, -24);
 
+    /// <summary>Exactly one of the parts may be written over; what overlaps otherwise is refused before anything is written.</summary>
+    [Test]
+    public void AResultOverlapsNothingButExactlyAPart()
+    {
+        const int rows = 3, dim = 8;
+        float[] outs = Random(2 * rows * dim, 1), expected = new float[rows * dim], before = [.. outs];
+        LogSumExp[] lses = Lses(2 * rows, 1), lse = new LogSumExp[rows], expectedLse = new LogSumExp[rows];
+        Kernels.DecodeAttention.MergeStates<float, float>(outs, lses, expected, expectedLse);
+        string? Refused(Action call) => Assert.Throws<KernelsException>(() => call())!.Argument;
+        Assert.That(Refused(() => Kernels.DecodeAttention.MergeStates<float, float>(outs, lses, outs.AsSpan(dim, rows * dim), lse)), Is.EqualTo("output"));
+        Assert.That(Refused(() => Kernels.DecodeAttention.MergeStates<float, float>(outs, lses, new float[rows * dim], lses.AsSpan(1, rows))), Is.EqualTo("lse"));
+        Assert.That(Refused(() => Kernels.DecodeAttention.MergeInto<float>(outs.AsSpan(0, rows * dim), lses.AsSpan(0, rows), outs.AsSpan(dim, rows * dim), lse)), Is.EqualTo("output"));
+        Assert.That(outs, Is.EqualTo(before));
+        Kernels.DecodeAttention.MergeStates<float, float>(outs, lses, outs.AsSpan(rows * dim), lses.AsSpan(rows));
+        Assert.That(outs[(rows * dim)..], Is.EqualTo(expected));
+        Assert.That(lses[rows..], Is.EqualTo(expectedLse));
+    }
+
     [Test]
     public void AnyNumberOfPartsOfAnySizeIsTheWeightedMean([Values(1, 2, 3, 40)] int parts, [Values(1, 8, 80, 128, 300, 517)] int dim)
     {

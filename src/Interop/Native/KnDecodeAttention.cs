@@ -5,7 +5,7 @@ using Kernels.Interop.Cuda;
 namespace Kernels.Interop.Native;
 
 [Flags]
-internal enum KnAttentionFlags { None = 0, Tree = 1, Full = 2, Alibi = 4, Sinks = 8, Scales = 16, Phi = 32, Norms = 64 }
+internal enum KnAttentionFlags { None = 0, Tree = 1, Full = 2, Alibi = 4, Sinks = 8, Scales = 16, Phi = 32, Norms = 64, Invariant = 128 }
 
 internal enum KnSoftmax { Sync = 1, Lazy = 2, Unified = 3, Bounded = 4 }
 

@@ -11,7 +11,7 @@ namespace Kernels;
 /// <param name="KvTo">Most tokens in the cache.</param>
 /// <param name="Dataflow">Row and launch parameters.</param>
 /// <param name="Softmax">Reference of the softmax; Auto where the row has one way only.</param>
-/// <param name="Split">Tokens of a split of a sequence; 0 where the row never splits.</param>
+/// <param name="Split">Tokens of a split of a sequence, 0 where the row never splits. A CPU shortens those of costly sequences, unless the plan is batch-invariant.</param>
 /// <param name="Source">Where the choice comes from.</param>
 /// <param name="Reason">The same in words.</param>
 /// <param name="WorkspaceBytes">Scratch of one call.</param>
@@ -28,16 +28,15 @@ public sealed unsafe partial class DecodeAttention : IDisposable
 {
     private readonly ImmutableArray<Segment<KnDecodeAttentionProblem>> _segments;
     private readonly Buffer<float>? _phi, _alibi, _sinks;
-    private Buffer<byte>? _idle;
+    private readonly Workspaces? _workspaces;  // of the CPU
     private readonly AttentionDoor? _door;  // of a GPU
     private long _recomputed;
-    private bool _disposed;
 
     private DecodeAttention(DecodeAttentionOptions options, Device device, ImmutableArray<Segment<KnDecodeAttentionProblem>> segments, Buffer<float>? phi, Buffer<float>? alibi, Buffer<float>? sinks)
     {
         (Options, Device, _segments, _phi, _alibi, _sinks) = (options, device, segments, phi, alibi, sinks);
         WorkspaceBytes = segments.Max(s => s.Workspace);
-        if (device.Gpu is null) _idle = Buffer<byte>.Allocate(WorkspaceBytes);
+        if (device.Gpu is null) _workspaces = new Workspaces(WorkspaceBytes);
         else (_door, WorkspaceBytes) = (new AttentionDoor(device), WorkspaceBytes + AttentionDoor.Bytes(options.MaxBatch));
     }
 
@@ -282,23 +281,21 @@ public sealed unsafe partial class DecodeAttention : IDisposable
         int i = 0;
         while (_segments[i].To < longest) i++;
         ref readonly Segment<KnDecodeAttentionProblem> segment = ref _segments.ItemRef(i);
-        KernelsException.Require(!_disposed, "plan", "a plan that was not disposed");
-        Buffer<byte> workspace = Interlocked.Exchange(ref _idle, null) ?? Buffer<byte>.Allocate(WorkspaceBytes);
+        Workspaces.Slot own = _workspaces!.Take();
         long recomputed = 0;
         try
         {
             BindHeads(ref args);
             args.Recomputed = &recomputed;
-            args.Workspace = workspace.Pointer;
-            args.WorkspaceBytes = workspace.Bytes;
+            args.Workspace = own.Buffer.Pointer;
+            args.WorkspaceBytes = own.Buffer.Bytes;
             KnDecodeAttentionProblem problem = segment.Problem;
             Call(segment, &problem, ref args, 0);
             if (recomputed > 0) Interlocked.Add(ref _recomputed, recomputed);
         }
         finally
         {
-            // One workspace waits for the next caller; those of more concurrent callers are let go.
-            if (_disposed || Interlocked.CompareExchange(ref _idle, workspace, null) is not null) workspace.Dispose();
+            _workspaces.Return(own);
         }
     }
 
@@ -314,8 +311,7 @@ public sealed unsafe partial class DecodeAttention : IDisposable
     /// <summary>Frees what the plan holds, once the calls that run have returned.</summary>
     public void Dispose()
     {
-        _disposed = true;
-        Interlocked.Exchange(ref _idle, null)?.Dispose();
+        _workspaces?.Dispose();
         _door?.Dispose();
         _phi?.Dispose();
         _alibi?.Dispose();

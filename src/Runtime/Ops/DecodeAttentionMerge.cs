@@ -17,7 +17,7 @@ public sealed unsafe partial class DecodeAttention
     /// <param name="lses">[parts, rows].</param>
     /// <param name="output">[rows, dim]. It may be one of the parts, exactly, and otherwise overlaps nothing.</param>
     /// <param name="lse">[rows]. The same.</param>
-    /// <exception cref="KernelsException">Lengths that do not divide, or a type other than float, BFloat16 and Half.</exception>
+    /// <exception cref="KernelsException">Lengths that do not divide, an overlap, or a type other than float, BFloat16 and Half; nothing is then written.</exception>
     public static void MergeStates<T, TOut>(ReadOnlySpan<T> outs, ReadOnlySpan<LogSumExp> lses, Span<TOut> output, Span<LogSumExp> lse)
         where T : unmanaged where TOut : unmanaged
     {
@@ -29,16 +29,32 @@ public sealed unsafe partial class DecodeAttention
         fixed (T* from = outs)
         fixed (TOut* to = output)
         fixed (LogSumExp* fromLse = lses, toLse = lse)
+        {
+            CheckOverlap(from, outs.Length, fromLse, lses.Length, to, output.Length, toLse, rows, mayBePart: true);
             for (long r = 0; r < rows; r++)
                 MergeRow(parts, dim, from + r * dim, (long)rows * dim, (float*)fromLse + r, rows, to + r * dim, (float*)toLse + r);
+        }
+    }
+
+    /// <summary>What is written overlaps nothing else, but that a result may be exactly one of the parts.</summary>
+    private static void CheckOverlap<T, TOut>(T* outs, long outsLength, LogSumExp* lses, long lsesLength, TOut* output, long length, LogSumExp* lse, long rows, bool mayBePart)
+        where T : unmanaged where TOut : unmanaged
+    {
+        const int Sums = (int)DType.Float32;
+        var (from, fromLse) = (new DecodeAttentionRules.Extent(outs, (int)DTypes.Of<T>(), outsLength, 1, 0), new DecodeAttentionRules.Extent(lses, Sums, lsesLength, 1, 0));
+        var (to, toLse) = (new DecodeAttentionRules.Extent(output, (int)DTypes.Of<TOut>(), length, 1, 0), new DecodeAttentionRules.Extent(lse, Sums, rows, 1, 0));
+        bool isPart = mayBePart && typeof(T) == typeof(TOut) && length > 0 && ((byte*)output - (byte*)outs) % (length * sizeof(TOut)) == 0;
+        bool isPartLse = mayBePart && rows > 0 && ((byte*)lse - (byte*)lses) % (rows * sizeof(LogSumExp)) == 0;
+        KernelsException.Require((isPart || to.Apart(from)) && to.Apart(fromLse), "output", mayBePart ? "memory of exactly one of the parts, or of nothing else" : "memory of nothing else");
+        KernelsException.Require((isPartLse || toLse.Apart(fromLse)) && toLse.Apart(from) && toLse.Apart(to), "lse", mayBePart ? "memory of exactly one of the parts, or of nothing else" : "memory of nothing else");
     }
 
     /// <summary>Joins <paramref name="part"/> into what <paramref name="output"/> and <paramref name="lse"/> hold already.</summary>
     /// <param name="part">[rows, dim].</param>
     /// <param name="partLse">[rows].</param>
-    /// <param name="output">[rows, dim].</param>
-    /// <param name="lse">[rows].</param>
-    /// <exception cref="KernelsException">Lengths that differ, or a type other than float, BFloat16 and Half.</exception>
+    /// <param name="output">[rows, dim]; overlaps nothing else.</param>
+    /// <param name="lse">[rows]. The same.</param>
+    /// <exception cref="KernelsException">Lengths that differ, an overlap, or a type other than float, BFloat16 and Half.</exception>
     public static void MergeInto<T>(ReadOnlySpan<T> part, ReadOnlySpan<LogSumExp> partLse, Span<T> output, Span<LogSumExp> lse) where T : unmanaged
     {
         CheckMergeTypes<T, T>();
@@ -48,9 +64,12 @@ public sealed unsafe partial class DecodeAttention
         KernelsException.Require(part.Length == output.Length, nameof(part), $"{rows} x {dim} elements, not {part.Length}");
         fixed (T* from = part, to = output)
         fixed (LogSumExp* fromLse = partLse, toLse = lse)
+        {
+            CheckOverlap(from, part.Length, fromLse, rows, to, output.Length, toLse, rows, mayBePart: false);
             // The two parts are a stride apart like any others, wherever they lie.
             for (long r = 0; r < rows; r++)
                 MergeRow(2, dim, to + r * dim, from - to, (float*)toLse + r, (float*)fromLse - (float*)toLse, to + r * dim, (float*)toLse + r);
+        }
     }
 
     /// <summary>

@@ -20,7 +20,10 @@ public enum AttentionMask
 /// <summary>What is subtracted from a score before exp. Every choice gives the same result up to rounding.</summary>
 public enum SoftmaxDataflow
 {
-    /// <summary><see cref="Bounded"/> where that is provable, else what was tuned or modelled among the others.</summary>
+    /// <summary>
+    /// <see cref="Bounded"/> where the soft cap alone proves that no row is done again, else what was tuned, or by the model Lazy, or
+    /// Unified where there is a phi. Bounded by key norms is for the tuner to choose: where the norms are loose it does rows again.
+    /// </summary>
     Auto = 0,
     /// <summary>The running maximum, with a rescale whenever it grows.</summary>
     Sync = 1,
@@ -33,7 +36,7 @@ public enum SoftmaxDataflow
     Unified = 3,
     /// <summary>
     /// As Unified with a phi that cannot overflow: 0 where <see cref="DecodeAttentionOptions.SoftCap"/> is at most 60, else
-    /// from |q| times the largest norm of a page's keys.
+    /// from |q| times the largest norm of a page's keys; a larger sink raises it. Rows far below such a bound are done again.
     /// </summary>
     Bounded = 4,
 }
@@ -137,6 +140,13 @@ public sealed record DecodeAttentionOptions
     /// <summary>Whether the soft cap alone keeps every sum in range.</summary>
     internal bool CapBounds => SoftCap is > 0 and <= 60;
 
+    /// <summary>
+    /// Whether no row of Bounded is ever done again: nothing overflows, and the denominator is at least e^-SoftCap for every key in sight,
+    /// hardly fewer than kv_len and then above kv_len 2^-102. A window or slopes may leave a single one of up to 2^28 keys: ln 2^28 + 51
+    /// is below 102 ln 2.
+    /// </summary>
+    internal bool CapProves => SoftCap > 0 && SoftCap <= (Window > 0 || Alibi ? 51 : 60);
+
     /// <summary>Whether the cache holds a scale per token and head.</summary>
     internal bool Scaled => KvScales || Kv == DType.Int8;
 
@@ -162,7 +172,7 @@ public sealed record DecodeAttentionOptions
         Softcap = SoftCap,
         Flags = (int)((Mask == AttentionMask.Tree ? KnAttentionFlags.Tree : 0) | (Mask == AttentionMask.Full ? KnAttentionFlags.Full : 0)
             | (Alibi ? KnAttentionFlags.Alibi : 0) | (Sinks ? KnAttentionFlags.Sinks : 0) | (Scaled ? KnAttentionFlags.Scales : 0)
-            | (phi ? KnAttentionFlags.Phi : 0) | (KeyNorms ? KnAttentionFlags.Norms : 0)),
+            | (phi ? KnAttentionFlags.Phi : 0) | (KeyNorms ? KnAttentionFlags.Norms : 0) | (BatchInvariant ? KnAttentionFlags.Invariant : 0)),
     };
 
     /// <summary>Throws for the first rule of the operation that these options break, naming the property.</summary>

@@ -25,15 +25,16 @@ public sealed unsafe class FlatGemm : IDisposable
     private readonly bool _ownsWeights;
     private readonly Buffer<float>? _bias;
     private readonly long _workspaceBytes;
-    private Buffer<byte>? _idle;
-    private bool _disposed;
 
     private FlatGemm(FlatGemmOptions options, Device device, FlatGemmWeights weights, bool ownsWeights, Buffer<float>? bias, ImmutableArray<Segment<KnFlatGemmProblem>> segments)
     {
         (Options, Device, _weights, _ownsWeights, _bias, _segments) = (options, device, weights, ownsWeights, bias, segments);
         _workspaceBytes = segments.Max(s => s.Workspace);
-        if (device.Gpu is null) _idle = Buffer<byte>.Allocate(_workspaceBytes);
+        if (device.Gpu is null) Workspaces = new Workspaces(_workspaceBytes);
     }
+
+    /// <summary>Those of its callers; none on a GPU.</summary>
+    internal Workspaces? Workspaces { get; }
 
     /// <summary>Where it runs.</summary>
     public Device Device { get; }
@@ -259,14 +260,15 @@ public sealed unsafe class FlatGemm : IDisposable
 
     private void RunHere(in Segment<KnFlatGemmProblem> segment, ref KnFlatGemmArgs args, Buffer<byte>? given)
     {
-        Buffer<byte> workspace = given ?? Interlocked.Exchange(ref _idle, null) ?? Buffer<byte>.Allocate(_workspaceBytes);
+        Workspaces.Slot? own = given is null ? Workspaces!.Take() : null;
         try
         {
+            Buffer<byte> workspace = given ?? own!.Buffer;
             Call(segment, ref args, workspace.Pointer, workspace.Bytes, 0);
         }
         finally
         {
-            if (given is null) Return(workspace);
+            if (own is not null) Workspaces!.Return(own);
         }
     }
 
@@ -300,17 +302,10 @@ public sealed unsafe class FlatGemm : IDisposable
         }
     }
 
-    /// <summary>One workspace waits for the next caller; those of more concurrent callers are let go.</summary>
-    private void Return(Buffer<byte> workspace)
-    {
-        if (_disposed || Interlocked.CompareExchange(ref _idle, workspace, null) is not null) workspace.Dispose();
-    }
-
     /// <summary>Frees workspace, bias and, if this plan packed them, the weights, once the calls that run have returned.</summary>
     public void Dispose()
     {
-        _disposed = true;
-        Interlocked.Exchange(ref _idle, null)?.Dispose();
+        Workspaces?.Dispose();
         _bias?.Dispose();
         if (_ownsWeights) _weights.Dispose();
     }

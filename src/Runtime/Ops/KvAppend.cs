@@ -1,6 +1,7 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using CommunityToolkit.HighPerformance;
+using Extent = Kernels.DecodeAttentionRules.Extent;
 
 namespace Kernels;
 
@@ -23,7 +24,7 @@ public sealed unsafe partial class KvCache<T> where T : unmanaged
     /// <param name="kvLens">[batch]: tokens of each sequence, the new ones included, as the call of attention takes it.</param>
     /// <param name="pages">[batch, columns] the pages of each sequence in order; empty for a contiguous cache.</param>
     /// <param name="qStart">[batch + 1]: the new tokens of sequence b are qStart[b] to qStart[b + 1] - 1; empty: the same number each.</param>
-    /// <exception cref="KernelsException">A shape, length or page that breaks a rule; nothing is then written.</exception>
+    /// <exception cref="KernelsException">A shape, length, page or overlap with the cache that breaks a rule; nothing is then written.</exception>
     public void Append<TIn>(ReadOnlySpan<TIn> k, ReadOnlySpan<TIn> v, ReadOnlySpan<int> kvLens, ReadOnlySpan2D<int> pages = default, ReadOnlySpan<int> qStart = default)
         where TIn : unmanaged
     {
@@ -90,6 +91,8 @@ public sealed unsafe partial class KvCache<T> where T : unmanaged
         try
         {
             Hold(ref held);
+            CheckOutside(new Extent(k, (int)DTypes.Of<TIn>(), HeadDim, tokens, kToken, KvHeads, kHead), nameof(k));
+            CheckOutside(new Extent(v, (int)DTypes.Of<TIn>(), VHeadDim, tokens, vToken, KvHeads, vHead), nameof(v));
             long t = 0;
             for (int b = 0; b < kvLens.Length; b++)
                 for (int count = Count(b, qLen, qStart), i = 0; i < count; i++, t++)
@@ -103,6 +106,18 @@ public sealed unsafe partial class KvCache<T> where T : unmanaged
         {
             held.Dispose();
         }
+    }
+
+    /// <summary>What is read lies outside what is written.</summary>
+    private void CheckOutside(Extent from, string name)
+    {
+        bool apart = from.Apart(Of(K)) && from.Apart(Of(V))
+            && (KScales is not { } ks || from.Apart(Of(ks))) && (VScales is not { } vs || from.Apart(Of(vs)))
+            && (KeyNorms is not { } norms || from.Apart(new Extent(norms.Pointer, (int)DType.Float32, norms.Length, 1, 0)));
+        KernelsException.Require(apart, name, "memory outside the cache");
+
+        static Extent Of<TAny>(in TensorView<TAny> view) where TAny : unmanaged => new(view.Pointer, (int)DTypes.Of<TAny>(),
+            view.Rank == 4 ? view.Shape(3) : 1, view.Shape(0), view.Stride(0), view.Shape(1), view.Stride(1), view.Shape(2), view.Stride(2));
     }
 
     private static int TokensEach(long tokens, int batch, ReadOnlySpan<int> qStart)

@@ -21,14 +21,13 @@ public sealed unsafe class SparseLinear : IDisposable
     private readonly bool _ownsWeights;
     private readonly Buffer<float>? _bias;
     private readonly long _workspaceBytes;
-    private Buffer<byte>? _idle;
-    private bool _disposed;
+    private readonly Workspaces? _workspaces;  // of the CPU
 
     private SparseLinear(FlatGemmOptions options, Device device, SparseLinearWeights weights, bool owns, Buffer<float>? bias, ImmutableArray<Segment<KnSparseLinearProblem>> segments)
     {
         (Options, Device, _weights, _ownsWeights, _bias, _segments) = (options, device, weights, owns, bias, segments);
         _workspaceBytes = segments.Max(s => s.Workspace);
-        if (device.Gpu is null) _idle = Buffer<byte>.Allocate(_workspaceBytes);
+        if (device.Gpu is null) _workspaces = new Workspaces(_workspaceBytes);
     }
 
     /// <summary>Where it runs.</summary>
@@ -252,14 +251,14 @@ public sealed unsafe class SparseLinear : IDisposable
 
     private void RunHere(in Segment<KnSparseLinearProblem> segment, ref KnSparseLinearArgs args, KnSparseSets sets)
     {
-        Buffer<byte> workspace = Interlocked.Exchange(ref _idle, null) ?? Buffer<byte>.Allocate(_workspaceBytes);
+        Workspaces.Slot own = _workspaces!.Take();
         try
         {
-            Call(segment, ref args, sets, workspace.Pointer, workspace.Bytes, 0);
+            Call(segment, ref args, sets, own.Buffer.Pointer, own.Buffer.Bytes, 0);
         }
         finally
         {
-            if (_disposed || Interlocked.CompareExchange(ref _idle, workspace, null) is not null) workspace.Dispose();
+            _workspaces.Return(own);
         }
     }
 
@@ -301,8 +300,7 @@ public sealed unsafe class SparseLinear : IDisposable
     /// <summary>Frees workspace, bias and, if this plan packed them, the weights, once the calls that run have returned.</summary>
     public void Dispose()
     {
-        _disposed = true;
-        Interlocked.Exchange(ref _idle, null)?.Dispose();
+        _workspaces?.Dispose();
         _bias?.Dispose();
         if (_ownsWeights) _weights.Dispose();
     }

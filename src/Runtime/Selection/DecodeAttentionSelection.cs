@@ -26,9 +26,8 @@ internal sealed unsafe class DecodeAttentionSelection : Selection<KnDecodeAttent
         Rows = options.Row is { } name
             ? [device.Table.Named(KnOp.DecodeAttention, name, nameof(options.Row))]
             : [.. device.Table.Of(KnOp.DecodeAttention).Where(r => device.Table.Runs(r, out _))];
-        // Bounded needs no check that can fail and no rescale: where it is provable nothing else is asked.
-        bool provable = options.CapBounds || (options.KeyNorms && !options.BatchInvariant);
-        _softmax = options.Softmax == SoftmaxDataflow.Auto && provable && Rows.Any(r => r.Launches(Threads).Any(l => Takes(r, l, SoftmaxDataflow.Bounded)))
+        // With neither a rescale nor a row that is done again Bounded is the least work: where that is proved nothing else is asked.
+        _softmax = options.Softmax == SoftmaxDataflow.Auto && options.CapProves && Rows.Any(r => r.Launches(Threads).Any(l => Takes(r, l, SoftmaxDataflow.Bounded)))
             ? SoftmaxDataflow.Bounded
             : options.Softmax;
     }
@@ -58,7 +57,11 @@ internal sealed unsafe class DecodeAttentionSelection : Selection<KnDecodeAttent
     public override IEnumerable<TuningKey> Keys(CacheState cache) => _options.BatchInvariant || _options.MaxBatch == 0 ? [] : [Key(cache)];
 
     public override bool Accepts(Row row, int at, in KnLaunch launch) =>
-        (_softmax == SoftmaxDataflow.Auto || row.Value(launch, Softmax) == (int)_softmax) && base.Accepts(row, at, launch);
+        (_softmax == SoftmaxDataflow.Auto ? !VariesWithPages(row, launch) : row.Value(launch, Softmax) == (int)_softmax) && base.Accepts(row, at, launch);
+
+    /// <summary>Whether bits of a batch-invariant plan would depend on the norm of a page, which covers keys that a token does not see.</summary>
+    private bool VariesWithPages(Row row, in KnLaunch launch) =>
+        _options.BatchInvariant && !_options.CapBounds && row.Value(launch, Softmax) == (int)SoftmaxDataflow.Bounded;
 
     private bool Takes(Row row, in KnLaunch launch, SoftmaxDataflow softmax) =>
         row.Value(launch, Softmax) == (int)softmax && base.Accepts(row, Most, launch);
