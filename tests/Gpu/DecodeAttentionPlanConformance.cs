@@ -43,7 +43,7 @@ public sealed unsafe class DecodeAttentionPlanConformance
     {
         DecodeAttentionCase one = Cases[index];
         using var trial = new DecodeAttentionTrial(one.Problem, one.Data);
-        DecodeAttentionOptions options = Options(trial, index);
+        DecodeAttentionOptions options = Options(trial, index, index % 3 == 0 ? "decode_attention/gpu" : null);
         string what = $"{options.Softmax} by {options.Row ?? "choice"}: {one}, seed {Tables.Seed}";
         KnDecodeAttentionProblem p = one.Problem;
         using Kernels.DecodeAttention plan = Kernels.DecodeAttention.Create(options, Heads(trial.Args.Phi, p), Heads(trial.Args.Alibi, p), Heads(trial.Args.Sinks, p), device);
@@ -60,7 +60,7 @@ public sealed unsafe class DecodeAttentionPlanConformance
         Assert.That(verdict.Ok, $"{what}: {verdict}");
     }
 
-    private static DecodeAttentionOptions Options(DecodeAttentionTrial trial, int index)
+    internal static DecodeAttentionOptions Options(DecodeAttentionTrial trial, int index, string? row)
     {
         ref readonly KnDecodeAttentionProblem p = ref trial.Problem;
         var flags = (KnAttentionFlags)p.Flags;
@@ -88,13 +88,13 @@ public sealed unsafe class DecodeAttentionPlanConformance
             KvScales = (flags & KnAttentionFlags.Scales) != 0,
             KeyNorms = (flags & KnAttentionFlags.Norms) != 0,
             Softmax = possible[index % possible.Length],
-            Row = index % 3 == 0 ? "decode_attention/gpu" : null,
+            Row = row,
         };
     }
 
-    private static ReadOnlySpan<float> Heads(float* values, in KnDecodeAttentionProblem p) => values == null ? default : new ReadOnlySpan<float>(values, p.QHeads);
+    internal static ReadOnlySpan<float> Heads(float* values, in KnDecodeAttentionProblem p) => values == null ? default : new ReadOnlySpan<float>(values, p.QHeads);
 
-    private static Type Of(int type) => (DType)type switch
+    internal static Type Of(int type) => (DType)type switch
     {
         DType.Float32 => typeof(float),
         DType.BFloat16 => typeof(BFloat16),
@@ -109,10 +109,7 @@ public sealed unsafe class DecodeAttentionPlanConformance
         KnDecodeAttentionArgs a = *at;
         Device device = plan.Device;
         long tokens = trial.Tokens, columns = p.PageSize == 0 ? 0 : a.PagesLd, inPage = p.PageSize == 0 ? Math.Max(1, trial.KvLens.ToArray().DefaultIfEmpty().Max()) : p.PageSize;
-        TensorView<float>? Scales(float* from) => from == null ? null : View<float>(device, from, [a.PageCount, inPage, p.KvHeads], [a.ScalePage, a.ScaleToken, a.ScaleHead]);
-        using KvCache<TKv> cache = KvCache<TKv>.Over(View<TKv>(device, a.K, [a.PageCount, inPage, p.KvHeads, p.HeadDim], [a.KPage, a.KToken, a.KHead, 1]),
-            View<TKv>(device, a.V, [a.PageCount, inPage, p.KvHeads, p.VHeadDim], [a.VPage, a.VToken, a.VHead, 1]), Scales(a.KScales), Scales(a.VScales),
-            a.KeyNorms == null ? null : Buffer<float>.FromPointer(device, (nint)a.KeyNorms, a.PageCount * p.KvHeads));
+        using KvCache<TKv> cache = Cache<TKv>(device, p, a, inPage);
         using Kernels.Stream stream = device.CreateStream();
         int longest = index % 2 == 0 ? 0 : trial.KvLens.ToArray().DefaultIfEmpty().Max();
         using Buffer<byte>? workspace = index % 4 == 1 ? Buffer<byte>.Allocate(device, plan.WorkspaceBytes) : null;
@@ -123,8 +120,19 @@ public sealed unsafe class DecodeAttentionPlanConformance
         stream.Synchronize();
     }
 
+    /// <summary>The cache that the arguments point to, which has so many tokens a page.</summary>
+    internal static KvCache<T> Cache<T>(Device device, in KnDecodeAttentionProblem p, in KnDecodeAttentionArgs a, long inPage) where T : unmanaged
+    {
+        long pages = a.PageCount, heads = p.KvHeads;
+        long[] scales = [a.ScalePage, a.ScaleToken, a.ScaleHead];
+        TensorView<float>? Scales(float* from) => from == null ? null : View<float>(device, from, [pages, inPage, heads], scales);
+        return KvCache<T>.Over(View<T>(device, a.K, [pages, inPage, heads, p.HeadDim], [a.KPage, a.KToken, a.KHead, 1]),
+            View<T>(device, a.V, [pages, inPage, heads, p.VHeadDim], [a.VPage, a.VToken, a.VHead, 1]), Scales(a.KScales), Scales(a.VScales),
+            a.KeyNorms == null ? null : Buffer<float>.FromPointer(device, (nint)a.KeyNorms, pages * heads));
+    }
+
     /// <summary>A view of memory there that ends with its last element.</summary>
-    private static TensorView<T> View<T>(Device device, void* at, ReadOnlySpan<long> shape, ReadOnlySpan<long> strides) where T : unmanaged
+    internal static TensorView<T> View<T>(Device device, void* at, ReadOnlySpan<long> shape, ReadOnlySpan<long> strides) where T : unmanaged
     {
         long length = 1;
         for (int i = 0; i < shape.Length; i++) length = shape[i] == 0 ? 0 : length == 0 ? 0 : length + (shape[i] - 1) * strides[i];
