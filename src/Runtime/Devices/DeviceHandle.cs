@@ -29,6 +29,15 @@ public abstract class DeviceHandle : SafeHandle
 
     private protected GpuDriver Gpu => Device.Gpu!;
 
+    /// <summary>A caller's handle on a GPU, as it is.</summary>
+    private protected static nint Checked(Device device, nint handle)
+    {
+        ArgumentNullException.ThrowIfNull(device);
+        _ = device.RequireGpu();
+        KernelsException.Require(handle != 0, nameof(handle), "not null");
+        return handle;
+    }
+
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)
     {
@@ -117,13 +126,7 @@ public sealed class Event : DeviceHandle
     }
 
     /// <summary>An event of the caller's, a CUevent or hipEvent_t: used as it is, never destroyed. One made without a time has none.</summary>
-    public static Event FromHandle(Device device, nint handle)
-    {
-        ArgumentNullException.ThrowIfNull(device);
-        _ = device.RequireGpu();
-        KernelsException.Require(handle != 0, nameof(handle), "not null");
-        return new Event(device, handle, owner: false);
-    }
+    public static Event FromHandle(Device device, nint handle) => new(device, Checked(device, handle), owner: false);
 
     /// <summary>A new event.</summary>
     public static Event Create(Device device)
@@ -154,13 +157,7 @@ public sealed class Graph : DeviceHandle
     }
 
     /// <summary>An executable graph of the caller's, a CUgraphExec or hipGraphExec_t: used as it is, never destroyed.</summary>
-    public static Graph FromHandle(Device device, nint handle)
-    {
-        ArgumentNullException.ThrowIfNull(device);
-        _ = device.RequireGpu();
-        KernelsException.Require(handle != 0, nameof(handle), "not null");
-        return new Graph(device, handle, owner: false);
-    }
+    public static Graph FromHandle(Device device, nint handle) => new(device, Checked(device, handle), owner: false);
 
     /// <summary>Enqueues the work on the stream, null for the default one.</summary>
     public void Launch(Stream? stream = null) => Gpu.LaunchGraph(Handle, stream?.Handle ?? 0);
