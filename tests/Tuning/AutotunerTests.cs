@@ -99,6 +99,7 @@ public sealed class AutotunerTests
         foreach (FlatGemmOptions wrong in (FlatGemmOptions[])[layer with { Row = "flat_gemm/managed" }, layer with { BatchInvariant = true }, layer with { MaxM = 0 }])
             Assert.That(() => Autotuner.Tune(wrong, Scratch.Ample), Throws.TypeOf<KernelsException>().With.Property("Status").EqualTo(Status.Invalid));
         Assert.That(() => Autotuner.Tune(layer, TimeSpan.Zero), Throws.TypeOf<KernelsException>().With.Property("Argument").EqualTo("budget"));
+        Assert.That(() => Autotuner.Tune(layer, Scratch.Ample, m: [1, layer.MaxM + 1]), Throws.TypeOf<KernelsException>().With.Property("Argument").EqualTo("m"));
         using var cancelled = new CancellationTokenSource();
         cancelled.Cancel();
         TunedChoices nothing = Autotuner.Tune(layer, Scratch.Ample, cancellation: cancelled.Token);

@@ -22,7 +22,7 @@ public static class Autotuner
     /// <summary>Tunes a dense layer.</summary>
     /// <param name="layer">The layer; Row and BatchInvariant are not set, since such plans take nothing from the database.</param>
     /// <param name="budget">Wall time for all points together; what was measured when it ends is kept.</param>
-    /// <param name="m">Rows of x to measure at; null: a grid up to MaxM.</param>
+    /// <param name="m">Rows of x to measure at, 1 to MaxM; null: a grid up to MaxM.</param>
     /// <param name="progress">Told what is measured next.</param>
     /// <param name="cancellation">Ends it after the run in progress; what was measured is kept.</param>
     /// <param name="device">The CPU when null.</param>
@@ -31,7 +31,7 @@ public static class Autotuner
         CancellationToken cancellation = default, Device? device = null)
     {
         ArgumentNullException.ThrowIfNull(layer);
-        var what = new FlatGemmTuning { Layer = layer, Grid = Grid(m, FlatGemmSelection.ModelGrid, layer.MaxM), Cache = layer.Cache };
+        var what = new FlatGemmTuning { Layer = layer, Grid = Grid(m, FlatGemmSelection.ModelGrid, layer.MaxM, nameof(m)), Cache = layer.Cache };
         return TunedChoices.Of(FlatGemmTuner.Tune(device ?? Device.Cpu, TuningStore.In(layer.TuningDirectory), For(what, budget, progress, cancellation)));
     }
 
@@ -39,7 +39,7 @@ public static class Autotuner
     /// <param name="layer">The layer.</param>
     /// <param name="density">Part of the weights that is not 0.</param>
     /// <param name="budget">Wall time for all.</param>
-    /// <param name="m">Rows of x to measure at; null: a grid up to MaxM.</param>
+    /// <param name="m">Rows of x to measure at, 1 to MaxM; null: a grid up to MaxM.</param>
     /// <param name="progress">Told what is measured next: first of the rows, then, from 0 again, of the two forms.</param>
     /// <param name="cancellation">Ends it after the run in progress; what was measured is kept.</param>
     /// <param name="device">The CPU when null.</param>
@@ -49,14 +49,14 @@ public static class Autotuner
     {
         ArgumentNullException.ThrowIfNull(layer);
         KernelsException.Require(density is >= 0 and <= 1, nameof(density), $"0 <= density <= 1, not {density}");
-        var what = new SparseLinearTuning { Layer = layer, Density = density, Grid = Grid(m, FlatGemmSelection.ModelGrid, layer.MaxM), Cache = layer.Cache };
+        var what = new SparseLinearTuning { Layer = layer, Density = density, Grid = Grid(m, FlatGemmSelection.ModelGrid, layer.MaxM, nameof(m)), Cache = layer.Cache };
         return TunedChoices.Of(SparseLinearTuner.Tune(device ?? Device.Cpu, TuningStore.In(layer.TuningDirectory), For(what, budget, progress, cancellation)));
     }
 
     /// <summary>Tunes decode attention, with MaxBatch sequences of one length at a time.</summary>
     /// <param name="options">The problem; Row and BatchInvariant are not set.</param>
     /// <param name="budget">Wall time for all.</param>
-    /// <param name="kvLen">Lengths to measure at; null: a grid up to MaxKvLen, of what fits in a third of the memory.</param>
+    /// <param name="kvLen">Lengths to measure at, 1 to MaxKvLen; null: a grid up to MaxKvLen, of what fits in a third of the memory.</param>
     /// <param name="phi">Whether plans will have a phi, so that Unified is a candidate.</param>
     /// <param name="progress">Told what is measured next.</param>
     /// <param name="cancellation">Ends it after the run in progress; what was measured is kept.</param>
@@ -66,7 +66,7 @@ public static class Autotuner
         IProgress<TuningProgress>? progress = null, CancellationToken cancellation = default, Device? device = null)
     {
         ArgumentNullException.ThrowIfNull(options);
-        ImmutableArray<int> grid = Grid(kvLen, DecodeAttentionSelection.ModelGrid, options.MaxKvLen);
+        ImmutableArray<int> grid = Grid(kvLen, DecodeAttentionSelection.ModelGrid, options.MaxKvLen, nameof(kvLen));
         if (kvLen is null) grid = grid.RemoveAll(at => options.KvBytes(at) > CallTimer.MemoryCap);
         var what = new DecodeAttentionTuning { Options = options, Phi = phi, Grid = grid, Cache = options.Cache };
         return TunedChoices.Of(DecodeAttentionTuner.Tune(device ?? Device.Cpu, TuningStore.In(options.TuningDirectory), For(what, budget, progress, cancellation)));
@@ -135,8 +135,14 @@ public static class Autotuner
 
     private static void Within(int at, int most, string name) => KernelsException.Require(at >= 1 && at <= most, name, $"1 <= {name} <= {most}, not {at}");
 
-    private static ImmutableArray<int> Grid(IEnumerable<int>? given, ImmutableArray<int> byDefault, int most) =>
-        given is null ? [.. byDefault.Where(g => g < most), most] : [.. given];
+    /// <summary>The given points, none of them beyond what plans of these options take; else the default ones.</summary>
+    private static ImmutableArray<int> Grid(IEnumerable<int>? given, ImmutableArray<int> byDefault, int most, string name)
+    {
+        if (given is null) return [.. byDefault.Where(g => g < most), most];
+        ImmutableArray<int> grid = [.. given];
+        foreach (int at in grid) Within(at, most, name);
+        return grid;
+    }
 
     private static T For<T>(T what, TimeSpan budget, IProgress<TuningProgress>? progress, CancellationToken cancellation) where T : TuningEffort
     {
