@@ -11,11 +11,11 @@
 //   value_steps: those of add_values
 //   q_bytes(head_dim): of a row of q as it reads it
 //   pack_q(problem, q, out, i, n): row i of the n of a kv head
-//   scores<R, D>(m): s = q . k of R rows over 16 / R slots, by products<Engine, R, D>(m); D is head_dim, or 0
+//   scores<R, T, D>(m): s = q . k of R rows over T slots, by products<Engine, R, T, D>(m); D is head_dim, or 0
 //   out_row(problem): floats of a row of sums; order(sums, out_row): to the order of the output, at the end
 //   put(weights, i, p): 16 weights of a row from slot i on as it multiplies them; returns them so, as f32
 //   hold(weights), if at all: once all weights of a row and chunk are there
-//   add_values<R, D>(m): sums += weights . v of R rows over a step's slots; D is v_head_dim, or 0
+//   add_values<R, T, D>(m): sums += weights . v of R rows over T slots; D is v_head_dim, or 0
 // or, in place of scores, add_values and value_steps,
 //   attend(call, attending, work): scores, soften and sums of a chunk
 #pragma once
@@ -67,17 +67,16 @@ struct multiplication {
   int64_t out_row;
 };
 
-// Lanes [R][16 / R]: R rows of q times the keys of 16 / R slots. An Engine reads kWidth elements at a time, of which it
+// Lanes [R][T]: R rows of q times the keys of T slots. An Engine reads kWidth elements at a time, of which it
 // keeps mask(left): zero(), q_at(row, d), key_at(address, mask), dot(sum, q, key). A row of q has q_bytes(head_dim).
-template <class Engine, int R, int D>
+template <class Engine, int R, int T, int D>
 inline KN_INLINE auto products(const multiplication& m) {
-  constexpr int T = 16 / R;
   const int64_t q_row = D > 0 ? Engine::q_bytes(D) : m.q_row;
   const char* at[T];
   const char* ahead[T];
-  decltype(Engine::zero()) sum[16];
+  decltype(Engine::zero()) sum[R * T];
   each<T>([&](auto t) KN_INLINE { at[t] = moved(m.at[t], m.offset), ahead[t] = moved(m.at[T + t], m.offset); });
-  each<16>([&](auto i) KN_INLINE { sum[i] = Engine::zero(); });
+  each<R * T>([&](auto i) KN_INLINE { sum[i] = Engine::zero(); });
   over<D, Engine::kWidth>(m.problem->head_dim, [&](int64_t d, int64_t left) KN_INLINE {
     const auto mask = Engine::mask(left);
     const int64_t bytes = d * Engine::kBytes;
@@ -154,11 +153,13 @@ inline void look(const call& c, const located& at, int64_t head, uint64_t seen, 
     out->k = out->own_k, out->v = out->own_v;
   }
   if (!(c.problem->flags & KN_ATTN_SCALES)) return;
-  const int64_t s_offset = head * c.args->scale_head;
+  const int64_t offset = head * c.args->scale_head;
+  const float *const k_scales = c.args->k_scales + offset, *const v_scales = c.args->v_scales + offset;
+  const bool all = seen == ~uint64_t{0};
   for (int64_t i = 0; i < kChunk; i++) {
-    const bool there = seen >> i & 1;
-    out->keys.k_scale[i] = there ? c.args->k_scales[at.scale[i] + s_offset] : 0;
-    out->keys.v_scale[i] = there ? c.args->v_scales[at.scale[i] + s_offset] : 0;
+    const bool there = all || (seen >> i & 1);
+    out->keys.k_scale[i] = there ? k_scales[at.scale[i]] : 0;
+    out->keys.v_scale[i] = there ? v_scales[at.scale[i]] : 0;
   }
 }
 
@@ -212,26 +213,38 @@ void begin(const call& c, const sequence& s, const rows_of& rows, int64_t head0,
     }
 }
 
-// How many slots a step takes that multiplies R rows, and the most rows of a step.
-template <int64_t Products, int Most>
+// The most rows that a step multiplies, and its slots: few, one token of each run, where long tokens come from memory,
+// so that what is fetched for the next step is not pushed out before it is read; else Products over the rows.
+template <int Most, int Products>
 struct steps {
   static constexpr int kMost = Most;
-  static constexpr int64_t slots(int rows) { return Products / rows; }
+  static constexpr bool kSame = false;
+  static constexpr int few(int rows) { return rows == 8 ? 2 * kRuns : kRuns; }
+  static constexpr int many(int rows) { return rows == 8 ? 2 * kRuns : Products / rows; }
 };
 
-// Calls step<R>(head, row, slot) for runs of up to 8, 4, 2 and 1 rows: the first ones in the order of memory, the rest
-// on what is in cache by then.
+constexpr int64_t kLongToken = 2048;  // bytes of all its heads
+constexpr int64_t kManySums = 24576;  // bytes: beside them, L1 holds no more than a step
+
+// Calls step<R, T>(head, row, slot) for runs of up to 8, 4, 2 and 1 rows and T slots: the first ones in the order of
+// memory, the rest on what is in cache by then. kSame: where `few`, it is so for all rows.
 template <class Steps, class F>
-inline KN_INLINE void walk(int64_t heads, int64_t rows, bool heads_inside, F step) {
+inline KN_INLINE void walk(int64_t heads, int64_t rows, bool heads_inside, bool few, F step) {
   int64_t done = 0;
-  const auto runs = [&]<int R>() KN_INLINE {
-    const int64_t slots = Steps::slots(R), end = R == Steps::kMost ? rows / R * R : done + (rows & R);
-    if (end > done)
-      for (int64_t o = 0; o < (heads_inside ? kChunk : heads * slots); o += slots)
-        for (int64_t i = 0; i < (heads_inside ? heads * slots : kChunk); i += slots)
-          for (int64_t row = done; row < end; row += R)
-            step.template operator()<R>((heads_inside ? i : o) / slots, row, heads_inside ? o : i);
+  const auto run = [&]<int R, int T>(int64_t end) KN_INLINE {
+    for (int64_t o = 0; o < (heads_inside ? kChunk : heads * T); o += T)
+      for (int64_t i = 0; i < (heads_inside ? heads * T : kChunk); i += T)
+        for (int64_t row = done; row < end; row += R)
+          step.template operator()<R, T>((heads_inside ? i : o) / T, row, heads_inside ? o : i);
     done = end;
+  };
+  const auto runs = [&]<int R>() KN_INLINE {
+    const int64_t end = R == Steps::kMost ? rows / R * R : done + (rows & R);
+    if (end == done) return;
+    if (few && (Steps::kSame || done == 0))
+      run.template operator()<R, Steps::few(R)>(end);
+    else
+      run.template operator()<R, Steps::many(R)>(end);
   };
   if constexpr (Steps::kMost >= 8) runs.template operator()<8>();
   runs.template operator()<4>();
@@ -271,11 +284,15 @@ void soften(const call& c, const attending& t, int64_t h, const work& w) {
   }
 }
 
-// Calls f<D>() for the width that most models have, f<0>() for any other.
+// Calls f<D>() for the widths that most models have, f<0>() for any other.
 template <class F>
 inline KN_INLINE void with_width(int64_t width, F f) {
   if (width == 128)
     f.template operator()<128>();
+  else if (width == 64)
+    f.template operator()<64>();
+  else if (width == 256)
+    f.template operator()<256>();
   else
     f.template operator()<0>();
 }
@@ -289,22 +306,26 @@ void attend_chunk(const call& c, const attending& t, const work& w) {
         c.problem, nullptr, 0, w.q + i * c.q_row, c.q_row, w.scores + i * kChunk, slot, w.sums + i * c.out_row,
         c.out_row};
   };
-  with_width(c.problem->head_dim, [&]<int D>() {
-    walk<steps<16, 4>>(t.heads, t.count, c.args->k_head < c.args->k_token,
-                       [&]<int R>(int64_t head, int64_t row, int64_t slot) KN_INLINE {
+  const kn_decode_attention_problem& p = *c.problem;
+  const int64_t token = p.kv_heads * bytes_of(p.kv_type), sums = t.heads * t.count * c.out_row * 4;
+  with_width(p.head_dim, [&]<int D>() {
+    walk<steps<4, 16>>(t.heads, t.count, c.args->k_head < c.args->k_token, token * p.head_dim >= kLongToken,
+                       [&]<int R, int T>(int64_t head, int64_t row, int64_t slot) KN_INLINE {
                          multiplication m = at(head, row, slot);
                          m.at = t.keys[head].k + slot, m.offset = k_offset(c, t.head0 + head);
-                         Engine::template scores<R, D>(m);
+                         Engine::template scores<R, T, D>(m);
                        });
   });
   for (int64_t h = 0; h < t.heads; h++) soften<Engine>(c, t, h, w);
-  with_width(c.problem->v_head_dim, [&]<int D>() {
-    walk<typename Engine::value_steps>(t.heads, t.count, c.args->v_head < c.args->v_token,
-                                       [&]<int R>(int64_t head, int64_t row, int64_t slot) KN_INLINE {
-                                         multiplication m = at(head, row, slot);
-                                         m.at = t.keys[head].v + slot, m.offset = v_offset(c, t.head0 + head);
-                                         Engine::template add_values<R, D>(m);
-                                       });
+  with_width(p.v_head_dim, [&]<int D>() {
+    using value_steps = typename Engine::value_steps;
+    walk<value_steps>(t.heads, t.count, c.args->v_head < c.args->v_token,
+                      token * p.v_head_dim >= kLongToken && (value_steps::kSame || sums <= kManySums),
+                      [&]<int R, int T>(int64_t head, int64_t row, int64_t slot) KN_INLINE {
+                        multiplication m = at(head, row, slot);
+                        m.at = t.keys[head].v + slot, m.offset = v_offset(c, t.head0 + head);
+                        Engine::template add_values<R, T, D>(m);
+                      });
   });
 }
 

@@ -1,5 +1,5 @@
 // The row for machines with AVX-512: everything but s8 is multiplied in f32. A few rows pass over the keys together:
-// for scores, 16 sums over head_dim at a time end as the 16 lanes of a vector; for values, lanes are v_head_dim.
+// for scores, up to 16 sums over head_dim at a time end as the lanes of a vector; for values, lanes are v_head_dim.
 #include "decode_attention_reduce.h"
 #include "decode_attention_rows.h"
 #include "decode_attention_s8.h"
@@ -47,7 +47,7 @@ struct from_e4m3 {
 template <class From>
 struct f32_engine {
   static constexpr bool kRounds = false;
-  using value_steps = steps<16, 4>;
+  using value_steps = steps<4, 16>;
   static int64_t out_row(const kn_decode_attention_problem& p) { return lanes(p.v_head_dim); }
   static void order(float*, int64_t) {}
   static constexpr int kWidth = 16;
@@ -72,18 +72,17 @@ struct f32_engine {
   static __m512 key_at(const char* p, __mmask16 mask) { return From::at(p, mask); }
   static __m512 dot(__m512 sum, __m512 q, __m512 k) { return _mm512_fmadd_ps(q, k, sum); }
 
-  template <int R, int D>
+  template <int R, int T, int D>
   static KN_INLINE void scores(const multiplication& m) {
-    store_scores<R>(products<f32_engine, R, D>(m), m.scores + m.slot);
+    store_scores<R, T>(products<f32_engine, R, T, D>(m), m.scores + m.slot);
   }
 
-  template <int R, int D>
+  template <int R, int T, int D>
   static KN_INLINE void add_values(const multiplication& m) {
-    constexpr int T = 16 / R;
     const int64_t out_row = D > 0 ? D : m.out_row;
     float* const sums = m.sums;
     const char* at[T];
-    __m512 p[16];
+    __m512 p[R * T];
     each<T>([&](auto t) KN_INLINE {
       at[t] = moved(m.at[t], m.offset);
       each<R>([&](auto r) KN_INLINE { p[r * T + t] = _mm512_set1_ps(m.scores[r * kChunk + m.slot + t]); });

@@ -14,10 +14,7 @@ inline __m512bh as_bf16(__m512i v) { return reinterpret_cast<__m512bh>(v); }
 struct bf16_engine : bf16_rows {
   static constexpr int64_t kBytes = 2;
   // Eight rows share what it costs to interleave two tokens; their weights are read again for each vector.
-  struct value_steps {
-    static constexpr int kMost = 8;
-    static constexpr int64_t slots(int rows) { return rows == 8 ? 8 : 32 / rows; }
-  };
+  using value_steps = steps<8, 32>;
 
   static void pack_q(const kn_decode_attention_problem& p, const char* q, char* out, int64_t i, int64_t) {
     out += i * q_bytes(p.head_dim);
@@ -30,14 +27,13 @@ struct bf16_engine : bf16_rows {
   static __m512i key_at(const char* p, __mmask32 mask) { return from_bf16::at(p, mask); }
   static __m512 dot(__m512 sum, __m512i q, __m512i k) { return _mm512_dpbf16_ps(sum, as_bf16(q), as_bf16(k)); }
 
-  template <int R, int D>
+  template <int R, int T, int D>
   static KN_INLINE void scores(const multiplication& m) {
-    store_scores<R>(products<bf16_engine, R, D>(m), m.scores + m.slot);
+    store_scores<R, T>(products<bf16_engine, R, T, D>(m), m.scores + m.slot);
   }
 
-  template <int R, int D>
+  template <int R, int T, int D>
   static KN_INLINE void add_values(const multiplication& m) {
-    constexpr int64_t P = value_steps::slots(R) / 2;
     const int64_t out_row = D > 0 ? D : m.out_row;
     const char* const* const at = m.at;
     const auto* const weights = reinterpret_cast<const uint16_t*>(m.scores) + m.slot;
@@ -49,10 +45,10 @@ struct bf16_engine : bf16_rows {
         low[r] = _mm512_load_ps(m.sums + r * out_row + d);
         high[r] = _mm512_load_ps(m.sums + r * out_row + d + 16);
       });
-#pragma GCC unroll 8
-      for (int64_t t = 0; t < 2 * P; t += 2) {
-        _mm_prefetch(moved(at[2 * P + t], offset), _MM_HINT_NTA);
-        _mm_prefetch(moved(at[2 * P + t + 1], offset), _MM_HINT_NTA);
+#pragma GCC unroll 16
+      for (int64_t t = 0; t < T; t += 2) {
+        _mm_prefetch(moved(at[T + t], offset), _MM_HINT_NTA);
+        _mm_prefetch(moved(at[T + t + 1], offset), _MM_HINT_NTA);
         const __m512i v0 = from_bf16::at(moved(at[t], offset), mask),
                       v1 = from_bf16::at(moved(at[t + 1], offset), mask);
         const __m512i first = _mm512_unpacklo_epi16(v0, v1), second = _mm512_unpackhi_epi16(v0, v1);

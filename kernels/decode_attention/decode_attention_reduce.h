@@ -1,4 +1,4 @@
-// 16 sums along vectors at once. Everything is static, see avx512.h.
+// Up to 16 sums along vectors at once. Everything is static, see avx512.h.
 #pragma once
 #include <immintrin.h>
 #include <unroll.h>
@@ -47,42 +47,38 @@ struct paired_rows {
 inline KN_INLINE __m512 sum_of(__m512 a, __m512 b) { return _mm512_add_ps(a, b); }
 inline KN_INLINE __m512i sum_of(__m512i a, __m512i b) { return _mm512_add_epi32(a, b); }
 
-// Lane i becomes the sum of the lanes of v[i], floats or integers.
-template <class T>
-inline KN_INLINE T sum_each(const T (&v)[16]) {
+// Lane i becomes the sum of the lanes of v[i], floats or integers; N is 4, 8 or 16, and lanes from N on repeat others.
+// The order of the additions is the same for any N.
+template <int N, class T>
+inline KN_INLINE T sum_each(const T (&v)[N]) {
   const auto bits = [](T x) KN_INLINE { return reinterpret_cast<__m512>(x); };
   const auto sum = [](__m512 x, __m512 y) KN_INLINE {
     return reinterpret_cast<__m512>(sum_of(reinterpret_cast<T>(x), reinterpret_cast<T>(y)));
   };
-  __m512 a[8], b[4], c[2];
-  each<8>([&](auto i) KN_INLINE {
+  const auto halves = [&](__m512 x, __m512 y)
+                          KN_INLINE { return sum(_mm512_shuffle_f32x4(x, y, 0x88), _mm512_shuffle_f32x4(x, y, 0xdd)); };
+  __m512 a[N / 2], b[N / 4];
+  each<N / 2>([&](auto i) KN_INLINE {
     const __m512 x = bits(v[2 * i]), y = bits(v[2 * i + 1]);
     a[i] = sum(_mm512_unpacklo_ps(x, y), _mm512_unpackhi_ps(x, y));
   });
-  each<4>([&](auto i) KN_INLINE {
+  each<N / 4>([&](auto i) KN_INLINE {
     const __m512d x = _mm512_castps_pd(a[2 * i]), y = _mm512_castps_pd(a[2 * i + 1]);
     b[i] = sum(_mm512_castpd_ps(_mm512_unpacklo_pd(x, y)), _mm512_castpd_ps(_mm512_unpackhi_pd(x, y)));
   });
-  each<2>([&](auto i) KN_INLINE {
-    c[i] = sum(_mm512_shuffle_f32x4(b[2 * i], b[2 * i + 1], 0x88), _mm512_shuffle_f32x4(b[2 * i], b[2 * i + 1], 0xdd));
-  });
-  return reinterpret_cast<T>(sum(_mm512_shuffle_f32x4(c[0], c[1], 0x88), _mm512_shuffle_f32x4(c[0], c[1], 0xdd)));
+  const __m512 first = halves(b[0], b[N / 4 > 1 ? 1 : 0]);
+  if constexpr (N == 16) return reinterpret_cast<T>(halves(first, halves(b[2], b[3])));
+  return reinterpret_cast<T>(halves(first, first));
 }
 
-// Lanes [R][16 / R] to R rows of scores.
-template <int R>
-inline KN_INLINE void store_scores(__m512 each, float* scores) {
-  if constexpr (R == 1) _mm512_storeu_ps(scores, each);
-  if constexpr (R == 2) {
-    _mm256_storeu_ps(scores, _mm512_castps512_ps256(each));
-    _mm256_storeu_ps(scores + kChunk, _mm512_extractf32x8_ps(each, 1));
-  }
-  if constexpr (R == 4) {
-    _mm_storeu_ps(scores, _mm512_castps512_ps128(each));
-    _mm_storeu_ps(scores + kChunk, _mm512_extractf32x4_ps(each, 1));
-    _mm_storeu_ps(scores + 2 * kChunk, _mm512_extractf32x4_ps(each, 2));
-    _mm_storeu_ps(scores + 3 * kChunk, _mm512_extractf32x4_ps(each, 3));
-  }
+// Lanes [R][T] to R rows of scores.
+template <int R, int T>
+inline KN_INLINE void store_scores(__m512 lanes, float* scores) {
+  if constexpr (T == 16) _mm512_storeu_ps(scores, lanes);
+  if constexpr (T == 8)
+    each<R>([&](auto r) KN_INLINE { _mm256_storeu_ps(scores + r * kChunk, _mm512_extractf32x8_ps(lanes, r)); });
+  if constexpr (T == 4)
+    each<R>([&](auto r) KN_INLINE { _mm_storeu_ps(scores + r * kChunk, _mm512_extractf32x4_ps(lanes, r)); });
 }
 
 }  // namespace

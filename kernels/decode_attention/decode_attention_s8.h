@@ -14,7 +14,9 @@ struct s8_engine : paired_rows {
   // The same for any number of rows: where integers become floats is part of the result.
   struct value_steps {
     static constexpr int kMost = 4;
-    static constexpr int64_t slots(int) { return 16; }
+    static constexpr bool kSame = true;
+    static constexpr int few(int) { return 2 * kRuns; }
+    static constexpr int many(int) { return 4 * kRuns; }
   };
   static constexpr int64_t kHeader = 64;  // bytes before a row of q: what one unit of it is worth
 
@@ -69,17 +71,16 @@ struct s8_engine : paired_rows {
   }
   static __m512i dot(__m512i sum, __m512i q, __m512i k) { return _mm512_dpwssd_epi32(sum, q, k); }
 
-  template <int R, int D>
+  template <int R, int T, int D>
   static KN_INLINE void scores(const multiplication& m) {
-    constexpr int T = 16 / R;
     const int64_t q_row = D > 0 ? q_bytes(D) : m.q_row;
-    const __m512i sums = products<s8_engine, R, D>(m);
+    const __m512i sums = products<s8_engine, R, T, D>(m);
     __m512 unit = _mm512_setzero_ps();
     each<R>([&](auto r) KN_INLINE {
       constexpr __mmask16 lanes = static_cast<__mmask16>(((1u << T) - 1) << (r * T));
       unit = _mm512_mask_mov_ps(unit, lanes, _mm512_castsi512_ps(broadcast_dword(m.q + r * q_row)));
     });
-    store_scores<R>(_mm512_mul_ps(_mm512_cvtepi32_ps(sums), unit), m.scores + m.slot);
+    store_scores<R, T>(_mm512_mul_ps(_mm512_cvtepi32_ps(sums), unit), m.scores + m.slot);
   }
 
   static __m512 put(float* weights, int64_t i, __m512 p) {
@@ -100,9 +101,8 @@ struct s8_engine : paired_rows {
     *unit_at(weights) = unit;
   }
 
-  template <int R, int D>
+  template <int R, int T, int D>
   static KN_INLINE void add_values(const multiplication& m) {
-    constexpr int64_t P = value_steps::slots(R) / 2;
     const int64_t out_row = D > 0 ? D : m.out_row;
     const char* const* const at = m.at;
     const auto* const weights = reinterpret_cast<const uint16_t*>(m.scores) + m.slot;
@@ -112,10 +112,10 @@ struct s8_engine : paired_rows {
       __m512i low[R], high[R];
       each<R>([&](auto r) KN_INLINE { low[r] = high[r] = _mm512_setzero_si512(); });
 #pragma GCC unroll 8
-      for (int64_t t = 0; t < 2 * P; t += 2) {
+      for (int64_t t = 0; t < T; t += 2) {
         if (d % 64 == 0) {
-          _mm_prefetch(moved(at[2 * P + t], offset), _MM_HINT_NTA);
-          _mm_prefetch(moved(at[2 * P + t + 1], offset), _MM_HINT_NTA);
+          _mm_prefetch(moved(at[T + t], offset), _MM_HINT_NTA);
+          _mm_prefetch(moved(at[T + t + 1], offset), _MM_HINT_NTA);
         }
         const __m512i v0 = key_at(moved(at[t], offset), mask), v1 = key_at(moved(at[t + 1], offset), mask);
         const __m512i first = _mm512_unpacklo_epi16(v0, v1), second = _mm512_unpackhi_epi16(v0, v1);
