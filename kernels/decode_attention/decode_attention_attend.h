@@ -1,50 +1,28 @@
 // A worker's walk over keys: chunks of tokens, the heads of a task, the rows of each. Everything is static, see
 // avx512.h.
 //
-// What comes from memory is read in the order in which it lies, as a few streams at the same time: that is what
-// hardware prefetchers follow, while rows of one head that lie 2 KB apart lose them. So a chunk is 4 runs of 16 tokens,
-// and neighbouring slots of it are tokens of different runs. Kernels fetch what their next step reads, past the caches
-// that it would push others out of.
-//
 // An Engine has
 //   kRounds: it multiplies weights in less than f32
 //   value_steps: those of add_values
 //   q_bytes(head_dim): of a row of q as it reads it
 //   pack_q(problem, q, out, i, n): row i of the n of a kv head
-//   scores<R, T, D>(m): s = q . k of R rows over T slots, by products<Engine, R, T, D>(m); D is head_dim, or 0
+//   scores<R, T, F, D>(m): s = q . k of R rows over T slots, by products<Engine, R, T, F, D>(m); F: it fetches what
+//     m.ahead says; D is head_dim, or 0
 //   out_row(problem): floats of a row of sums; order(sums, out_row): to the order of the output, at the end
 //   put(weights, i, p): 16 weights of a row from slot i on as it multiplies them; returns them so, as f32
 //   hold(weights), if at all: once all weights of a row and chunk are there
-//   add_values<R, T, D>(m): sums += weights . v of R rows over T slots; D is v_head_dim, or 0
+//   add_values<R, T, F, D>(m): sums += weights . v of R rows over T slots; D is v_head_dim, or 0
 // or, in place of scores, add_values and value_steps,
 //   attend(call, attending, work): scores, soften and sums of a chunk
 #pragma once
-#include "decode_attention_reduce.h"
 #include "decode_attention_softmax.h"
+#include "decode_attention_walk.h"
 
 namespace kn::decode_attention {
 namespace {
 
 // What stands in for a key that is not seen: its score is finite and its value adds nothing, whatever memory holds.
 alignas(64) inline constexpr char kNothing[kWidest * 4] = {};
-
-constexpr int64_t kRuns = 4, kRun = kChunk / kRuns;
-
-inline int64_t slot_of(int64_t token) { return token % kRun * kRuns + token / kRun; }
-inline int64_t token_of(int64_t slot) { return slot % kRuns * kRun + slot / kRuns; }
-
-// Bits by tokens to bits by slots.
-inline uint64_t slots_of(uint64_t tokens) {
-  if (tokens == ~uint64_t{0}) return tokens;
-  uint64_t slots = 0;
-  for (; tokens != 0; tokens &= tokens - 1) slots |= uint64_t{1} << slot_of(__builtin_ctzll(tokens));
-  return slots;
-}
-
-// Where nothing lies has no head before it: addresses are moved as numbers.
-inline const char* moved(const char* address, int64_t bytes) {
-  return reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(address) + static_cast<uintptr_t>(bytes));
-}
 
 // Where the keys of kv head 0 lie, by slots: those of a chunk, and of the next one, to be fetched. Where there is none,
 // anything that may be fetched.
@@ -53,43 +31,6 @@ struct located {
   const char* v[2 * kChunk];
   int64_t scale[2 * kChunk];
 };
-
-// Some rows of one kv head times the keys of some slots.
-struct multiplication {
-  const kn_decode_attention_problem* problem;
-  const char* const* at;  // k or v of kv head 0 in the first slot, and in those that follow
-  int64_t offset;         // bytes from there to the kv head
-  const char* q;          // [rows, q_row] from the first row on, as are the others
-  int64_t q_row;          // bytes
-  float* scores;          // [rows, kChunk]; for add_values the weights in their place
-  int64_t slot;           // the first one
-  float* sums;            // [rows, out_row]
-  int64_t out_row;
-};
-
-// Lanes [R][T]: R rows of q times the keys of T slots. An Engine reads kWidth elements at a time, of which it
-// keeps mask(left): zero(), q_at(row, d), key_at(address, mask), dot(sum, q, key). A row of q has q_bytes(head_dim).
-template <class Engine, int R, int T, int D>
-inline KN_INLINE auto products(const multiplication& m) {
-  const int64_t q_row = D > 0 ? Engine::q_bytes(D) : m.q_row;
-  const char* at[T];
-  const char* ahead[T];
-  decltype(Engine::zero()) sum[R * T];
-  each<T>([&](auto t) KN_INLINE { at[t] = moved(m.at[t], m.offset), ahead[t] = moved(m.at[T + t], m.offset); });
-  each<R * T>([&](auto i) KN_INLINE { sum[i] = Engine::zero(); });
-  over<D, Engine::kWidth>(m.problem->head_dim, [&](int64_t d, int64_t left) KN_INLINE {
-    const auto mask = Engine::mask(left);
-    const int64_t bytes = d * Engine::kBytes;
-    decltype(Engine::q_at(m.q, d)) q[R];
-    each<R>([&](auto r) KN_INLINE { q[r] = Engine::q_at(m.q + r * q_row, d); });
-    each<T>([&](auto t) KN_INLINE {
-      if (bytes % 64 == 0) _mm_prefetch(ahead[t] + bytes, _MM_HINT_NTA);
-      const auto key = Engine::key_at(at[t] + bytes, mask);
-      each<R>([&](auto r) KN_INLINE { sum[r * T + t] = Engine::dot(sum[r * T + t], q[r], key); });
-    });
-  });
-  return sum_each(sum);
-}
 
 // The rows that are attended together, the same for every head of the task.
 struct rows_of {
@@ -213,45 +154,6 @@ void begin(const call& c, const sequence& s, const rows_of& rows, int64_t head0,
     }
 }
 
-// The most rows that a step multiplies, and its slots: few, one token of each run, where long tokens come from memory,
-// so that what is fetched for the next step is not pushed out before it is read; else Products over the rows.
-template <int Most, int Products>
-struct steps {
-  static constexpr int kMost = Most;
-  static constexpr bool kSame = false;
-  static constexpr int few(int rows) { return rows == 8 ? 2 * kRuns : kRuns; }
-  static constexpr int many(int rows) { return rows == 8 ? 2 * kRuns : Products / rows; }
-};
-
-constexpr int64_t kLongToken = 2048;  // bytes of all its heads
-constexpr int64_t kManySums = 24576;  // bytes: beside them, L1 holds no more than a step
-
-// Calls step<R, T>(head, row, slot) for runs of up to 8, 4, 2 and 1 rows and T slots: the first ones in the order of
-// memory, the rest on what is in cache by then. kSame: where `few`, it is so for all rows.
-template <class Steps, class F>
-inline KN_INLINE void walk(int64_t heads, int64_t rows, bool heads_inside, bool few, F step) {
-  int64_t done = 0;
-  const auto run = [&]<int R, int T>(int64_t end) KN_INLINE {
-    for (int64_t o = 0; o < (heads_inside ? kChunk : heads * T); o += T)
-      for (int64_t i = 0; i < (heads_inside ? heads * T : kChunk); i += T)
-        for (int64_t row = done; row < end; row += R)
-          step.template operator()<R, T>((heads_inside ? i : o) / T, row, heads_inside ? o : i);
-    done = end;
-  };
-  const auto runs = [&]<int R>() KN_INLINE {
-    const int64_t end = R == Steps::kMost ? rows / R * R : done + (rows & R);
-    if (end == done) return;
-    if (few && (Steps::kSame || done == 0))
-      run.template operator()<R, Steps::few(R)>(end);
-    else
-      run.template operator()<R, Steps::many(R)>(end);
-  };
-  if constexpr (Steps::kMost >= 8) runs.template operator()<8>();
-  runs.template operator()<4>();
-  runs.template operator()<2>();
-  runs.template operator()<1>();
-}
-
 // What a run of rows with the same mask is attended with.
 struct attending {
   const sequence* s;
@@ -297,35 +199,44 @@ inline KN_INLINE void with_width(int64_t width, F f) {
     f.template operator()<0>();
 }
 
+inline path path_of(const attending& t, int64_t head_bytes, int64_t head_stride, int64_t token_stride, bool few) {
+  return {head_stride < token_stride, few, t.head0, t.heads, head_stride, larger(kAhead * kRuns / head_bytes, kRuns)};
+}
+
 // The keys of one chunk for a run of rows.
 template <class Engine>
 void attend_chunk(const call& c, const attending& t, const work& w) {
-  const auto at = [&](int64_t head, int64_t row, int64_t slot) KN_INLINE {
-    const int64_t i = head * t.rows->count + t.first + row;
-    return multiplication{
-        c.problem, nullptr, 0, w.q + i * c.q_row, c.q_row, w.scores + i * kChunk, slot, w.sums + i * c.out_row,
-        c.out_row};
-  };
   const kn_decode_attention_problem& p = *c.problem;
-  const int64_t token = p.kv_heads * bytes_of(p.kv_type), sums = t.heads * t.count * c.out_row * 4;
+  const kn_decode_attention_args& a = *c.args;
+  const auto rows_at = [&](int64_t head, int64_t row, int64_t slot) KN_INLINE {
+    const int64_t i = head * t.rows->count + t.first + row;
+    multiplication m{};
+    m.problem = &p;
+    m.q = w.q + i * c.q_row, m.q_row = c.q_row;
+    m.scores = w.scores + i * kChunk, m.slot = slot;
+    m.sums = w.sums + i * c.out_row, m.out_row = c.out_row;
+    return m;
+  };
+  const int64_t bytes = bytes_of(p.kv_type), k_bytes = p.head_dim * bytes, v_bytes = p.v_head_dim * bytes;
+  const path keys = path_of(t, k_bytes, a.k_head * bytes, a.k_token * bytes, p.kv_heads * k_bytes >= kLongToken);
   with_width(p.head_dim, [&]<int D>() {
-    walk<steps<4, 16>>(t.heads, t.count, c.args->k_head < c.args->k_token, token * p.head_dim >= kLongToken,
-                       [&]<int R, int T>(int64_t head, int64_t row, int64_t slot) KN_INLINE {
-                         multiplication m = at(head, row, slot);
-                         m.at = t.keys[head].k + slot, m.offset = k_offset(c, t.head0 + head);
-                         Engine::template scores<R, T, D>(m);
-                       });
+    walk<steps<4, 16>>(keys, t.count, [&]<int R, int T, bool F>(int64_t head, int64_t row, int64_t slot) KN_INLINE {
+      multiplication m = rows_at(head, row, slot);
+      keys.aim<T, F>(&m, head, [&](int64_t h) { return t.keys[h].k; });
+      Engine::template scores<R, T, F, D>(m);
+    });
   });
   for (int64_t h = 0; h < t.heads; h++) soften<Engine>(c, t, h, w);
+  using value_steps = typename Engine::value_steps;
+  const bool many_sums = t.heads * t.count * c.out_row * 4 > kManySums;
+  const path values = path_of(t, v_bytes, a.v_head * bytes, a.v_token * bytes,
+                              p.kv_heads * v_bytes >= kLongToken && (value_steps::kSame || !many_sums));
   with_width(p.v_head_dim, [&]<int D>() {
-    using value_steps = typename Engine::value_steps;
-    walk<value_steps>(t.heads, t.count, c.args->v_head < c.args->v_token,
-                      token * p.v_head_dim >= kLongToken && (value_steps::kSame || sums <= kManySums),
-                      [&]<int R, int T>(int64_t head, int64_t row, int64_t slot) KN_INLINE {
-                        multiplication m = at(head, row, slot);
-                        m.at = t.keys[head].v + slot, m.offset = v_offset(c, t.head0 + head);
-                        Engine::template add_values<R, T, D>(m);
-                      });
+    walk<value_steps>(values, t.count, [&]<int R, int T, bool F>(int64_t head, int64_t row, int64_t slot) KN_INLINE {
+      multiplication m = rows_at(head, row, slot);
+      values.aim<T, F>(&m, head, [&](int64_t h) { return t.keys[h].v; });
+      Engine::template add_values<R, T, F, D>(m);
+    });
   });
 }
 

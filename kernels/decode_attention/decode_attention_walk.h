@@ -1,0 +1,149 @@
+// In which order the rows and keys of a chunk are multiplied, and what is fetched on the way. Everything is static, see
+// avx512.h.
+//
+// What comes from memory is read in the order in which it lies, as a few streams at the same time: that is what
+// hardware prefetchers follow, while rows of one head that lie 2 KB apart lose them. So a chunk is 4 runs of 16 tokens,
+// and neighbouring slots of it are tokens of different runs. Kernels fetch what their next step reads, past the caches
+// that it would push others out of.
+#pragma once
+#include "decode_attention_reduce.h"
+
+namespace kn::decode_attention {
+namespace {
+
+constexpr int64_t kRuns = 4, kRun = kChunk / kRuns;
+
+inline int64_t slot_of(int64_t token) { return token % kRun * kRuns + token / kRun; }
+inline int64_t token_of(int64_t slot) { return slot % kRuns * kRun + slot / kRuns; }
+
+// Bits by tokens to bits by slots.
+inline uint64_t slots_of(uint64_t tokens) {
+  if (tokens == ~uint64_t{0}) return tokens;
+  uint64_t slots = 0;
+  for (; tokens != 0; tokens &= tokens - 1) slots |= uint64_t{1} << slot_of(__builtin_ctzll(tokens));
+  return slots;
+}
+
+// Where nothing lies has no head before it: addresses are moved as numbers.
+inline const char* moved(const char* address, int64_t bytes) {
+  return reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(address) + static_cast<uintptr_t>(bytes));
+}
+
+// Some rows of one kv head times the keys of some slots.
+struct multiplication {
+  const kn_decode_attention_problem* problem;
+  const char* const* at;     // k or v of kv head 0 in the first slot, and in those that follow
+  int64_t offset;            // bytes from there to the kv head
+  const char* const* ahead;  // of the slots to fetch meanwhile, as many
+  int64_t ahead_offset;
+  const char* q;  // [rows, q_row] from the first row on, as are the others
+  int64_t q_row;  // bytes
+  float* scores;  // [rows, kChunk]; for add_values the weights in their place
+  int64_t slot;   // the first one
+  float* sums;    // [rows, out_row]
+  int64_t out_row;
+};
+
+// Lanes [R][T]: R rows of q times the keys of T slots. An Engine reads kWidth elements at a time, of which it
+// keeps mask(left): zero(), q_at(row, d), key_at(address, mask), dot(sum, q, key). A row of q has q_bytes(head_dim).
+template <class Engine, int R, int T, bool F, int D>
+inline KN_INLINE auto products(const multiplication& m) {
+  const int64_t q_row = D > 0 ? Engine::q_bytes(D) : m.q_row;
+  const char* at[T];
+  const char* ahead[T];
+  decltype(Engine::zero()) sum[R * T];
+  each<T>([&](auto t) KN_INLINE {
+    at[t] = moved(m.at[t], m.offset);
+    if (F) ahead[t] = moved(m.ahead[t], m.ahead_offset);
+  });
+  each<R * T>([&](auto i) KN_INLINE { sum[i] = Engine::zero(); });
+  over<D, Engine::kWidth>(m.problem->head_dim, [&](int64_t d, int64_t left) KN_INLINE {
+    const auto mask = Engine::mask(left);
+    const int64_t bytes = d * Engine::kBytes;
+    decltype(Engine::q_at(m.q, d)) q[R];
+    each<R>([&](auto r) KN_INLINE { q[r] = Engine::q_at(m.q + r * q_row, d); });
+    each<T>([&](auto t) KN_INLINE {
+      if (F && bytes % 64 == 0) _mm_prefetch(ahead[t] + bytes, _MM_HINT_NTA);
+      const auto key = Engine::key_at(at[t] + bytes, mask);
+      each<R>([&](auto r) KN_INLINE { sum[r * T + t] = Engine::dot(sum[r * T + t], q[r], key); });
+    });
+  });
+  return sum_each(sum);
+}
+
+// The most rows that a step multiplies, and its slots: few, one token of each run, where long tokens come from memory,
+// so that what is fetched for the next step is not pushed out before it is read; else Products over the rows.
+template <int Most, int Products>
+struct steps {
+  static constexpr int kMost = Most;
+  static constexpr bool kSame = false;
+  static constexpr int few(int rows) { return rows == 8 ? 2 * kRuns : kRuns; }
+  static constexpr int many(int rows) { return rows == 8 ? 2 * kRuns : Products / rows; }
+};
+
+constexpr int64_t kLongToken = 2048;  // bytes of all its heads
+constexpr int64_t kManySums = 24576;  // bytes: beside them, L1 holds no more than a step
+
+// Steps over a chunk's keys, or over its values, and what they fetch: what steps read later that are some 2 KB of a run
+// on, in the order in which they follow one another.
+constexpr int64_t kAhead = 2048;
+
+struct path {
+  bool heads_inside;     // tokens hold their heads, rather than heads their tokens
+  bool few;              // see steps
+  int64_t head0, heads;  // of the task
+  int64_t stride;        // bytes from head to head
+  int64_t ahead;         // kAhead bytes of every run, in heads' parts of tokens
+
+  // addresses(head): by slots.
+  template <int T, bool F, class Addresses>
+  KN_INLINE void aim(multiplication* m, int64_t head, Addresses addresses) const {
+    m->at = addresses(head) + m->slot, m->offset = (head0 + head) * stride;
+    if (!F) return;
+    int64_t next = m->slot;
+    if (heads_inside) {
+      head += smaller(heads, larger(1, ahead / T));
+      if (head >= heads) head -= heads, next += T;
+    } else {
+      next += smaller(kChunk - 16, ahead);
+      if (next >= kChunk && head + 1 < heads)
+        head += 1, next -= kChunk;
+      else if (next >= kChunk)
+        head = 0;
+    }
+    m->ahead = addresses(head) + next, m->ahead_offset = (head0 + head) * stride;
+  }
+};
+
+// Calls step<R, T, F>(head, row, slot) for runs of up to 8, 4, 2 and 1 rows and T slots: the first rows in the order of
+// memory, fetching what comes next (F), the rest on what is in cache by then. kSame: T depends on nothing but `few`.
+template <class Steps, class F>
+inline KN_INLINE void walk(const path& along, int64_t rows, F step) {
+  const bool inside = along.heads_inside;
+  int64_t done = 0;
+  const auto run = [&]<int R, int T>(int64_t end) KN_INLINE {
+    for (int64_t o = 0; o < (inside ? kChunk : along.heads * T); o += T)
+      for (int64_t i = 0; i < (inside ? along.heads * T : kChunk); i += T) {
+        const int64_t head = (inside ? i : o) / T, slot = inside ? o : i;
+        int64_t row = done;
+        if (row == 0) step.template operator()<R, T, true>(head, 0, slot), row += R;
+        for (; row < end; row += R) step.template operator()<R, T, false>(head, row, slot);
+      }
+    done = end;
+  };
+  const auto runs = [&]<int R>() KN_INLINE {
+    const int64_t end = R == Steps::kMost ? rows / R * R : done + (rows & R);
+    if (end == done) return;
+    if (along.few && (Steps::kSame || done == 0))
+      run.template operator()<R, Steps::few(R)>(end);
+    else
+      run.template operator()<R, Steps::many(R)>(end);
+  };
+  if constexpr (Steps::kMost >= 8) runs.template operator()<8>();
+  runs.template operator()<4>();
+  runs.template operator()<2>();
+  runs.template operator()<1>();
+}
+
+}  // namespace
+}  // namespace kn::decode_attention
