@@ -11,6 +11,7 @@ graph of whole rounds over the copies or around launches as they come from the h
 """
 import json
 import math
+import os
 import sys
 import time
 
@@ -108,12 +109,18 @@ class Shape:
 
 
 def main():
+    # Libraries below PyTorch print as well: theirs goes to standard error.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def say(answer):
+        print(json.dumps(answer), file=answers, flush=True)
+
     try:
         import torch
-    except ImportError as e:
-        print(json.dumps({"refused": f"PyTorch is missing: {sys.executable}: {e}"}), flush=True)
-        return
-    print(json.dumps({"name": f"PyTorch {torch.__version__}"}), flush=True)
+    except Exception as e:  # absent, or an installation that does not load
+        return say({"refused": f"PyTorch is missing: {sys.executable}: {e}"})
+    say({"name": f"PyTorch {torch.__version__}"})
     shape = None
     with torch.no_grad():
         for line in sys.stdin:
@@ -127,7 +134,7 @@ def main():
                     answer = {"name": shape.name}
             except (RuntimeError, TypeError, AttributeError, AssertionError) as e:
                 answer = {"refused": f"PyTorch {torch.__version__}: {str(e).splitlines()[0] if str(e) else type(e).__name__}"}
-            print(json.dumps(answer), flush=True)
+            say(answer)
 
 
 if __name__ == "__main__":

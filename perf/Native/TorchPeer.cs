@@ -56,6 +56,10 @@ internal sealed class TorchPeer : IDisposable
         {
             _missing = $"PyTorch is missing: {python}: {e.Message}";
         }
+        catch (KernelsException e)
+        {
+            _missing = $"PyTorch is missing: {e.Message}";
+        }
         return _missing is null;
     }
 

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Reflection;
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using System.Text;
 
@@ -153,10 +154,17 @@ internal sealed unsafe class DriverStub(string library, Dictionary<string, strin
         Assert.That(Calls().Select(c => c.Split(' ')[0]), Is.EqualTo(new[] { "cuStreamCreate", "cuMemAllocFromPoolAsync" }));
         Buffer<int>.Allocate(device, 1).Dispose();
         Assert.That(Calls().Select(c => c.Split(' ')[0]), Is.EqualTo(new[] { "cuMemFreeAsync", "cuStreamDestroy_v2", "cuMemAlloc_v2", "cuMemFree_v2" }));
+        Kernels.Stream kept = device.CreateStream();
+        Leave(device, kept);
+        GC.Collect();
+        GC.WaitForPendingFinalizers();
+        Calls();
+        kept.Dispose();
+        Assert.That(Calls().Select(c => c.Split(' ')[0]), Is.EqualTo(new[] { "cuMemFreeAsync", "cuStreamDestroy_v2" }));
     }
 
-    [System.Runtime.CompilerServices.MethodImpl(System.Runtime.CompilerServices.MethodImplOptions.NoInlining)]
-    private static void Leave(Device device) => _ = Buffer<int>.Allocate(device.CreateStream(), 4);
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static void Leave(Device device, Kernels.Stream? stream = null) => _ = Buffer<int>.Allocate(stream ?? device.CreateStream(), 4);
 
     /// <summary>Out of memory is an exception with its status, whichever memory it is, and the device goes on.</summary>
     public void NoMemory(Device device)
