@@ -122,7 +122,7 @@ internal sealed class MachineLimits
                 if (_limits!.Peak(kind, threads) is { } rate && rate > (best.Rate ?? 0)) best = (kind, rate);
             _peaks[(name, threads)] = best.Rate;
             if (best.Rate is not { } found) continue;
-            _lines.Add(new LimitLine($"peak, {best.Kind}", threads, found, "GFLOP/s", ""));
+            _lines.Add(new LimitLine($"peak, {best.Kind}", _limits is null ? 1 : threads, found, "GFLOP/s", ""));
             return found;
         }
         return null;
