@@ -18,7 +18,7 @@ __device__ __forceinline__ void multiply(uint32_t ones, char* tiles, const kn_pe
   const uint64_t a = kn::tile_descriptor(tiles), b = kn::tile_descriptor(tiles + kRows * kn::kTileBytes);
   Sum d[kColumns / 2];
 #pragma unroll
-  for (Sum& v : d) v = 0;
+  for (int i = 0; i < kColumns / 2; i++) d[i] = 0;
   for (int r = 0; r < args.rounds; r++) {
     kn::wgmma_fence();
 #pragma unroll
