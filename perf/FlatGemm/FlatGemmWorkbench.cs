@@ -130,6 +130,7 @@ internal sealed unsafe class FlatGemmWorkbench : Workbench
         var shape = new Dictionary<string, object> { ["m"] = m, ["n"] = o.Columns, ["k"] = o.K };
         PeerCall? call = peers.Torch.TryCreate(_on.Device, shape, "flat_gemm", o.Weights, _copies, threads, !_on.Eager, out string reason);
         if (call is null) reasons.Add(reason);
+        else if (o.Gated || o.Bias || o.Residual || o.Activation != Activation.None) reasons.Add("PyTorch computes the plain product: its epilogue is ours alone");
         return call;
     }
 
