@@ -1,4 +1,4 @@
-# GPU images from kernels/*/*.cu into images/<file>.<target>.{ptx,co}, by clang alone: no vendor SDK. The suffix of a file
+# GPU images from kernels/*/*.cu and native/limits/*.cu into images/<file>.<target>.{ptx,co}, by clang alone: no vendor SDK. The suffix of a file
 # says for which targets it is written:
 #   _gpu     sm_80 (PTX, which a driver compiles for any later NVIDIA GPU), gfx90a, gfx942, gfx1100
 #   _sm80    sm_80        _sm90    sm_90a        _gfx942    gfx942
@@ -64,7 +64,7 @@ function(kn_image source target out_var)
 endfunction()
 
 function(kn_gpu_images)
-  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/kernels/*/*.cu)
+  file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/kernels/*/*.cu ${PROJECT_SOURCE_DIR}/native/limits/*.cu)
   file(MAKE_DIRECTORY ${KN_IMAGES})
   foreach(source IN LISTS sources)
     if(NOT source MATCHES "_(gpu|sm80|sm90|gfx942)\\.cu$")

@@ -50,22 +50,27 @@ internal sealed class MachineLimits
     /// <summary>Measures what <see cref="Seconds"/> will need, and the levels of the memory for the table.</summary>
     public void Prepare(Work work, int threads, CacheState cache)
     {
-        if (_limits is null) return;
+        if (_limits is null)
+        {
+            _ = Peak(work.PeakKinds, threads);
+            return;
+        }
         foreach (string level in (string[])["L1", "L2", "L3", "DRAM"]) Read(level, threads);
         _ = Rate(work.Bytes, threads, cache);
         _ = Peak(work.PeakKinds, threads);
         _limits.Release();
     }
 
-    /// <summary>The least time that one call can take: its bytes at the rate of where they lie, or its products at the peak; of a GPU its bytes at the rate of a copy.</summary>
-    public double Seconds(Work work, int threads, CacheState cache) => _limits is null ? work.Bytes / _copyRate
-        : Math.Max(work.Bytes / (Rate(work.Bytes, threads, cache) * 1e9), work.Flops / ((Peak(work.PeakKinds, threads) ?? double.PositiveInfinity) * 1e9));
+    /// <summary>The least time that one call can take: its bytes at the rate of where they lie, or its products at the peak; of a GPU its bytes are held to the rate of a copy.</summary>
+    public double Seconds(Work work, int threads, CacheState cache) =>
+        Math.Max(work.Bytes / (Rate(work.Bytes, threads, cache) * 1e9), work.Flops / ((Peak(work.PeakKinds, threads) ?? double.PositiveInfinity) * 1e9));
 
     /// <summary>The two roofs for a layer: 10^9 bytes and 10^9 operations a second.</summary>
     public (double Gbps, double? Gflops) Roofs(Work work, int threads, CacheState cache) => (Rate(work.Bytes, threads, cache), Peak(work.PeakKinds, threads));
 
     private double Rate(long bytes, int threads, CacheState cache)
     {
+        if (_limits is null) return _copyRate / 1e9;
         if (cache == CacheState.Cold) return Cold(bytes, threads);
         long each = bytes / threads;
         var caches = Device.Cpu.CacheBytes;
@@ -112,16 +117,18 @@ internal sealed class MachineLimits
                 if (known is not null) return known;
                 continue;
             }
-            (string Kind, double? Rate) best = ("", null);
-            foreach (string kind in _limits!.Kinds.Where(k => k.StartsWith(name + "_", StringComparison.Ordinal)))
-                if (_limits.Peak(kind, threads) is { } rate && rate > (best.Rate ?? 0)) best = (kind, rate);
+            (string Kind, double? Rate) best = _limits is null ? OnGpu(name) : ("", null);
+            foreach (string kind in _limits?.Kinds.Where(k => k.StartsWith(name + "_", StringComparison.Ordinal)) ?? [])
+                if (_limits!.Peak(kind, threads) is { } rate && rate > (best.Rate ?? 0)) best = (kind, rate);
             _peaks[(name, threads)] = best.Rate;
             if (best.Rate is not { } found) continue;
-            _lines.Add(new LimitLine($"peak, {best.Kind}", threads, found, "GFLOP/s", ""));
+            _lines.Add(new LimitLine($"peak, {best.Kind}", _limits is null ? 1 : threads, found, "GFLOP/s", ""));
             return found;
         }
         return null;
     }
+
+    private (string, double?) OnGpu(string kind) => DevicePeak.Of(_device.Gpu!, kind) is { } peak ? (peak.Name, peak.Rate(_device) / 1e9) : ("", null);
 
     public Table Table()
     {

@@ -38,13 +38,15 @@ internal sealed class Measure(CallTimer timer)
                 int i = (round % 2 == 0 ? turn + round : calls.Count - 1 - turn + round) % calls.Count;
                 if (cancellation.IsCancellationRequested) return Of(samples);
                 long turnStart = Stopwatch.GetTimestamp();
-                do timer.Sample(calls[i]);
+                do Sample(calls[i]);
                 while (calls.Count > 1 && Stopwatch.GetElapsedTime(turnStart) < warmUp);
-                for (int t = 0; t < TurnsInARow; t++) samples[i].Add(timer.Sample(calls[i]));
+                for (int t = 0; t < TurnsInARow; t++) samples[i].Add(Sample(calls[i]));
             }
         }
         return Of(samples);
     }
+
+    private double Sample(TimedCall call) => call.Clock is { } elsewhere ? elsewhere() : timer.Sample(call);
 
     private static IReadOnlyList<Estimate> Of(List<double>[] samples) => [.. samples.Select(s => Estimate.Of([.. s]))];
 }

@@ -31,7 +31,12 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
 
     public override CallTimer Timer => _timer ?? throw new InvalidOperationException("no calls were made");
 
-    public override Work WorkAt(int at) => DecodeAttentionOperation.WorkOf(layer.Options, at);
+    public override Work WorkAt(int at)
+    {
+        Work work = DecodeAttentionOperation.WorkOf(layer.Options, at);
+        // Tensor cores add products of f16 in f32; no CPU does.
+        return on.Device.Gpu is not null && layer.Options.Query == DType.Float16 ? work with { PeakKinds = ["f16", "f32"] } : work;
+    }
 
     /// <summary>Chosen first; with <paramref name="every"/> the best launch of every row and every softmax by the model.</summary>
     public override IReadOnlyList<TimedCall> Calls(int at, int threads, bool every)
@@ -102,11 +107,7 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
     {
         if (!Narrow(at)) return [];
         DecodeAttentionOptions o = layer.Options;
-        if (on.Device.Gpu is not null)
-        {
-            reasons.Add("there are no peers on a GPU yet");
-            return [];
-        }
+        if (on.Device.Gpu is not null) return Torch(peers, at, 0, reasons) is { } fused ? [fused] : [];
         if (o.Kv != o.Query || o.Output != o.Query || o.Query == DType.Float16)
         {
             reasons.Add($"no peer takes {layer.Dtypes}");
@@ -117,7 +118,35 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
         var calls = new List<PeerCall>();
         foreach (Peer peer in peers.Native)
             if (Peer(peer, at, threads == 0 ? Device.Cpu.Threads : threads, reasons) is { } call) calls.Add(call);
+        if (Torch(peers, at, threads == 0 ? Device.Cpu.Threads : threads, reasons) is { } torch) calls.Add(torch);
         return calls;
+    }
+
+    /// <summary>PyTorch's fused attention on a contiguous cache: no pages, no mask, one type.</summary>
+    private PeerCall? Torch(PeerSet peers, int at, int threads, List<string> reasons)
+    {
+        DecodeAttentionOptions o = layer.Options;
+        if (o.Kv != o.Query || o.Output != o.Query || Cublas.TypeOf(o.Kv) is null || o.Window > 0 || o.SoftCap > 0 || o.Alibi || o.Sinks || o.Mask == AttentionMask.Tree)
+        {
+            reasons.Add($"PyTorch's fused attention takes f32, bf16 or f16 throughout, without window, softcap, ALiBi, sinks and trees, not {layer.Case}, {layer.Dtypes}");
+            return null;
+        }
+        if (o.PageSize > 0) reasons.Add("PyTorch's fused attention has no pages: its k and v are contiguous, of the same size");
+        if (o.MaxQLen > 1 && o.Mask == AttentionMask.Causal) reasons.Add("PyTorch's fused attention is called without a causal mask: its q_len tokens see every key, which is a little more work and no mask");
+        var shape = new Dictionary<string, object>
+        {
+            ["batch"] = o.MaxBatch,
+            ["kv_heads"] = o.KvHeads,
+            ["rows"] = o.QHeads / o.KvHeads * o.MaxQLen,
+            ["head_dim"] = o.HeadDim,
+            ["v_head_dim"] = o.ValueDim,
+            ["kv_len"] = at,
+            ["scale"] = o.ScoreScale,
+            ["head_major"] = layer.HeadMajor,
+        };
+        PeerCall? call = peers.Torch.TryCreate(on.Device, shape, "decode_attention", o.Kv, _timer!.Count, threads, !on.Eager, out string reason);
+        if (call is null) reasons.Add(reason);
+        return call;
     }
 
     private PeerCall? Peer(Peer peer, int at, int threads, List<string> reasons)

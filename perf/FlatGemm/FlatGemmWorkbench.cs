@@ -96,6 +96,7 @@ internal sealed unsafe class FlatGemmWorkbench : Workbench
         if (_on.Device.Gpu is { } gpu)
         {
             if (OnGpu(gpu, m, reasons) is { } call) calls.Add(call);
+            if (Torch(peers, m, 0, reasons) is { } torch) calls.Add(torch);
             return calls;
         }
         if (o.Gated || o.Bias || o.Residual || o.Activation != Activation.None) reasons.Add("peers compute the plain product: its epilogue is ours alone");
@@ -108,6 +109,7 @@ internal sealed unsafe class FlatGemmWorkbench : Workbench
         foreach (Peer peer in peers.Native)
             if (Native(peer, m, count, reasons) is { } call) calls.Add(call);
         if (o.Weights == DType.Float32) calls.AddRange(Managed(m, count));
+        if (Torch(peers, m, count, reasons) is { } there) calls.Add(there);
         return calls;
     }
 
@@ -119,6 +121,18 @@ internal sealed unsafe class FlatGemmWorkbench : Workbench
         (DType.Int8, DType.Int8, _) => true,
         _ => false,
     };
+
+    /// <summary>torch.matmul, which has one type for all.</summary>
+    private PeerCall? Torch(PeerSet peers, int m, int threads, List<string> reasons)
+    {
+        FlatGemmOptions o = _options;
+        if (o.Weights != o.Input || o.Weights != o.Output || Cublas.TypeOf(o.Weights) is null) return null;
+        var shape = new Dictionary<string, object> { ["m"] = m, ["n"] = o.Columns, ["k"] = o.K };
+        PeerCall? call = peers.Torch.TryCreate(_on.Device, shape, "flat_gemm", o.Weights, _copies, threads, !_on.Eager, out string reason);
+        if (call is null) reasons.Add(reason);
+        else if (o.Gated || o.Bias || o.Residual || o.Activation != Activation.None) reasons.Add("PyTorch computes the plain product: its epilogue is ours alone");
+        return call;
+    }
 
     /// <summary>cuBLAS on the same rotating copies, on the timer's stream; held to the oracle like any peer.</summary>
     private PeerCall? OnGpu(GpuDriver gpu, int m, List<string> reasons)

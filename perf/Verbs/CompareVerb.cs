@@ -4,8 +4,12 @@ using Kernels.Tuning;
 namespace Kernels.Perf;
 
 /// <summary>The peers of this build, and how to get those that are missing.</summary>
-internal sealed record PeerSet(IReadOnlyList<Peer> Native)
+internal sealed record PeerSet(IReadOnlyList<Peer> Native) : IDisposable
 {
+    public TorchPeer Torch { get; } = new();
+
+    public void Dispose() => Torch.Dispose();
+
     public static PeerSet Load(string directory, out List<string> missing)
     {
         missing = [];
@@ -39,12 +43,12 @@ internal static class CompareVerb
         Option<double> seconds = Arguments.Seconds("--seconds", 2, "Wall time for one shape and point of its axis");
         var directory = new Option<string?>("--peer-dir") { Description = "Directory of kn_peers and kn_peers_prefix (default: beside this program)", HelpName = "DIR" };
         Option<string?> db = Verb.DatabaseOption();
-        return Verb.Make("compare", "Times the chosen dataflow against oneDNN, OpenBLAS, GraphBLAS, Eigen and managed libraries: same shapes, same process, in turns.",
+        return Verb.Make("compare", "Times the chosen dataflow against oneDNN, OpenBLAS, GraphBLAS, Eigen, managed libraries and PyTorch, on an NVIDIA GPU cuBLAS and PyTorch: same shapes, in turns; all but PyTorch in one process.",
             [op, threads, cache, .. Conditions.Options, seconds, directory, db, .. Operation.AllOptions], (parsed, screen, cancellation) =>
             {
                 string from = parsed.GetValue(directory) ?? AppContext.BaseDirectory;
                 if (!Directory.Exists(from)) throw new UsageException($"--peer-dir {from}: no such directory");
-                PeerSet peers = PeerSet.Load(from, out List<string> missing);
+                using PeerSet peers = PeerSet.Load(from, out List<string> missing);
                 foreach (string reason in missing) Screen.Note(reason);
                 Operation operation = Operation.Find(parsed.GetRequiredValue(op));
                 Conditions on = Conditions.Of(parsed, parsed.GetValue(cache), operation);

@@ -108,13 +108,7 @@ internal static class DoctorVerb
                 yield return new RowFact(name, row.Name, false, lacks, null, null);
                 continue;
             }
-            // Operations of a GPU without a verb, such as kv_append, have no self test.
-            if (Operation.All.FirstOrDefault(o => o.Op == row.Op) is not { } operation)
-            {
-                yield return new RowFact(name, row.Name, true, null, null, null);
-                continue;
-            }
-            string? fault = operation.SelfTest(row);
+            string? fault = Operation.All.FirstOrDefault(o => o.Op == row.Op) is { } operation ? operation.SelfTest(row) : AroundAttention.SelfTest(device, row.Op);
             yield return new RowFact(name, row.Name, true, null, fault is null, fault);
         }
     }

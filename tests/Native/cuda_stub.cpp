@@ -1,40 +1,11 @@
 // A libcuda.so.1 without a GPU: the driver's entry points by their exported names, with their own declarations of what
-// cuda.h says they take. Each call is kept as a line, "name arguments", and fails where a test has planned it. Memory
-// is the host's; kernels do nothing.
-#include <kn.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <map>
-#include <sstream>
-#include <string>
+// cuda.h says they take.
+#include "driver_stub.h"
 
 namespace {
 
-std::string lines;
-std::map<std::string, std::pair<int, int>> planned;  // by name: the code, and how often
 int version = 12040;
 void* current = nullptr;
-long handles = 0x1000;
-
-template <class... A>
-int call(const char* name, A... arguments) {
-  std::ostringstream line;
-  line << name;
-  ((line << ' ' << arguments), ...);
-  lines += line.str() + '\n';
-  const auto plan = planned.find(name);
-  if (plan == planned.end() || plan->second.second == 0) return 0;
-  plan->second.second--;
-  return plan->second.first;
-}
-
-int made(int code, void** at) {
-  if (code == 0) *at = reinterpret_cast<void*>(++handles);
-  return code;
-}
-
-long number(const void* handle) { return reinterpret_cast<long>(handle); }
 
 // As cuda.h declares them.
 struct launch_attribute {
@@ -66,16 +37,9 @@ struct pool_properties {
 
 }  // namespace
 
-#define CU extern "C" KN_EXPORT int
+#define CU STUB
 
-// What tests ask of the stub.
-CU stub_fail(const char* name, int code, int times) { return planned[name] = {code, times}, 0; }
 CU stub_version(int to) { return version = to, 0; }
-CU stub_lines(char* to, int room) {
-  strncpy(to, lines.c_str(), room - 1);
-  lines.clear();
-  return 0;
-}
 
 CU cuInit(unsigned flags) { return call("cuInit", flags); }
 CU cuDriverGetVersion(int* to) { return *to = version, 0; }
@@ -135,12 +99,12 @@ CU cuLaunchKernelEx(const launch_config* c, void*, void** parameters, void** ext
               number(c->stream), *static_cast<int*>(parameters[0]), number(extra), attributes.str());
 }
 
-CU cuMemAlloc_v2(void** to, size_t bytes) {
-  const int code = call("cuMemAlloc_v2", bytes);
-  if (code == 0) *to = malloc(bytes);
-  return code;
-}
+CU cuMemAlloc_v2(void** to, size_t bytes) { return allocated(call("cuMemAlloc_v2", bytes), to, bytes); }
 CU cuMemFree_v2(void* at) { return free(at), call("cuMemFree_v2"); }
+CU cuMemHostAlloc(void** to, size_t bytes, unsigned flags) {
+  return allocated(call("cuMemHostAlloc", bytes, flags), to, bytes);
+}
+CU cuMemFreeHost(void* at) { return free(at), call("cuMemFreeHost"); }
 CU cuMemPoolCreate(void** to, const pool_properties* p) {
   return made(call("cuMemPoolCreate", p->type, p->handles, p->location_type, p->location_id), to);
 }
@@ -149,19 +113,9 @@ CU cuMemPoolSetAttribute(void*, int attribute, unsigned long* value) {
 }
 CU cuMemPoolDestroy(void* pool) { return call("cuMemPoolDestroy", number(pool)); }
 CU cuMemAllocFromPoolAsync(void** to, size_t bytes, void*, void* stream) {
-  const int code = call("cuMemAllocFromPoolAsync", bytes, number(stream));
-  if (code == 0) *to = malloc(bytes);
-  return code;
+  return allocated(call("cuMemAllocFromPoolAsync", bytes, number(stream)), to, bytes);
 }
 CU cuMemFreeAsync(void* at, void* stream) { return free(at), call("cuMemFreeAsync", number(stream)); }
-
-namespace {
-int copy(const char* name, void* to, const void* from, size_t bytes, void* stream) {
-  const int code = call(name, bytes, number(stream));
-  if (code == 0) memcpy(to, from, bytes);
-  return code;
-}
-}  // namespace
 
 CU cuMemcpyHtoDAsync_v2(void* to, const void* from, size_t bytes, void* stream) {
   return copy("cuMemcpyHtoDAsync_v2", to, from, bytes, stream);
@@ -172,8 +126,14 @@ CU cuMemcpyDtoHAsync_v2(void* to, void* from, size_t bytes, void* stream) {
 CU cuMemcpyDtoDAsync_v2(void* to, void* from, size_t bytes, void* stream) {
   return copy("cuMemcpyDtoDAsync_v2", to, from, bytes, stream);
 }
-CU cuMemsetD8Async(void* at, unsigned char value, size_t bytes, void* stream) {
-  return memset(at, value, bytes), call("cuMemsetD8Async", int{value}, bytes, number(stream));
+CU cuMemsetD8Async(void* at, unsigned char value, size_t count, void* stream) {
+  return fill("cuMemsetD8Async", at, value, count, stream);
+}
+CU cuMemsetD16Async(void* at, unsigned short value, size_t count, void* stream) {
+  return fill("cuMemsetD16Async", at, value, count, stream);
+}
+CU cuMemsetD32Async(void* at, unsigned value, size_t count, void* stream) {
+  return fill("cuMemsetD32Async", at, value, count, stream);
 }
 
 CU cuStreamCreate(void** to, unsigned flags) { return made(call("cuStreamCreate", flags), to); }

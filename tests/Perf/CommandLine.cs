@@ -55,6 +55,18 @@ public sealed class CommandLine
         Assert.That(json.GetProperty("facts").EnumerateArray().Select(f => f.GetProperty("what").GetString()), Is.SupersetOf(new[] { "processor", "instruction sets", "vectors of managed rows", "tuning database" }));
     }
 
+    /// <summary>Every kernel of a device, those without a verb too.</summary>
+    [TestCase("simt")]
+    [TestCase("simt64")]
+    public void DoctorTestsEveryRowOfADevice(string device)
+    {
+        if (!Device.TryGetSimulated(out Device? simulated, out string? reason, device == "simt64" ? 64 : 32)) Assert.Ignore(reason);
+        JsonElement json = PerfProcess.Run("doctor", "--device", device, "--json").Expect(KernelTable.Default.Problem is null ? PerfProcess.Ok : PerfProcess.Bad).Json();
+        JsonElement[] rows = [.. json.GetProperty("rows").EnumerateArray().Where(r => r.GetProperty("device").GetString() == device)];
+        Assert.That(rows.Select(r => r.GetProperty("row").GetString()), Is.EqualTo(simulated!.Table.Rows.Select(r => r.Name)).And.Contains("kv_append/gpu").And.Contains("merge_states/gpu"));
+        Assert.That(rows.Where(r => r.GetProperty("available").GetBoolean()).Select(r => r.GetProperty("self_test").GetBoolean()), Is.Not.Empty.And.All.True);
+    }
+
     [Test]
     public void ListNamesTheRowsOfTheTable()
     {

@@ -109,7 +109,19 @@ internal static unsafe partial class CudaApi
     internal static partial CUresult cuMemcpyDtoDAsync_v2(nint to, nint from, nuint bytes, nint stream);
 
     [LibraryImport(DriverLibrary.Cuda)]
+    internal static partial CUresult cuMemHostAlloc(void** address, nuint bytes, CUmemHostAlloc_flags flags);
+
+    [LibraryImport(DriverLibrary.Cuda)]
+    internal static partial CUresult cuMemFreeHost(void* address);
+
+    [LibraryImport(DriverLibrary.Cuda)]
     internal static partial CUresult cuMemsetD8Async(nint address, byte value, nuint count, nint stream);
+
+    [LibraryImport(DriverLibrary.Cuda)]
+    internal static partial CUresult cuMemsetD16Async(nint address, ushort value, nuint count, nint stream);
+
+    [LibraryImport(DriverLibrary.Cuda)]
+    internal static partial CUresult cuMemsetD32Async(nint address, uint value, nuint count, nint stream);
 
     // Streams and events.
     [LibraryImport(DriverLibrary.Cuda)]

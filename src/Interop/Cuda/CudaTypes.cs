@@ -95,6 +95,9 @@ internal struct CUmemPoolProps
 
 internal enum CUmemPool_attribute { RELEASE_THRESHOLD = 4, RESERVED_MEM_CURRENT = 5, USED_MEM_CURRENT = 7 }
 
+/// <summary>Portable: pinned for every context.</summary>
+internal enum CUmemHostAlloc_flags { PORTABLE = 1 }
+
 internal enum CUjit_option { INFO_LOG_BUFFER = 3, INFO_LOG_BUFFER_SIZE_BYTES = 4, ERROR_LOG_BUFFER = 5, ERROR_LOG_BUFFER_SIZE_BYTES = 6 }
 
 internal enum CUstreamCaptureMode { GLOBAL = 0, THREAD_LOCAL = 1, RELAXED = 2 }

@@ -23,6 +23,9 @@ internal enum HipFunctionAttribute { MaxThreadsPerBlock = 0, SharedSizeBytes = 1
 
 internal enum HipMemPoolAttribute { ReleaseThreshold = 4 }
 
+/// <summary>Portable: pinned for every device.</summary>
+internal enum HipHostMallocFlags { Portable = 1 }
+
 internal enum HipStreamCaptureMode { Global = 0, ThreadLocal = 1, Relaxed = 2 }
 
 /// <summary>hipMemPoolProps, 88 bytes, field by field as CUmemPoolProps.</summary>
@@ -125,7 +128,19 @@ internal static unsafe partial class HipApi
     internal static partial int hipMemcpyDtoDAsync(nint to, nint from, nuint bytes, nint stream);
 
     [LibraryImport(DriverLibrary.Hip)]
+    internal static partial int hipHostMalloc(void** address, nuint bytes, HipHostMallocFlags flags);
+
+    [LibraryImport(DriverLibrary.Hip)]
+    internal static partial int hipHostFree(void* address);
+
+    [LibraryImport(DriverLibrary.Hip)]
     internal static partial int hipMemsetD8Async(nint address, byte value, nuint count, nint stream);
+
+    [LibraryImport(DriverLibrary.Hip)]
+    internal static partial int hipMemsetD16Async(nint address, ushort value, nuint count, nint stream);
+
+    [LibraryImport(DriverLibrary.Hip)]
+    internal static partial int hipMemsetD32Async(nint address, int value, nuint count, nint stream);
 
     // Streams and events.
     [LibraryImport(DriverLibrary.Hip)]

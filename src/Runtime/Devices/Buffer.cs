@@ -8,21 +8,23 @@ namespace Kernels;
 /// Memory of <typeparamref name="T"/> on a device. Of the host: 64-byte aligned (2 MiB and asked to be in huge pages from 4 MiB
 /// on), zeroed by the system. Of a GPU: as its driver allocates it, not zeroed, reached by copies. Owns its memory unless made
 /// by FromPointer. Dispose frees it once, however often it is called, and not before the last call that uses it has returned;
-/// memory of a GPU is freed when what is enqueued on the device is done.
+/// memory of a GPU is freed when what is enqueued on the device is done, or in the order of the stream that it was allocated on.
 /// </summary>
-public sealed unsafe class Buffer<T> : SafeHandle where T : unmanaged
+public sealed unsafe partial class Buffer<T> : SafeHandle where T : unmanaged
 {
     private const long HugeFrom = 4 << 20, HugePage = 2 << 20;
     private readonly bool _owner;
     private readonly Device? _gpu;  // null: the host
+    private readonly Device? _pinned;  // whose driver allocated this memory of the host
+    private readonly Stream? _stream;  // in whose order this memory ends
     private bool _disposing;
 
-    private Buffer(void* pointer, long length, bool owner, Device? gpu = null) : base(0, true)
+    private Buffer(void* pointer, long length, bool owner, Device? gpu = null, Device? pinned = null, Stream? stream = null) : base(0, true)
     {
         SetHandle((nint)pointer);
         Length = length;
         _owner = owner;
-        _gpu = gpu;
+        (_gpu, _pinned, _stream) = (gpu, pinned, stream);
         if (owner && gpu is null && length > 0) GC.AddMemoryPressure(Bytes);
     }
 
@@ -42,8 +44,7 @@ public sealed unsafe class Buffer<T> : SafeHandle where T : unmanaged
     /// <exception cref="KernelsException">A negative length, or no memory.</exception>
     public static Buffer<T> Allocate(long length)
     {
-        KernelsException.Require(length >= 0 && length <= long.MaxValue / sizeof(T), nameof(length), $"0 <= length, not {length}");
-        long bytes = Math.Max(length * sizeof(T), 1);
+        long bytes = BytesOf(length);
         bool huge = bytes >= HugeFrom;
         void* pointer;
         try
@@ -66,8 +67,7 @@ public sealed unsafe class Buffer<T> : SafeHandle where T : unmanaged
     {
         ArgumentNullException.ThrowIfNull(device);
         if (device.Gpu is not { } gpu) return Allocate(length);
-        KernelsException.Require(length >= 0 && length <= long.MaxValue / sizeof(T), nameof(length), $"0 <= length, not {length}");
-        return new Buffer<T>((void*)gpu.Allocate(Math.Max(length * sizeof(T), 1)), length, owner: true, device);
+        return new Buffer<T>((void*)gpu.Allocate(BytesOf(length)), length, owner: true, device);
     }
 
     /// <summary>Allocates and copies <paramref name="values"/>.</summary>
@@ -132,7 +132,7 @@ public sealed unsafe class Buffer<T> : SafeHandle where T : unmanaged
     internal void Copy(GpuCopy direction, void* to, void* from, long bytes, Stream? stream = null)
     {
         GpuDriver gpu = _gpu!.Gpu!;
-        nint handle = stream?.Handle ?? 0;
+        nint handle = On(_gpu, stream);
         if (bytes == 0) return;
         gpu.Copy(direction, (nint)to, (nint)from, bytes, handle);
         gpu.Synchronize(handle);
@@ -141,7 +141,7 @@ public sealed unsafe class Buffer<T> : SafeHandle where T : unmanaged
 
     private T* Range(long offset, long count, string name)
     {
-        KernelsException.Require(offset >= 0 && count <= Length - offset, name, $"elements inside the buffer of {Length}, not {count} from {offset} on");
+        KernelsException.Require(offset >= 0 && count >= 0 && count <= Length - offset, name, $"elements inside the buffer of {Length}, not {count} from {offset} on");
         return Pointer + offset;
     }
 
@@ -182,9 +182,9 @@ public sealed unsafe class Buffer<T> : SafeHandle where T : unmanaged
     protected override bool ReleaseHandle()
     {
         if (!_owner) return true;
-        if (_gpu is not null) return _gpu.Gpu!.TryRelease(GpuObject.Memory, handle, _disposing);
+        if (_gpu is null && Length > 0) GC.RemoveMemoryPressure(Bytes);
+        if ((_gpu ?? _pinned)?.Gpu is { } gpu) return ReleaseTo(gpu);
         NativeMemory.AlignedFree((void*)handle);
-        if (Length > 0) GC.RemoveMemoryPressure(Bytes);
         return true;
     }
 }

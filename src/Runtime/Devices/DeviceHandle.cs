@@ -45,6 +45,13 @@ public abstract class DeviceHandle : SafeHandle
         base.Dispose(disposing);
     }
 
+    /// <summary>Ends one use, of memory in a stream's order; the last one, from a finalizer, leaves the handle to the device as well.</summary>
+    internal void Release(bool disposing)
+    {
+        _disposing &= disposing;
+        DangerousRelease();
+    }
+
     /// <inheritdoc/>
     protected override bool ReleaseHandle() => Gpu.TryRelease(_kind, handle, _disposing);
 }

@@ -96,11 +96,27 @@ internal sealed unsafe partial class CudaDriver : GpuDriver
         }, "cuMemcpyAsync", direction);
     }
 
-    public override void Fill(nint address, byte value, long bytes, nint stream)
+    public override nint AllocateHost(long bytes)
     {
         RequireSound();
         using var current = new Current(this);
-        Check(cuMemsetD8Async(address, value, (nuint)bytes, stream), nameof(cuMemsetD8Async));
+        Sweep();
+        void* address = null;
+        Check(cuMemHostAlloc(&address, (nuint)bytes, CUmemHostAlloc_flags.PORTABLE), nameof(cuMemHostAlloc), bytes);
+        return (nint)address;
+    }
+
+    public override void Fill(nint address, uint value, int width, long bytes, nint stream)
+    {
+        RequireSound();
+        using var current = new Current(this);
+        var count = (nuint)(bytes / width);
+        Check(width switch
+        {
+            1 => cuMemsetD8Async(address, (byte)value, count, stream),
+            2 => cuMemsetD16Async(address, (ushort)value, count, stream),
+            _ => cuMemsetD32Async(address, value, count, stream),
+        }, "cuMemsetAsync");
     }
 
     public override nint CreateStream()
@@ -286,6 +302,7 @@ internal sealed unsafe partial class CudaDriver : GpuDriver
         Check(kind switch
         {
             GpuObject.Memory => cuMemFree_v2(handle),
+            GpuObject.HostMemory => cuMemFreeHost((void*)handle),
             GpuObject.Stream => cuStreamDestroy_v2(handle),
             GpuObject.Event => cuEventDestroy_v2(handle),
             GpuObject.Graph => cuGraphExecDestroy(handle),

@@ -59,7 +59,7 @@ internal readonly record struct GpuTensor(nint Address, DType Type, (long X, lon
 internal readonly record struct GpuKernelFacts(int Registers, int SharedBytes, int LocalBytes, int MaxThreads);
 
 /// <summary>What a driver makes and destroys.</summary>
-internal enum GpuObject { Memory, Stream, Event, Graph, Module, Pool }
+internal enum GpuObject { Memory, OrderedMemory, HostMemory, Stream, Event, Graph, Module, Pool }
 
 internal enum GpuCopy { ToDevice, ToHost, OnDevice }
 
@@ -70,7 +70,7 @@ internal enum GpuCopy { ToDevice, ToHost, OnDevice }
 /// </summary>
 internal abstract unsafe class GpuDriver
 {
-    private readonly ConcurrentQueue<(GpuObject Kind, nint Handle)> _abandoned = new();
+    private readonly ConcurrentQueue<(GpuObject Kind, nint Handle, nint Stream)> _abandoned = new();
     private readonly Dictionary<string, nint> _modules = [];
     private nint _pool;
     private int _faultCode;
@@ -96,10 +96,16 @@ internal abstract unsafe class GpuDriver
 
     public abstract void Free(nint address, nint stream);
 
+    /// <summary>Memory of the host, not zeroed, that copies read and write where it lies while the host goes on.</summary>
+    public abstract nint AllocateHost(long bytes);
+
     /// <summary>Enqueues a copy. Memory of the host must stay until the stream has been waited for.</summary>
     public abstract void Copy(GpuCopy direction, nint to, nint from, long bytes, nint stream);
 
-    public abstract void Fill(nint address, byte value, long bytes, nint stream);
+    public void Fill(nint address, byte value, long bytes, nint stream) => Fill(address, value, 1, bytes, stream);
+
+    /// <summary>Enqueues writing a value of <paramref name="width"/> bytes, 1, 2 or 4, over and over; address and bytes are multiples of the width.</summary>
+    public abstract void Fill(nint address, uint value, int width, long bytes, nint stream);
 
     public abstract nint CreateStream();
 
@@ -147,22 +153,29 @@ internal abstract unsafe class GpuDriver
     protected abstract void Destroy(GpuObject kind, nint handle);
 
     /// <summary>
-    /// Destroys now, or, for a finalizer, which must not wait for a device, when this device is next asked for memory.
+    /// Destroys now, or, for a finalizer, which must not wait for a device, when this device is next asked for memory. The stream is
+    /// that of <see cref="GpuObject.OrderedMemory"/>.
     /// </summary>
-    public void Release(GpuObject kind, nint handle, bool now)
+    public void Release(GpuObject kind, nint handle, bool now, nint stream = 0)
     {
-        if (now) Destroy(kind, handle);
-        else _abandoned.Enqueue((kind, handle));
+        if (!now)
+        {
+            _abandoned.Enqueue((kind, handle, stream));
+            return;
+        }
+        if (kind == GpuObject.Stream) Sweep();  // before the stream that memory waits for
+        if (kind != GpuObject.OrderedMemory) Destroy(kind, handle);
+        else if (Fault is null) Free(handle, stream);
     }
 
     /// <summary>
     /// The same for a Dispose, which must not throw: what an earlier launch did wrong may show here, and is then this device's fault.
     /// </summary>
-    public bool TryRelease(GpuObject kind, nint handle, bool now)
+    public bool TryRelease(GpuObject kind, nint handle, bool now, nint stream = 0)
     {
         try
         {
-            Release(kind, handle, now);
+            Release(kind, handle, now, stream);
             return true;
         }
         catch (KernelsException)
@@ -174,7 +187,7 @@ internal abstract unsafe class GpuDriver
     /// <summary>Destroys what finalizers left.</summary>
     protected void Sweep()
     {
-        while (_abandoned.TryDequeue(out (GpuObject Kind, nint Handle) left)) Destroy(left.Kind, left.Handle);
+        while (_abandoned.TryDequeue(out (GpuObject Kind, nint Handle, nint Stream) left)) Release(left.Kind, left.Handle, now: true, left.Stream);
     }
 
     /// <summary>The module of a source file, loaded on first use and kept until Close. A load that fails is tried again by the next call.</summary>

@@ -196,11 +196,27 @@ internal sealed unsafe class HipDriver : GpuDriver
         }, "hipMemcpyAsync", direction);
     }
 
-    public override void Fill(nint address, byte value, long bytes, nint stream)
+    public override nint AllocateHost(long bytes)
     {
         RequireSound();
         using var current = new Current(this);
-        Check(hipMemsetD8Async(address, value, (nuint)bytes, stream), nameof(hipMemsetD8Async));
+        Sweep();
+        void* address = null;
+        Check(hipHostMalloc(&address, (nuint)bytes, HipHostMallocFlags.Portable), nameof(hipHostMalloc), bytes);
+        return (nint)address;
+    }
+
+    public override void Fill(nint address, uint value, int width, long bytes, nint stream)
+    {
+        RequireSound();
+        using var current = new Current(this);
+        var count = (nuint)(bytes / width);
+        Check(width switch
+        {
+            1 => hipMemsetD8Async(address, (byte)value, count, stream),
+            2 => hipMemsetD16Async(address, (ushort)value, count, stream),
+            _ => hipMemsetD32Async(address, (int)value, count, stream),
+        }, "hipMemsetAsync");
     }
 
     public override nint CreateStream()
@@ -336,6 +352,7 @@ internal sealed unsafe class HipDriver : GpuDriver
         Check(kind switch
         {
             GpuObject.Memory => hipFree(handle),
+            GpuObject.HostMemory => hipHostFree((void*)handle),
             GpuObject.Stream => hipStreamDestroy(handle),
             GpuObject.Event => hipEventDestroy(handle),
             GpuObject.Graph => hipGraphExecDestroy(handle),

@@ -103,8 +103,25 @@ internal sealed unsafe class SimtDriver : GpuDriver
     public override void Copy(GpuCopy direction, nint to, nint from, long bytes, nint stream) =>
         Do(stream, () => Check(_library.Copy((void*)to, (void*)from, bytes), "copy"));
 
-    public override void Fill(nint address, byte value, long bytes, nint stream) =>
-        Do(stream, () => Check(_library.Fill((void*)address, value, bytes), "fill"));
+    public override nint AllocateHost(long bytes)
+    {
+        RequireSound();
+        Sweep();
+        return (nint)NativeMemory.AlignedAlloc((nuint)bytes, 64);
+    }
+
+    public override void Fill(nint address, uint value, int width, long bytes, nint stream) => Do(stream, () =>
+    {
+        if (width == 1)
+        {
+            Check(_library.Fill((void*)address, (byte)value, bytes), "fill");
+            return;
+        }
+        const int Chunk = 4096;
+        byte* chunk = stackalloc byte[Chunk];
+        new Span<uint>(chunk, Chunk / 4).Fill(width == 4 ? value : value & 0xffff | value << 16);
+        for (long at = 0; at < bytes; at += Chunk) Check(_library.Copy((byte*)address + at, chunk, Math.Min(Chunk, bytes - at)), "fill");
+    });
 
     public override nint CreateStream()
     {
@@ -275,6 +292,7 @@ internal sealed unsafe class SimtDriver : GpuDriver
     protected override void Destroy(GpuObject kind, nint handle)
     {
         if (kind == GpuObject.Memory) Check(_library.Free((void*)handle), "free");
+        if (kind == GpuObject.HostMemory) NativeMemory.AlignedFree((void*)handle);
         if (kind == GpuObject.Event)
         {
             _events.TryRemove(handle, out _);

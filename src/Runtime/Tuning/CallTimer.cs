@@ -9,6 +9,9 @@ internal sealed class TimedCall(string name, Action<int> run)
 
     public Action<int> Run { get; } = run;
 
+    /// <summary>Seconds a call of what another process runs and times; null: <see cref="Run"/> is timed here.</summary>
+    public Func<double>? Clock { get; init; }
+
     /// <summary>Seconds of the last call; how many calls one reading of the clock needs follows from it.</summary>
     public double Last { get; set; }
 }
