@@ -110,44 +110,52 @@ public sealed class Invariance
 
     private static IEnumerable<string> Names => Tables.Runnable(KnOp.SpGemm).Select(r => r.Name);
 
-    /// <summary>A row of 10^5 products, shared by all workers, over a B whose rows are in no order; C sorted or not, whole or its values alone.</summary>
-    [TestCaseSource(nameof(Names))]
-    public void ALongRowOverAnUnsortedBIsTheSameForAnyThreads(string name)
+    private static IEnumerable<TestCaseData> RowsByWidth() => Names.SelectMany(n => new[] { new TestCaseData(n, false), new TestCaseData(n, true) });
+
+    /// <summary>A row of 10^4 to 10^5 products, shared by workers, over a B whose rows are in no order; C sorted or not, whole or its values alone. Wide rows are hashed.</summary>
+    [TestCaseSource(nameof(RowsByWidth))]
+    public void ALongRowOverAnUnsortedBIsTheSameForAnyThreads(string name, bool wide)
     {
         Row row = Tables.Find(name, KnOp.SpGemm);
-        using CsrMatrix<double> a = SpGemmTests.Of(SpGemmMatrices.PowerLaw(3000, 6, 35), i => 1 + i % 89 / 89.0);
-        using CsrMatrix<double> b = Kernels.SpGemm.Multiply(a, a, new SpGemmOptions { Sorted = false, Row = "spgemm/managed" }), t = b.Transpose(), sorted = t.Transpose();
+        using CsrMatrix<double> a = SpGemmTests.Of(SpGemmMatrices.PowerLaw(2000, 6, 35), i => 1 + i % 89 / 89.0);
+        using CsrMatrix<double> left = wide ? SpGemmTests.Of(SpGemmMatrices.Uniform(2000, 2000, 3, 36), i => 1 + i % 7 / 7.0) : a.CopyTo(Device.Cpu);
+        using CsrMatrix<double> right = wide ? SpGemmTests.Of(SpGemmMatrices.Uniform(2000, 1_000_000, 4, 37), i => 1 + i % 9 / 9.0) : a.CopyTo(Device.Cpu);
+        using CsrMatrix<double> b = Kernels.SpGemm.Multiply(left, right, new SpGemmOptions { Sorted = false, Row = "spgemm/managed" }), t = b.Transpose(), sorted = t.Transpose();
         Assert.That((b.Sorted, b.ColumnIndices.SequenceEqual(sorted.ColumnIndices)), Is.EqualTo((false, false)));
         foreach ((bool masked, bool complement, bool added) in ((bool, bool, bool)[])[(false, false, false), (true, false, true), (true, true, false)])
         {
             CsrMatrix<double>? mask = masked ? sorted : null, addend = added ? b : null;
             var options = new SpGemmOptions { Complement = complement };
             using CsrMatrix<double> expected = Kernels.SpGemm.Multiply(a, sorted, options with { Row = "spgemm/managed", Threads = 1 }, mask, addend);
-            foreach (bool inOrder in (bool[])[true, false])
-            {
-                int[] order = [];
-                foreach ((int threads, int window) in ((int, int)[])[(1, 0), (2, 0), (7, 0), (7, 1)])
-                    try
-                    {
-                        Device.Cpu.SetThreads(threads);
-                        KnLaunch launch = row.Launches(threads).ElementAt(row.Parameters.IsEmpty ? 0 : 3 * window);
-                        using SpGemmPlan<double> plan = SpGemmPlan<double>.Create(a, b, options with { Dataflow = row.Dataflow(launch), Sorted = inOrder }, mask, addend);
-                        Assert.That(plan.MostProducts, Is.GreaterThan(100_000));
-                        using CsrMatrix<double> c = plan.Product(), known = plan.Symbolic();
-                        string what = $"{plan.Choice.Dataflow}, {options}, {(inOrder ? "sorted" : "unsorted")}";
-                        Assert.That(SpGemmSame.As(expected, c), what);
-                        if (window == 0) Assert.That(order.Length == 0 || c.ColumnIndices.SequenceEqual(order), $"{what}: another order");
-                        if (window == 0) order = c.ColumnIndices.ToArray();
-                        known.Values.Fill(double.NaN);
-                        plan.Numeric(known);
-                        Assert.That(SpGemmSame.As(expected, known), $"{what}: the numeric phase");
-                    }
-                    finally
-                    {
-                        Device.Cpu.SetThreads(0);
-                    }
-            }
+            // The default window and the shortest.
+            foreach (KnLaunch launch in row.Parameters.IsEmpty ? [row.DefaultLaunch(0)] : (KnLaunch[])[row.DefaultLaunch(0), row.Launches(0).ElementAt(3)])
+                foreach (bool inOrder in (bool[])[true, false])
+                    SameForAnyThreads(a, b, options with { Dataflow = row.Dataflow(launch), Sorted = inOrder }, mask, addend, expected);
         }
+    }
+
+    private static void SameForAnyThreads(CsrMatrix<double> a, CsrMatrix<double> b, SpGemmOptions options, CsrMatrix<double>? mask, CsrMatrix<double>? addend, CsrMatrix<double> expected)
+    {
+        int[] order = [];
+        foreach (int threads in (int[])[1, 2, 7])
+            try
+            {
+                Device.Cpu.SetThreads(threads);
+                using SpGemmPlan<double> plan = SpGemmPlan<double>.Create(a, b, options, mask, addend);
+                Assert.That(plan.MostProducts, Is.GreaterThan(20_000));
+                using CsrMatrix<double> c = plan.Product(), known = plan.Symbolic();
+                string what = $"{options}, {threads} threads";
+                Assert.That(SpGemmSame.As(expected, c), what);
+                Assert.That(order.Length == 0 || c.ColumnIndices.SequenceEqual(order), $"{what}: another order");
+                order = c.ColumnIndices.ToArray();
+                known.Values.Fill(double.NaN);
+                plan.Numeric(known);
+                Assert.That(SpGemmSame.As(expected, known), $"{what}: the numeric phase");
+            }
+            finally
+            {
+                Device.Cpu.SetThreads(0);
+            }
     }
 
     /// <summary>The parts of a long row are ranges of columns without gaps, one to a task, whichever task it begins in.</summary>
