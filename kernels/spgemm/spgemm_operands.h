@@ -77,12 +77,13 @@ struct row_operands {
     const I *ks = columns(a.a), *columns_b = columns(a.b);
     const V *values_a = values(a.a), *values_b = values(a.b);
     const int64_t* offsets = a.b.offsets;
+    if (!r.whole && !has(KN_SPGEMM_B_SORTED)) {
+      for (int64_t e = a.a.offsets[r.i], end = a.a.offsets[r.i + 1]; e < end; e++)
+        select(r, S::kReads ? values_a + e : &unread, columns_b, values_b, offsets[ks[e]], offsets[ks[e] + 1], f);
+      return;
+    }
     for (int64_t e = a.a.offsets[r.i], end = a.a.offsets[r.i + 1]; e < end; e++) {
       int64_t from = offsets[ks[e]], to = offsets[ks[e] + 1];
-      if (!r.whole && !has(KN_SPGEMM_B_SORTED)) {
-        select(r, S::kReads ? values_a + e : &unread, columns_b, values_b, from, to, f);
-        continue;
-      }
       if (!r.whole) {
         from = bisect(columns_b, from, to, r.low);
         to = bisect(columns_b, from, to, r.high);
@@ -92,9 +93,11 @@ struct row_operands {
     }
   }
 
-  // The entries of an unsorted row of B that fall into the part, in their order, some registers of them at a time.
+  // The entries of an unsorted row of B that fall into the part, in their order, some registers of them at a time. Out
+  // of line, since the loop of sorted rows is slower with it inside.
   template <class F>
-  void select(const part& r, const V* coefficient, const I* c, const V* b, int64_t from, int64_t to, F& f) const {
+  [[gnu::noinline]] void select(const part& r, const V* coefficient, const I* c, const V* b, int64_t from, int64_t to,
+                                F& f) const {
     constexpr int64_t kSome = 256;
     alignas(64) I kept[kSome + 16];
     alignas(64) V values[S::kReads ? kSome + 16 : 1];
