@@ -50,6 +50,30 @@ public sealed class Thresholds
         Assert.That(() => SpGemmPlan<double>.Create(a, a, new SpGemmOptions { Dataflow = row.Dataflow(row.DefaultLaunch(0)), Row = "spgemm/managed" }), Throws.TypeOf<KernelsException>().With.Property("Argument").EqualTo("Dataflow"));
     }
 
+    /// <summary>Rows of 2000 products over a million columns are hashed: the size of the table is then worth timing, and changes no bit.</summary>
+    [Test]
+    public void ATablesSizeIsTimedWhereRowsAreHashed()
+    {
+        Row row = Avx512;
+        using CsrMatrix<double> a = Matrix(SpGemmMatrices.Uniform(200, 2000, 50, 3)), b = Matrix(SpGemmMatrices.Uniform(2000, 1_000_000, 40, 4)), narrow = Matrix(SpGemmMatrices.Uniform(2000, 3000, 40, 5));
+        int[] Timed(CsrMatrix<double> right)
+        {
+            using SpGemmPlan<double> plan = SpGemmPlan<double>.Create(a, right);
+            var thresholds = new SpGemmThresholds(Device.Cpu, 0, plan.Problem, plan.Sample(), distinct: true);
+            return [.. row.Launches(0).Where(l => thresholds.Accepts(row, SpGemmThresholds.Memory, l)).Select(l => row.Value(l, "table")).Distinct().Order()];
+        }
+        Assert.That(Timed(b), Is.EqualTo(new[] { 1, 2, 4 }));
+        Assert.That(Timed(narrow), Is.EqualTo(new[] { 2 }), "where no row is hashed, the default alone");
+        using CsrMatrix<double> expected = Kernels.SpGemm.Multiply(a, b, new SpGemmOptions { Row = "spgemm/managed" });
+        foreach (int table in (int[])[1, 2, 4])
+        {
+            KnLaunch launch = row.DefaultLaunch(0);
+            launch.Param[row.IndexOf("table")] = table;
+            using CsrMatrix<double> c = Kernels.SpGemm.Multiply(a, b, new SpGemmOptions { Dataflow = row.Dataflow(launch) });
+            Assert.That(SpGemmSame.As(expected, c), $"{row.Dataflow(launch)}");
+        }
+    }
+
     [Test]
     public void WhatIsStoredHoldsForTheClassAndNoOther()
     {
