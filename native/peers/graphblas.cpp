@@ -150,9 +150,9 @@ class product final : public kn_peer_spgemm {
 };
 
 std::unique_ptr<kn_peer_spgemm> spgemm(const kn_peer_spgemm_problem& p) {
-  if (p.type != KN_F32 && p.type != KN_F64 && p.type != KN_NONE) throw kn_unsupported("GraphBLAS: f32 and f64 only");
+  if (p.type != KN_F32 && p.type != KN_F64 && p.type != KN_NONE) throw kn_unsupported("f32 and f64 only");
   if (p.d_offsets && p.semiring == KN_OR_AND && p.type != KN_NONE)
-    throw kn_unsupported("GraphBLAS: an entry of the addend alone keeps its value, which or-and makes 1");
+    throw kn_unsupported("an entry of the addend alone keeps its value, which or-and makes 1");
   return std::make_unique<product>(p);
 }
 
