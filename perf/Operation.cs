@@ -117,6 +117,12 @@ internal abstract class Operation
     /// <summary>Every case the row accepts, against the oracle, kind by kind.</summary>
     public abstract IEnumerable<CheckResult> Check(KernelTable table, Row row);
 
+    /// <summary>Options by which check takes problems of the user's; none where it has its own cases alone.</summary>
+    public virtual IReadOnlyList<Option> CheckOptions => [];
+
+    /// <summary>The problems that these options name, against the oracle.</summary>
+    public virtual IEnumerable<CheckResult> Check(Device device, Row row, ParseResult parsed) => throw new UsageException($"{Name} is checked on its own cases");
+
     /// <summary>One small problem against the oracle: null, or what is wrong.</summary>
     public abstract string? SelfTest(Row row);
 

@@ -52,7 +52,7 @@ internal abstract unsafe class DecodeAttentionGpu : GpuRow
         ref readonly KnDecodeAttentionProblem p = ref *(KnDecodeAttentionProblem*)problem;
         KnSoftmax softmax = SoftmaxOf(launch);
         if (!DecodeAttentionRules.Valid(p, out why) || !DecodeAttentionRules.Offers(p, softmax, out why)) return false;
-        why = launch.Param[2] != 0 || launch.Param[3] != 0 ? "this row has two launch parameters"
+        why = ((ReadOnlySpan<int>)launch.Param)[2..].ContainsAnyExcept(0) ? "this row has two launch parameters"
             : SplitOf(launch) < KeysOfSplit || SplitOf(launch) % KeysOfSplit != 0 ? "split is a multiple of 64"
             : (long)p.Batch * SplitsOf(p, launch) > int.MaxValue ? "p.Batch * splits < 2^31"
             : Blocks(p, 1) > LongestGrid || p.QHeads > LongestGrid ? "p.QHeads * p.QLen <= 65535"

@@ -64,7 +64,7 @@ internal sealed unsafe class DecodeAttentionManaged : Row
 
     private bool Listed(in KnLaunch launch)
     {
-        for (int i = 0; i < 4; i++)
+        for (int i = 0; i < ((ReadOnlySpan<int>)launch.Param).Length; i++)
             if (launch.Param[i] != 0 && (i >= Parameters.Length || !Parameters[i].Values.Contains(launch.Param[i]))) return false;
         return true;
     }

@@ -78,7 +78,7 @@ internal abstract unsafe class FlatGemmGpu : GpuRow
         }
         ref readonly KnFlatGemmProblem p = ref *(KnFlatGemmProblem*)problem;
         if (!FlatGemmRules.Valid(p, out why)) return false;
-        bool values = launch.Param[3] == 0;
+        bool values = !((ReadOnlySpan<int>)launch.Param)[Parameters.Length..].ContainsAnyExcept(0);
         for (int i = 0; i < Parameters.Length; i++) values &= Parameters[i].Values.Contains(launch.Param[i]);
         why = !values || !Fits(launch) ? Wrong
             : KindOf(p) < 0 ? "types of w and x that it has kernels for"

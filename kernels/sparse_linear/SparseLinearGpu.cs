@@ -46,7 +46,7 @@ internal sealed unsafe class SparseLinearGpu : GpuRow
         }
         ref readonly KnSparseLinearProblem p = ref *(KnSparseLinearProblem*)problem;
         if (!SparseLinearRules.Valid(p, out why)) return false;
-        bool values = launch.Param[2] == 0 && launch.Param[3] == 0;
+        bool values = !((ReadOnlySpan<int>)launch.Param)[Parameters.Length..].ContainsAnyExcept(0);
         for (int i = 0; i < Parameters.Length; i++) values &= Parameters[i].Values.Contains(launch.Param[i]);
         why = !values ? "launch parameters among the values of this row"
             : FlatGemmGpu.Integer(p.Layer) && p.Layer.K > FlatGemmGpu.IntegerK ? "p.K <= 131071, whose products one s32 holds"

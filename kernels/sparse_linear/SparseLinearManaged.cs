@@ -27,7 +27,7 @@ internal sealed unsafe class SparseLinearManaged : Row
     {
         why = problem == null ? "problem != null"
             : launch.Size != sizeof(KnLaunch) ? "launch.Size == sizeof(KnLaunch)"
-            : launch.Param[0] != 0 || launch.Param[1] != 0 || launch.Param[2] != 0 || launch.Param[3] != 0 ? "this row has no launch parameters"
+            : ((ReadOnlySpan<int>)launch.Param).ContainsAnyExcept(0) ? "this row has no launch parameters"
             : null;
         return why is null && SparseLinearRules.Valid(*(KnSparseLinearProblem*)problem, out why);
     }

@@ -47,7 +47,7 @@ internal sealed unsafe class SpGemmGpu : GpuRow
         }
         ref readonly KnSpgemmProblem p = ref *(KnSpgemmProblem*)problem;
         if (!SpGemmRules.Valid(p, out why)) return false;
-        bool values = Parameters[0].Values.Contains(launch.Param[0]) && launch.Param[1] == 0 && launch.Param[2] == 0 && launch.Param[3] == 0;
+        bool values = Parameters[0].Values.Contains(launch.Param[0]) && !((ReadOnlySpan<int>)launch.Param)[1..].ContainsAnyExcept(0);
         why = !values ? "launch parameters among the values of this row"
             : p.IndexBytes != 4 ? "p.IndexBytes == 4"
             : p.Most > Most ? "p.Most <= 2^28"

@@ -32,8 +32,12 @@ internal unsafe class SpGemmManaged : Row
     public override long Workspace(void* problem, in KnLaunch launch)
     {
         var p = (KnSpgemmProblem*)problem;
-        return p->Products == 0 ? 0 : ManagedPool.Workers(launch.Threads) * ScratchBytes(SlotsFor(p->Most, p->N), ValueBytes(*p));
+        long workers = ManagedPool.Workers(launch.Threads);
+        return p->Products == 0 ? 0 : workers * ScratchBytes(SlotsFor(p->Most, p->N), ValueBytes(*p)) + MostTasks(workers) * sizeof(long);
     }
+
+    /// <summary>Eight tasks a worker, and what is left by dividing.</summary>
+    private static long MostTasks(long workers) => 8 * workers + 4;
 
     private protected virtual int ValueBytes(in KnSpgemmProblem p) => (DType)p.Type switch { DType.Float64 => 8, DType.Float32 => 4, _ => 1 };
 
@@ -96,8 +100,10 @@ internal unsafe class SpGemmManaged : Row
             Args = a,
             Slots = slots,
             ScratchBytes = ScratchBytes(slots, sizeof(T)),
-            // Eight tasks a worker even out what products do not tell; less than 4096 products are not worth a task.
-            TaskProducts = Math.Max(4096, (a->Products[a->RowTo] - a->Products[a->RowFrom]) / (8 * workers)),
+            Workers = workers,
+            PartEntries = (long*)((byte*)a->Workspace + workers * ScratchBytes(slots, sizeof(T))),
+            // Eight tasks a worker even out what products do not tell.
+            TaskProducts = Math.Max(SpGemmManagedCall.LeastTask, (a->Products[a->RowTo] - a->Products[a->RowFrom]) / (8 * workers)),
             Values = SpGemmRules.HasValues(*p),
             ReadsValues = SpGemmRules.ReadsValues(*p),
             Failure = failure,

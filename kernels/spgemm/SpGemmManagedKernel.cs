@@ -12,6 +12,8 @@ internal unsafe struct SpGemmManagedCall
     public long TaskProducts;  // products per task
     public long Slots;         // of one table
     public long ScratchBytes;  // of one worker
+    public long Workers;
+    public long* PartEntries;  // [tasks] of the part of a longer row that a task begins with
     public bool Values, Write, ReadsValues;
     public GCHandle Failure;   // of a StrongBox<Exception?> where a user's operators may throw
 
@@ -27,6 +29,33 @@ internal unsafe struct SpGemmManagedCall
         }
         return low;
     }
+
+    public readonly long TaskOf(long i) => (Args->Products[i] - Args->Products[Args->RowFrom]) / TaskProducts;
+
+    /// <summary>Tasks that share row i by ranges of its columns, from the one it begins in on. Each looks at all products where B is not sorted.</summary>
+    public readonly long Parts(long i)
+    {
+        KnSpgemmArgs* a = Args;
+        if (a->Products[i + 1] - a->Products[i] <= TaskProducts) return 1;
+        return Math.Min(Workers, (a->Products[i + 1] - 1 - a->Products[a->RowFrom]) / TaskProducts - TaskOf(i) + 1);
+    }
+
+    /// <summary>The part of the row before <paramref name="first"/> that the task, whose first row that is, begins with; 0: none.</summary>
+    public readonly long PartAt(long task, long first)
+    {
+        if (first == Args->RowFrom) return 0;
+        long part = task - TaskOf(first - 1);
+        return part < Parts(first - 1) ? part : 0;
+    }
+
+    /// <summary>Where the columns of a part begin.</summary>
+    public readonly long LowOf(long part, long parts) => (long)((Int128)Problem->N * part / parts);
+
+    /// <summary>A row that may be shared is sorted whatever is asked, so that its order does not say how many workers there were.</summary>
+    public readonly bool Ordered(long i) => !SpGemmRules.Has(*Problem, KnSpgemmFlags.Unsorted) || Args->Products[i + 1] - Args->Products[i] > LeastTask;
+
+    /// <summary>Products that are worth a task.</summary>
+    public const long LeastTask = 4096;
 
     public readonly long Tasks => (Args->Products[Args->RowTo] - Args->Products[Args->RowFrom]) / TaskProducts + 1;
 }
@@ -48,6 +77,9 @@ internal static unsafe class SpGemmManagedKernel<TIndex, T, TSemiring>
         public long* Keys, Columns, Mask;
         public T* Sums;
         public long Slots, MaskSlots, Count;
+        public long Low, High;  // columns that are looked at
+
+        public readonly bool Has(long column) => (ulong)(column - Low) < (ulong)(High - Low);
     }
 
     internal static void Run(SpGemmManagedCall* call, int threads)
@@ -63,6 +95,8 @@ internal static unsafe class SpGemmManagedKernel<TIndex, T, TSemiring>
         if (a->Phase != (int)KnSpgemmPhase.Numeric)
         {
             ManagedPool.Run(threads, call->Tasks, &Body, call);
+            for (long t = 1; t < call->Tasks; t++)
+                if (call->FirstRow(t) is var first && call->PartAt(t, first) > 0) a->COffsets[first - a->RowFrom] += call->PartEntries[t];
             long rows = a->RowTo - a->RowFrom;
             for (long i = 0; i < rows; i++) a->COffsets[i + 1] += a->COffsets[i];
             if (a->Phase == (int)KnSpgemmPhase.Symbolic) return;
@@ -104,39 +138,83 @@ internal static unsafe class SpGemmManagedKernel<TIndex, T, TSemiring>
     {
         KnSpgemmArgs* a = call->Args;
         Scratch s = ScratchOf(call, worker);
-        long until = Math.Min(call->FirstRow(task + 1), a->Phase == (int)KnSpgemmPhase.Product && call->Write ? *a->RowsDone : a->RowTo);
-        for (long i = call->FirstRow(task); i < until; i++)
-        {
-            long* offset = a->COffsets + (i - a->RowFrom);
-            Accumulate(call, ref s, i);
-            if (!call->Write) offset[1] = s.Count;
-            else if (a->Phase == (int)KnSpgemmPhase.Product) Emit(call, ref s, offset[0]);
-            else EmitKnown(call, ref s, offset[0], offset[1]);
-            Wipe(s.Keys, s.Slots);
-            Wipe(s.Mask, s.MaskSlots);
-        }
+        long first = call->FirstRow(task), last = a->Phase == (int)KnSpgemmPhase.Product && call->Write ? *a->RowsDone : a->RowTo, until = Math.Min(call->FirstRow(task + 1), last);
+        if (first <= last && call->PartAt(task, first) is var part && part > 0) One(call, ref s, first - 1, part);
+        for (long i = first; i < until; i++) One(call, ref s, i, 0);
     }
 
-    /// <summary>Sums row i of C into the table.</summary>
-    private static void Accumulate(SpGemmManagedCall* call, ref Scratch s, long i)
+    /// <summary>One row, or a part of it.</summary>
+    private static void One(SpGemmManagedCall* call, ref Scratch s, long i, long part)
+    {
+        KnSpgemmArgs* a = call->Args;
+        long* offset = a->COffsets + (i - a->RowFrom), entries = call->PartEntries + call->TaskOf(i);
+        long parts = call->Parts(i);
+        (s.Low, s.High) = (call->LowOf(part, parts), call->LowOf(part + 1, parts));
+        Accumulate(call, ref s, i, parts > 1);
+        if (!call->Write)
+        {
+            if (part == 0) offset[1] = s.Count;
+            else entries[part] = s.Count;
+        }
+        else if (a->Phase == (int)KnSpgemmPhase.Product)
+        {
+            long to = part == 0 ? offset[0] : offset[1];
+            for (long p = part; part > 0 && p < parts; p++) to -= entries[p];
+            Emit(call, ref s, to, call->Ordered(i));
+        }
+        else if (parts == 1)
+        {
+            EmitKnown(call, ref s, offset[0], offset[1]);
+        }
+        else
+        {
+            var c = new KnCsr { Columns = a->CColumns };
+            long from = Bisect(c, offset[0], offset[1], s.Low);
+            EmitKnown(call, ref s, from, Bisect(c, from, offset[1], s.High));
+        }
+        Wipe(s.Keys, s.Slots);
+        Wipe(s.Mask, s.MaskSlots);
+    }
+
+    private static long Bisect(in KnCsr x, long low, long high, long column)
+    {
+        while (low < high)
+        {
+            long middle = (low + high) >>> 1;
+            if (Column(x, middle) < column) low = middle + 1;
+            else high = middle;
+        }
+        return low;
+    }
+
+    /// <summary>Sums row i of C into the table, of a part those of its columns.</summary>
+    private static void Accumulate(SpGemmManagedCall* call, ref Scratch s, long i, bool part)
     {
         KnSpgemmArgs* a = call->Args;
         KnSpgemmProblem* p = call->Problem;
         long products = a->Products[i + 1] - a->Products[i];
         s.Count = s.MaskSlots = 0;
-        s.Slots = SpGemmManaged.SlotsFor(products, p->N);
+        s.Slots = SpGemmManaged.SlotsFor(products, s.High - s.Low);
+        bool sorted = SpGemmRules.Has(*p, KnSpgemmFlags.BSorted), choose = part && !sorted;
         bool masked = SpGemmRules.Has(*p, KnSpgemmFlags.Mask), complement = SpGemmRules.Has(*p, KnSpgemmFlags.Complement);
         if (masked) FillMask(ref s, a->Mask, i, p->N, SpGemmRules.Has(*p, KnSpgemmFlags.Valued));
         if (SpGemmRules.Has(*p, KnSpgemmFlags.Accumulate))
             for (long j = a->D.Offsets[i]; j < a->D.Offsets[i + 1]; j++)
-                Add(ref s, Column(a->D, j), call->Values ? ((T*)a->D.Values)[j] : TSemiring.Zero);
+                if (!part || s.Has(Column(a->D, j))) Add(ref s, Column(a->D, j), call->Values ? ((T*)a->D.Values)[j] : TSemiring.Zero);
         for (long e = a->A.Offsets[i]; e < a->A.Offsets[i + 1]; e++)
         {
             long k = Column(a->A, e);
             T x = call->ReadsValues ? ((T*)a->A.Values)[e] : default;
-            for (long j = a->B.Offsets[k]; j < a->B.Offsets[k + 1]; j++)
+            long from = a->B.Offsets[k], to = a->B.Offsets[k + 1];
+            if (part && sorted)
+            {
+                from = Bisect(a->B, from, to, s.Low);
+                to = Bisect(a->B, from, to, s.High);
+            }
+            for (long j = from; j < to; j++)
             {
                 long c = Column(a->B, j);
+                if (choose && !s.Has(c)) continue;
                 if (masked && Masked(ref s, c) == complement) continue;
                 Add(ref s, c, TSemiring.Multiply(x, call->ReadsValues ? ((T*)a->B.Values)[j] : default));
             }
@@ -186,9 +264,9 @@ internal static unsafe class SpGemmManagedKernel<TIndex, T, TSemiring>
     /// <summary>Also what emptied slots one by one would cost: a table has at most four slots per product.</summary>
     private static void Wipe(long* keys, long slots) => NativeMemory.Fill(keys, (nuint)slots * sizeof(long), 0xff);
 
-    private static void Emit(SpGemmManagedCall* call, ref Scratch s, long to)
+    private static void Emit(SpGemmManagedCall* call, ref Scratch s, long to, bool ordered)
     {
-        if (!SpGemmRules.Has(*call->Problem, KnSpgemmFlags.Unsorted)) Sort(ref s);
+        if (ordered) Sort(ref s);
         for (long j = 0; j < s.Count; j++)
         {
             long column = s.Columns[j];

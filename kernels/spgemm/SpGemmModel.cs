@@ -10,6 +10,7 @@ internal static class SpGemmModel
 {
     // kShort and kShortColumns of spgemm_operands.h: such rows are computed alike by every launch.
     private const long ShortProducts = 64, ShortColumns = 1 << 26;
+    private const double Slots = 1 << 16;  // kHash of spgemm_rows.h
     private const double CallSeconds = 2e-6, SlotSeconds = 1e-6, Managed = 20e-9;
 
     public static double Seconds(Row row, in KnLaunch launch, in KnSpgemmProblem p, SpGemmSample sample, Device device)
@@ -33,16 +34,16 @@ internal static class SpGemmModel
         double marks = r.Span / 64.0, scatter = Scatter(r.Span, p, device);
         if (masked || r.Span <= (long)row.Value(launch, "density") * r.Products) return r.Products * scatter + marks;
         if (r.Products <= row.Value(launch, "sort")) return r.Products * (1.5 + 0.12 * Math.Pow(Math.Log2(r.Products + 1), 2));
-        if (r.Span <= row.Value(launch, "cached") || r.Products > 1 << 15) return r.Products * (scatter + 0.3) + Math.Min(marks, 8 * r.Entries);
-        return r.Products * 3.5 + r.Entries * Math.Log2(r.Entries + 2);
+        double slots = row.Value(launch, "table") * r.Products;
+        if (r.Span <= row.Value(launch, "cached") || slots > Slots) return r.Products * (scatter + 0.3) + Math.Min(marks, 8 * r.Entries);
+        double reach = Reach(slots * (p.IndexBytes + ((DType)p.Type).Bits() / 8.0), device), load = r.Entries / slots;
+        return r.Products * (2 + reach + 2 * load * load) + r.Entries * Math.Log2(r.Entries + 2);
     }
 
     /// <summary>A product into sums and marks that lie where their span has room: L1, L2, beyond.</summary>
-    private static double Scatter(long span, in KnSpgemmProblem p, Device device)
-    {
-        double bytes = span * (1 + ((DType)p.Type).Bits() / 8.0);
-        return bytes <= Cache(device, 0, 48 << 10) ? 0.8 : bytes <= Cache(device, 1, 1 << 20) ? 1.5 : 4;
-    }
+    private static double Scatter(long span, in KnSpgemmProblem p, Device device) => Reach(span * (1 + ((DType)p.Type).Bits() / 8.0), device);
+
+    private static double Reach(double bytes, Device device) => bytes <= Cache(device, 0, 48 << 10) ? 0.8 : bytes <= Cache(device, 1, 1 << 20) ? 1.5 : 4;
 
     /// <summary>Virtual machines may not tell the sizes of caches.</summary>
     private static double Cache(Device device, int level, int unknown) => device.CacheBytes.Length > level && device.CacheBytes[level] > 0 ? device.CacheBytes[level] : unknown;

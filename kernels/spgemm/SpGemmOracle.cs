@@ -18,28 +18,29 @@ internal static class SpGemmOracle
         Semiring semiring, DType type)
     {
         var rows = new SpGemmExpectedRow[a.Structure.Rows];
-        for (long i = 0; i < rows.Length; i++)
-        {
-            HashSet<int>? masked = mask is null ? null : [.. mask.Indices[(int)mask.Offsets[i]..(int)mask.Offsets[i + 1]]];
-            var row = new SortedDictionary<int, Entry>();
-            void Add(int c, double value)
-            {
-                Entry e = row.GetValueOrDefault(c, new Entry(Zero(semiring), 0, 0));
-                row[c] = new Entry(Sum(semiring, e.Sum, value), e.Size + Math.Abs(value), e.Terms + 1);
-            }
-            if (d is not null)
-                for (long j = d.Structure.Offsets[i]; j < d.Structure.Offsets[i + 1]; j++) Add(d.Structure.Indices[j], d.Values[j]);
-            for (long e = a.Structure.Offsets[i]; e < a.Structure.Offsets[i + 1]; e++)
-            {
-                long k = a.Structure.Indices[e];
-                for (long j = b.Structure.Offsets[k]; j < b.Structure.Offsets[k + 1]; j++)
-                    if (masked is null || masked.Contains(b.Structure.Indices[j]) != complement)
-                        Add(b.Structure.Indices[j], Product(semiring, a.Values[e], b.Values[j]));
-            }
-            rows[i] = new SpGemmExpectedRow([.. row.Keys.Select(c => (long)c)], [.. row.Values.Select(e => e.Sum)],
-                [.. row.Values.Select(e => Tolerance(e, semiring, type))]);
-        }
+        for (long i = 0; i < rows.Length; i++) rows[i] = Row(i, a, b, d, mask, complement, semiring, type);
         return rows;
+    }
+
+    internal static SpGemmExpectedRow Row(long i, SpGemmOperand a, SpGemmOperand b, SpGemmOperand? d, SparseStructure? mask, bool complement, Semiring semiring, DType type)
+    {
+        HashSet<int>? masked = mask is null ? null : [.. mask.Indices[(int)mask.Offsets[i]..(int)mask.Offsets[i + 1]]];
+        var row = new SortedDictionary<int, Entry>();
+        void Add(int c, double value)
+        {
+            Entry e = row.GetValueOrDefault(c, new Entry(Zero(semiring), 0, 0));
+            row[c] = new Entry(Sum(semiring, e.Sum, value), e.Size + Math.Abs(value), e.Terms + 1);
+        }
+        if (d is not null)
+            for (long j = d.Structure.Offsets[i]; j < d.Structure.Offsets[i + 1]; j++) Add(d.Structure.Indices[j], d.Values[j]);
+        for (long e = a.Structure.Offsets[i]; e < a.Structure.Offsets[i + 1]; e++)
+        {
+            long k = a.Structure.Indices[e];
+            for (long j = b.Structure.Offsets[k]; j < b.Structure.Offsets[k + 1]; j++)
+                if (masked is null || masked.Contains(b.Structure.Indices[j]) != complement)
+                    Add(b.Structure.Indices[j], Product(semiring, a.Values[e], b.Values[j]));
+        }
+        return new SpGemmExpectedRow([.. row.Keys.Select(c => (long)c)], [.. row.Values.Select(e => e.Sum)], [.. row.Values.Select(e => Tolerance(e, semiring, type))]);
     }
 
     private readonly record struct Entry(double Sum, double Size, int Terms);

@@ -11,7 +11,7 @@ namespace {
 int32_t accepts(const void* problem, const kn_launch* launch, const char** why) {
   const kn_spgemm_problem& p = *static_cast<const kn_spgemm_problem*>(problem);
   if (!valid(p, launch, why)) return 0;
-  KN_REQUIRE(p.n <= kDense || !(p.flags & KN_SPGEMM_MASK));
+  KN_REQUIRE(p.n <= kMaskedSpan || !(p.flags & KN_SPGEMM_MASK));
   KN_REQUIRE(p.n <= kDense || (p.flags & KN_SPGEMM_B_SORTED));
   return 1;
 }
@@ -85,7 +85,7 @@ extern "C" const kn_row spgemm_avx512 = {.name = "spgemm/avx512",
                                          .needs = KN_CPU_AVX512,
                                          .bits = "ordered",
                                          .params = row_params,
-                                         .param_count = 4,
+                                         .param_count = kParams,
                                          .reserved = 0,
                                          .accepts = accepts,
                                          .workspace = workspace,

@@ -30,7 +30,7 @@ inline sizes sizes_of(const kn_spgemm_problem& p, const limits& l) {
   z.shared = 2 * round_up((z.slots + 1) * 8, 64);
   z.worker = round_up(l.sort + 64, 16) * (4 + z.value) + l.dense * z.value +
              round_up(l.dense + l.dense / kLine + 128, 64) + l.hash * (z.index + z.value) +
-             round_up(l.hash / 2 + 8, 8) * 8 + kBuffers * round_up(z.entries, 64) * (z.index + z.value) +
+             round_up(l.hashed() + 8, 8) * 8 + kBuffers * round_up(z.entries, 64) * (z.index + z.value) +
              round_up(kBuffers * 8, 64);
   const int64_t batch = p.type == KN_F64 ? sizeof(short_batch<double>) : sizeof(short_batch<float>);
   z.worker = round_up(z.worker + batch, 64) + 1024;
@@ -93,7 +93,7 @@ struct driver {
     w.s.batch = reinterpret_cast<short_batch<V>*>(take(sizeof(short_batch<V>)));
     w.s.table = reinterpret_cast<I*>(take(limit.hash * size.index));
     w.s.table_sums = reinterpret_cast<V*>(take(limit.hash * size.value));
-    w.s.found = reinterpret_cast<uint64_t*>(take((limit.hash / 2 + 8) * 8));
+    w.s.found = reinterpret_cast<uint64_t*>(take((limit.hashed() + 8) * 8));
     w.s.state = reinterpret_cast<scratch_state*>(take(sizeof(scratch_state)));
     for (int b = 0; b < kBuffers; b++) {
       w.columns[b] = reinterpret_cast<I*>(take(size.entries * size.index));
@@ -115,12 +115,14 @@ struct driver {
     return low;
   }
 
-  // How many slots share row i. A part repeats the bisection of every row of B, so it must have some products for each.
+  // How many slots share row i. A part repeats the bisection of every row of B, so it must have some products for each;
+  // where B is not sorted it looks at all of them, so that there are no more parts than threads.
   int64_t parts(int64_t i) const {
     const int64_t products = a.products[i + 1] - a.products[i];
-    if (products <= limit.window || !(p.flags & KN_SPGEMM_B_SORTED) || (p.flags & KN_SPGEMM_UNSORTED)) return 1;
+    if (products <= limit.window) return 1;
     const int64_t from = (a.products[i] - first_product) / limit.window;
     const int64_t to = (a.products[i + 1] - first_product - 1) / limit.window;
+    if (!(p.flags & KN_SPGEMM_B_SORTED)) return smaller(to - from + 1, threads);
     return smaller(to - from + 1, larger(1, products / (4 * (a.a.offsets[i + 1] - a.a.offsets[i]) + 1)));
   }
 

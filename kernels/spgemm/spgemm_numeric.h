@@ -20,7 +20,7 @@ struct numeric_rows {
   // n values of the part; the spare arrays take a row.
   void compute(const part& r, const I* c, V* v, int64_t n, I* spare_columns, V* spare_values) {
     // Under a mask some products are left out, and an unsorted C need not have what a range has: computed anew.
-    if (engine.has(KN_SPGEMM_MASK) || engine.has(KN_SPGEMM_UNSORTED)) {
+    if (engine.has(KN_SPGEMM_MASK) || !engine.ordered(r.i)) {
       const int64_t count = engine.compute(r, spare_columns, spare_values);
       memcpy(v, spare_values, static_cast<size_t>(smaller(count, n)) * sizeof(V));
       return;

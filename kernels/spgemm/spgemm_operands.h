@@ -36,7 +36,7 @@ struct scratch {
   short_batch<V>* batch;
   I* table;         // hash: [limits.hash]
   V* table_sums;    // [limits.hash]
-  uint64_t* found;  // [limits.hash / 2 + 8]
+  uint64_t* found;  // [limits.hashed() + 8]
   scratch_state* state;
 };
 
@@ -77,6 +77,11 @@ struct row_operands {
     const I *ks = columns(a.a), *columns_b = columns(a.b);
     const V *values_a = values(a.a), *values_b = values(a.b);
     const int64_t* offsets = a.b.offsets;
+    if (!r.whole && !has(KN_SPGEMM_B_SORTED)) {
+      for (int64_t e = a.a.offsets[r.i], end = a.a.offsets[r.i + 1]; e < end; e++)
+        select(r, S::kReads ? values_a + e : &unread, columns_b, values_b, offsets[ks[e]], offsets[ks[e] + 1], f);
+      return;
+    }
     for (int64_t e = a.a.offsets[r.i], end = a.a.offsets[r.i + 1]; e < end; e++) {
       int64_t from = offsets[ks[e]], to = offsets[ks[e] + 1];
       if (!r.whole) {
@@ -87,6 +92,44 @@ struct row_operands {
         f(S::kReads ? values_a + e : &unread, columns_b + from, S::kReads ? values_b + from : &unread, to - from);
     }
   }
+
+  // The entries of an unsorted row of B that fall into the part, in their order, some registers of them at a time. Out
+  // of line, since the loop of sorted rows is slower with it inside.
+  template <class F>
+  [[gnu::noinline]] void select(const part& r, const V* coefficient, const I* c, const V* b, int64_t from, int64_t to,
+                                F& f) const {
+    constexpr int64_t kSome = 256;
+    alignas(64) I kept[kSome + 16];
+    alignas(64) V values[S::kReads ? kSome + 16 : 1];
+    int64_t count = 0;
+    for (int64_t j = from; j < to; j += 8) {
+      const auto lanes = static_cast<__mmask8>(first_lanes(to - j));
+      const __m512i columns = load_eight(lanes, c + j);
+      const __mmask8 inside = _mm512_mask_cmpge_epi64_mask(lanes, columns, _mm512_set1_epi64(r.low)) &
+                              _mm512_mask_cmplt_epi64_mask(lanes, columns, _mm512_set1_epi64(r.high));
+      store_eight(kept + count, _mm512_maskz_compress_epi64(inside, columns));
+      if constexpr (S::kReads) {
+        if constexpr (sizeof(V) == 8)
+          _mm512_storeu_pd(values + count, _mm512_maskz_compress_pd(inside, _mm512_maskz_loadu_pd(lanes, b + j)));
+        else
+          _mm256_storeu_ps(values + count, _mm256_maskz_compress_ps(inside, _mm256_maskz_loadu_ps(lanes, b + j)));
+      }
+      count += __builtin_popcount(inside);
+      if (count > kSome - 8 || (j + 8 >= to && count > 0)) {
+        f(coefficient, static_cast<const I*>(kept), static_cast<const V*>(values), count);
+        count = 0;
+      }
+    }
+  }
+
+  static __m512i load_eight(__mmask8 m, const int32_t* c) {
+    return _mm512_cvtepi32_epi64(_mm256_maskz_loadu_epi32(m, c));
+  }
+  static __m512i load_eight(__mmask8 m, const int64_t* c) { return _mm512_maskz_loadu_epi64(m, c); }
+  static void store_eight(int32_t* to, __m512i v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi64_epi32(v));
+  }
+  static void store_eight(int64_t* to, __m512i v) { _mm512_storeu_si512(to, v); }
 
   static int64_t bisect(const I* c, int64_t low, int64_t high, int64_t wanted) {
     while (low < high) {

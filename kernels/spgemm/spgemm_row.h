@@ -32,6 +32,9 @@ struct row_engine : row_operands<I, S> {
   const limits& limit;
   scratch<I, S>& s;
 
+  // A row that may be shared is sorted whatever is asked, so that its order does not say who computed it.
+  bool ordered(int64_t i) const { return !has(KN_SPGEMM_UNSORTED) || a.products[i + 1] - a.products[i] > limit.window; }
+
   row_engine(const kn_spgemm_problem& problem, const kn_spgemm_args& args, const limits& l, scratch<I, S>& worker)
       : base{problem, args}, limit(l), s(worker) {}
 
@@ -39,19 +42,33 @@ struct row_engine : row_operands<I, S> {
   int64_t compute(const part& r, I* c, V* v) {
     const extent x = measure(r);
     if (x.products == 0) return 0;
-    if (has(KN_SPGEMM_MASK)) return dense<true, true>(r, x, c, v);
+    if (has(KN_SPGEMM_MASK)) return masked(r, x, c, v);
     if (x.segments == 1 && has(KN_SPGEMM_B_SORTED) && !has(KN_SPGEMM_ACCUMULATE)) return copy(r, c, v);
     const int64_t span = x.high - x.low + 1;
     const bool dense_fits = p.n <= limit.dense || span <= limit.dense - 64;
     if (dense_fits && span <= limit.density * x.products) return dense<false, false>(r, x, c, v);
     const int bits = 64 - __builtin_clzll(static_cast<uint64_t>(x.products));
     if (x.products <= limit.sort && span < (int64_t{1} << (32 - bits))) return sort(r, x, bits, c, v);
-    if (dense_fits && (span <= limit.cached || x.products > limit.hash / 2)) return dense<false, true>(r, x, c, v);
-    if (x.products <= limit.hash / 2) return hash(r, x, c, v);
+    if (dense_fits && (span <= limit.cached || x.products > limit.hashed())) return dense<false, true>(r, x, c, v);
+    if (x.products <= limit.hashed()) return hash(r, x, c, v);
     // Only where B is sorted: `accepts` has seen to it.
     const int64_t middle = x.low + span / 2;
     const int64_t below = compute({r.i, x.low, middle, false}, c, v);
     return below + compute({r.i, middle, x.high + 1, false}, c + below, S::kValues ? v + below : v);
+  }
+
+  // Always dense, over one range of columns after the other where they do not fit at once; then B is sorted.
+  int64_t masked(part r, extent x, I* c, V* v) {
+    if (p.n <= limit.dense) return dense<true, true>(r, x, c, v);
+    int64_t count = 0;
+    while (x.products != 0) {
+      const part range = {r.i, x.low, smaller(r.high, x.low + limit.dense - 64), false};
+      x = measure(range);
+      count += dense<true, true>(range, x, c + count, S::kValues ? v + count : v);
+      r = {r.i, range.high, r.high, false};
+      x = measure(r);
+    }
+    return count;
   }
 
   // A row of B times one number.
@@ -326,9 +343,8 @@ struct row_engine : row_operands<I, S> {
   int64_t hash(const part& r, const extent& x, I* c, V* v) {
     if (!s.state->hash) memset(s.table, 0xff, static_cast<size_t>(limit.hash) * sizeof(I));
     s.state->hash = true;
-    // As much of the table as leaves half of it free.
     int64_t lines = 1;
-    while (lines * kColumns < 2 * x.products) lines *= 2;
+    while (lines * kColumns < limit.table * x.products) lines *= 2;
     int64_t count = 0;
     segments(r, [&](const V* coefficient, const I* from, const V* b, int64_t n) {
       for (int64_t j = 0; j < n; j++) {
@@ -337,7 +353,7 @@ struct row_engine : row_operands<I, S> {
       }
     });
     for (int64_t j = 0; j < count; j++) s.found[j] |= static_cast<uint64_t>(s.table[s.found[j]] - x.low) << kSlotBits;
-    if (!has(KN_SPGEMM_UNSORTED)) {
+    if (ordered(r.i)) {
       for (int64_t j = count; j % 8 != 0; j++) s.found[j] = ~uint64_t{0};
       sort_keys<keys64>(s.found, (count + 7) / 8);
     }

@@ -1,6 +1,7 @@
 // What every native row of spgemm shares: the rules of the operation and of a call, and the limits that a launch sets.
 #pragma once
 #include <kn.h>
+#include <launch.h>
 #include <require.h>
 
 #include "spgemm.h"
@@ -9,35 +10,37 @@ namespace kn::spgemm {
 namespace {
 
 constexpr int64_t kLongest32 = INT32_MAX, kLongest64 = int64_t{1} << 40, kMostProducts = int64_t{1} << 60;
-constexpr int64_t kDense = int64_t{1} << 22;  // columns of the dense accumulator at most
-constexpr int64_t kHash = 1 << 16;            // slots of the table: with sums of f64, L2
+constexpr int64_t kDense = int64_t{1} << 22;       // columns of the dense accumulator at most
+constexpr int64_t kHash = 1 << 16;                 // slots of the table: with sums of f64, L2
+constexpr int64_t kMaskedSpan = int64_t{1} << 28;  // columns of C under a mask: 64 ranges of the dense accumulator
 constexpr int kSlotBits = 22;
 
 // window    products of a task; a longer row is split by columns over several
 // sort      products of a row that are sorted
 // density   dense when the span of columns is at most this many times the products
 // cached    columns of a dense accumulator that stays in the caches
+// table     slots of the hash table for a product: fewer stay nearer and suit products that meet, more collide less
 inline constexpr kn_param row_params[] = {{"window", 4, {32768, 8192, 131072, 2048}},
                                           {"sort", 4, {1024, 256, 512, 2048}},
                                           {"density", 3, {16, 4, 64}},
-                                          {"cached", 3, {262144, 65536, 1048576}}};
+                                          {"cached", 3, {262144, 65536, 1048576}},
+                                          {"table", 3, {2, 1, 4}}};
+inline constexpr int kParams = sizeof row_params / sizeof *row_params;
 
 struct limits {
-  int64_t window, sort, density, cached, dense, hash;
+  int64_t window, sort, density, cached, table, dense, hash;
+  int64_t hashed() const { return hash / table; }  // products that the table takes
 };
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 inline int64_t round_up(int64_t a, int64_t to) { return (a + to - 1) / to * to; }
 
-inline int64_t param(const kn_launch* launch, int i) {
-  return launch->param[i] == 0 ? row_params[i].values[0] : launch->param[i];
-}
-
 inline limits limits_of(const kn_spgemm_problem& p, const kn_launch* launch) {
-  limits l = {param(launch, 0), param(launch, 1), param(launch, 2), param(launch, 3), 0, 64};
+  auto value = [launch](int i) { return param(row_params, launch, i); };
+  limits l = {value(0), value(1), value(2), value(3), value(4), 0, 64};
   l.dense = round_up(smaller(larger(p.n, 1), kDense), 512);
-  while (l.hash < kHash && l.hash < 2 * smaller(p.most, p.n)) l.hash *= 2;
+  while (l.hash < kHash && l.hash < l.table * smaller(p.most, p.n)) l.hash *= 2;
   return l;
 }
 
@@ -60,12 +63,8 @@ inline int valid(const kn_spgemm_problem& p, const kn_launch* launch, const char
   KN_REQUIRE(p.b_nnz >= 0 && p.b_nnz <= kLongest64);
   KN_REQUIRE(p.products >= 0 && p.products <= kMostProducts);
   KN_REQUIRE(p.most >= 0 && p.most <= kMostProducts);
-  for (int i = 0; i < KN_MAX_PARAMS; i++) {
-    bool launch_params_are_listed = launch->param[i] == 0;
-    for (int j = 0; j < row_params[i].count; j++)
-      launch_params_are_listed |= launch->param[i] == row_params[i].values[j];
-    KN_REQUIRE(launch_params_are_listed);
-  }
+  const bool launch_params_are_listed = params_listed(row_params, kParams, launch);
+  KN_REQUIRE(launch_params_are_listed);
   return 1;
 }
 

@@ -15,7 +15,7 @@
 extern "C" {
 #endif
 
-enum { KN_ABI = 1 };
+enum { KN_ABI = 2 };
 
 typedef enum kn_status {
   KN_OK = 0,
@@ -54,7 +54,7 @@ enum {
   KN_CPU_AVX512VBMI2 = 1 << 4,  // VBMI and VBMI2: byte permutes, vpexpandw and vpexpandb
 };
 
-enum { KN_MAX_PARAMS = 4, KN_MAX_VALUES = 8 };
+enum { KN_MAX_PARAMS = 6, KN_MAX_VALUES = 8 };
 
 // One launch parameter of a row and the values worth trying; the first one is the default.
 typedef struct kn_param {

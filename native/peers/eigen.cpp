@@ -41,11 +41,12 @@ class product final : public kn_peer_spgemm {
 };
 
 std::unique_ptr<kn_peer_spgemm> spgemm(const kn_peer_spgemm_problem& p) {
-  if (p.a_offsets[p.m] > INT32_MAX || p.b_offsets[p.k] > INT32_MAX)
-    throw kn_unsupported("Eigen: more than 2^31 entries");
+  if (p.semiring != 0 || p.mask_offsets || p.d_offsets || p.type == KN_NONE)
+    throw kn_unsupported("the plain product alone, without a mask, an addend or another semiring");
+  if (p.a_offsets[p.m] > INT32_MAX || p.b_offsets[p.k] > INT32_MAX) throw kn_unsupported("more than 2^31 entries");
   if (p.type == KN_F64) return std::make_unique<product<double>>(p);
   if (p.type == KN_F32) return std::make_unique<product<float>>(p);
-  throw kn_unsupported("Eigen: f32 and f64 only");
+  throw kn_unsupported("f32 and f64 only");
 }
 
 const char* name() {

@@ -48,12 +48,15 @@ KN_EXPORT int32_t kn_peer_attention_create(int32_t peer, const kn_peer_attention
 KN_EXPORT int32_t kn_peer_attention_run(void* handle, const void* q, const void* k, const void* v, void* out);
 KN_EXPORT void kn_peer_attention_destroy(void* handle);
 
-// C = A . B in CSR over plus-times, columns of C sorted. Operands are copied into the peer's own form by create.
+// C = D (+) A . B in CSR over a semiring of spgemm.h, restricted by a structural mask. Operands are copied into the
+// peer's own form by create.
 typedef struct kn_peer_spgemm_problem {
   uint32_t size;
-  int32_t type;  // KN_F32 or KN_F64
+  int32_t type;  // KN_F32, KN_F64, or KN_NONE for the structure alone
   int32_t threads;
-  int32_t reserved;
+  int32_t semiring;    // numbered as kn_semiring
+  int32_t complement;  // 1: the mask's entries are left out
+  int32_t unsorted;    // 1: rows of C need not be sorted when run returns
   int64_t m, k, n;
   const int64_t* a_offsets;
   const int32_t* a_columns;
@@ -61,12 +64,17 @@ typedef struct kn_peer_spgemm_problem {
   const int64_t* b_offsets;
   const int32_t* b_columns;
   const void* b_values;
+  const int64_t* mask_offsets;  // [m,n], null: no mask
+  const int32_t* mask_columns;
+  const int64_t* d_offsets;  // [m,n], null: no D
+  const int32_t* d_columns;
+  const void* d_values;
 } kn_peer_spgemm_problem;
 
 KN_EXPORT int32_t kn_peer_spgemm_create(int32_t peer, const kn_peer_spgemm_problem* problem, void** handle);
 // Makes C, which lives until the next run, in memory as the peer takes it; *nnz is the number of its entries.
 KN_EXPORT int32_t kn_peer_spgemm_run(void* handle, int64_t* nnz);
-// Copies the last C out: offsets [m + 1], columns and values [nnz].
+// Copies the last C out, sorted: offsets [m + 1], columns and values [nnz], which are null for the structure alone.
 KN_EXPORT int32_t kn_peer_spgemm_copy(void* handle, int64_t* offsets, int32_t* columns, void* values);
 KN_EXPORT void kn_peer_spgemm_destroy(void* handle);
 

@@ -141,6 +141,7 @@ int32_t kn_peer_spgemm_create(int32_t peer, const kn_peer_spgemm_problem* p, voi
   if (p->m < 0 || p->k < 0 || p->n < 0 || p->threads < 1)
     return invalid("problem: requires m, k, n >= 0, threads >= 1");
   if (!p->a_offsets || !p->b_offsets) return invalid("problem: requires offsets");
+  if (p->semiring < 0 || p->semiring > 4) return invalid("problem: requires a semiring of spgemm.h");
   return guarded([&] {
     if (!kPeers[peer]->spgemm) throw kn_unsupported("has no sparse product");
     *handle = kPeers[peer]->spgemm(*p).release();
@@ -153,7 +154,7 @@ int32_t kn_peer_spgemm_run(void* handle, int64_t* nnz) {
 }
 
 int32_t kn_peer_spgemm_copy(void* handle, int64_t* offsets, int32_t* columns, void* values) {
-  if (!handle || !offsets || !columns || !values) return invalid("copy: requires handle, offsets, columns and values");
+  if (!handle || !offsets || !columns) return invalid("copy: requires handle, offsets and columns");
   return guarded([&] { static_cast<kn_peer_spgemm*>(handle)->copy(offsets, columns, values); });
 }
 

@@ -9,7 +9,9 @@ internal unsafe struct PeerSpGemmProblem
     public uint Size;
     public int Type;
     public int Threads;
-    public int Reserved;
+    public int Semiring;
+    public int Complement;
+    public int Unsorted;
     public long M, K, N;
     public long* AOffsets;
     public int* AColumns;
@@ -17,6 +19,11 @@ internal unsafe struct PeerSpGemmProblem
     public long* BOffsets;
     public int* BColumns;
     public void* BValues;
+    public long* MaskOffsets;
+    public int* MaskColumns;
+    public long* DOffsets;
+    public int* DColumns;
+    public void* DValues;
 }
 
 /// <summary>A peer's product of two matrices, which it holds in its own form.</summary>
@@ -52,7 +59,7 @@ internal sealed unsafe class PeerSpGemm : SafeHandle
         return _exports.RunSpGemm(handle, &nonZeros) == 0 ? nonZeros : throw new InvalidOperationException(_exports.LastError());
     }
 
-    /// <summary>Copies the last C: offsets [m + 1], columns and values of as many entries as Run said.</summary>
+    /// <summary>Copies the last C: offsets [m + 1], columns and, but for the structure alone, values of as many entries as Run said.</summary>
     internal void Copy(long* offsets, int* columns, void* values)
     {
         ObjectDisposedException.ThrowIf(IsClosed, this);

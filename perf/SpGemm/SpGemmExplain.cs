@@ -1,6 +1,5 @@
 using System.CommandLine;
 using System.Numerics;
-using Kernels.Interop.Native;
 using Kernels.Tuning;
 
 namespace Kernels.Perf;
@@ -28,19 +27,13 @@ internal sealed partial class SpGemmOperation
         using SpGemmPlan<T> plan = operands.Plan(layer.Options with { Store = store });
         SpGemmChoice c = plan.Choice;
         var table = new Table($"{Name} {layer.Case} on {device}: {layer.Extents}, {Format.Int(plan.Products)} products, {Format.Int(plan.MostProducts)} in the longest row", "row", "says");
-        foreach (Row row in device.Table.Of(Op))
-            table.Add(row.Name, row.Name == c.Dataflow.Row ? $"{c.Dataflow}: {c.Source}, {c.Reason}; {Format.Bytes(c.WorkspaceBytes)} of scratch" : Says(device, row, plan.Problem));
+        foreach (RowExplanation row in plan.Explain(store))
+            table.Add(row.Row, row.IsChosen ? $"{c.Dataflow}: {c.Source}, {c.Reason}; {Format.Bytes(c.WorkspaceBytes)} of scratch" : row.Refusal ?? "takes it, after those above");
         screen.Show(table);
         SpGemmSample? sample = device.Gpu is null ? plan.Sample() : null;
         List<Threshold> thresholds = sample is null ? [] : Thresholds(new SpGemmThresholds(device, threads, plan.Problem, sample), c, store, cache);
         if (sample is not null) Show(screen, sample, thresholds, plan.Products);
         return new { op = Name, layer = layer.Case, device = Devices.NameOf(device), threads, products = plan.Products, most = plan.MostProducts, @class = sample?.Class, thresholds, dataflow = c.Dataflow.ToString(), source = c.Source, reason = c.Reason, workspace_bytes = c.WorkspaceBytes };
-    }
-
-    private static unsafe string Says(Device device, Row row, KnSpgemmProblem problem)
-    {
-        if (!device.Table.Runs(row, out string? lacks)) return lacks!;
-        return row.Accepts(&problem, row.DefaultLaunch(0), out string? why) ? "takes it, after those above" : $"{why} does not hold";
     }
 
     /// <summary>What was timed for the class, else the choice alone.</summary>
@@ -58,7 +51,7 @@ internal sealed partial class SpGemmOperation
     private static void Show(Screen screen, SpGemmSample sample, List<Threshold> thresholds, long products)
     {
         screen.Line($"Class: {sample.Class}{(products < SpGemmSelection.LeastTuned ? $"; below {SpGemmSelection.LeastTuned} products thresholds are the defaults" : "")}.");
-        var table = new Table("thresholds (window, sort, density, cached)", "dataflow", ">model us", ">tuned us", "");
+        var table = new Table("thresholds (window, sort, density, cached, table)", "dataflow", ">model us", ">tuned us", "");
         foreach (Threshold t in thresholds) table.Add(Format.Short(t.Dataflow), Format.Number(t.ModelUs), Tuned(t.TunedUs), t.Chosen ? "chosen" : "");
         screen.Show(table);
     }

@@ -134,41 +134,6 @@ internal sealed partial class SpGemmOperation : Operation
         return bench.WorkAt(at);
     }
 
-    public override IEnumerable<CheckResult> Check(KernelTable table, Row row)
-    {
-        SpGemmCase[] cases = [.. SpGemmCases.All()];
-        KnLaunch[] launches = [.. row.Launches(0)];
-        foreach (string matrix in cases.Select(c => c.Matrix).Distinct())
-        {
-            int ran = 0, refused = 0;
-            (double Fraction, double Ulp, double Relative) worst = default;
-            var faults = new List<string>();
-            for (int i = 0; i < cases.Length; i++)
-            {
-                if (cases[i].Matrix != matrix) continue;
-                using var trial = new SpGemmTrial(cases[i], (ulong)i + 1);
-                KnLaunch launch = launches[i * 7 % launches.Length];
-                if (!Accepts(row, trial.Problem, launch)) refused++;
-                else
-                {
-                    ran++;
-                    if ((trial.Analyse(row, launch) ?? trial.Check(row, launch)) is { } fault && faults.Count < 3) faults.Add($"{row.Dataflow(launch)} on {cases[i]}: {fault}");
-                    worst = (Math.Max(worst.Fraction, trial.Worst.Fraction), Math.Max(worst.Ulp, trial.Worst.Ulp), Math.Max(worst.Relative, trial.Worst.Relative));
-                }
-            }
-            yield return new CheckResult(row.Name, matrix, ran, refused, worst.Fraction, [("worst ulp", worst.Ulp), ("worst relative", worst.Relative)], faults);
-        }
-    }
-
-    private static unsafe bool Accepts(Row row, KnSpgemmProblem problem, in KnLaunch launch) => row.Accepts(&problem, launch, out _);
-
-    public override string? SelfTest(Row row)
-    {
-        using var trial = new SpGemmTrial(SpGemmCases.All().First(), 1);
-        KnLaunch launch = row.DefaultLaunch(0);
-        return trial.Analyse(row, launch) ?? trial.Check(row, launch);
-    }
-
     public override TuningResult Tune(Layer layer, TuneSettings settings, TuningStore store)
     {
         var l = (SpGemmLayer)layer;

@@ -132,26 +132,12 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
             reasons.Add("no peer has a numeric phase of its own");
             return calls;
         }
-        if (_layer.More.Length > 0)
+        if (_layer.IndexBits != 32)
         {
-            reasons.Add($"{_layer.Case}: peers are asked for the plain product alone, so that GraphBLAS, Eigen and MathNet are left out");
+            reasons.Add($"{_layer.Case}: peers are given columns of 32 bits, so that they are left out");
             return calls;
         }
-        int count = threads == 0 ? Device.Cpu.Threads : threads;
-        var problem = new PeerSpGemmProblem
-        {
-            Type = (int)_layer.Type,
-            Threads = count,
-            M = _a.Rows,
-            K = _a.Columns,
-            N = _b.Columns,
-            AOffsets = _a.OffsetsAt,
-            AColumns = (int*)_a.ColumnsAt,
-            AValues = _a.ValuesAt,
-            BOffsets = _b.OffsetsAt,
-            BColumns = (int*)_b.ColumnsAt,
-            BValues = _b.ValuesAt,
-        };
+        PeerSpGemmProblem problem = Problem(threads == 0 ? Device.Cpu.Threads : threads);
         foreach (Peer peer in peers.Native)
         {
             if (!peer.TryCreate(problem, out PeerSpGemm? product, out string reason))
@@ -162,8 +148,37 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
             Require(product!, peer.Name);
             calls.Add(new PeerCall(peer.Name, new TimedCall(peer.Name, _ => product!.Run()), product));
         }
-        if ((object)_a is CsrMatrix<double> a && (object)_b is CsrMatrix<double> b && _products <= MostForMathNet) calls.Add(MathNet(a, b));
+        if ((object)_a is not CsrMatrix<double> a || (object)_b is not CsrMatrix<double> b || _products > MostForMathNet) return calls;
+        if (_layer.More.Length == 0) calls.Add(MathNet(a, b));
+        else reasons.Add($"{_layer.Case}: MathNet has the plain product alone");
         return calls;
+    }
+
+    private PeerSpGemmProblem Problem(int threads)
+    {
+        SpGemmOptions options = _layer.Options;
+        return new PeerSpGemmProblem
+        {
+            Type = (int)(options.StructureOnly ? DType.None : _layer.Type),
+            Threads = threads,
+            Semiring = (int)options.Semiring,
+            Complement = options.Complement ? 1 : 0,
+            Unsorted = options.Sorted ? 0 : 1,
+            M = _a.Rows,
+            K = _a.Columns,
+            N = _b.Columns,
+            AOffsets = _a.OffsetsAt,
+            AColumns = (int*)_a.ColumnsAt,
+            AValues = _a.ValuesAt,
+            BOffsets = _b.OffsetsAt,
+            BColumns = (int*)_b.ColumnsAt,
+            BValues = _b.ValuesAt,
+            MaskOffsets = _layer.Masked ? _a.OffsetsAt : null,
+            MaskColumns = _layer.Masked ? (int*)_a.ColumnsAt : null,
+            DOffsets = _layer.Accumulate ? _a.OffsetsAt : null,
+            DColumns = _layer.Accumulate ? (int*)_a.ColumnsAt : null,
+            DValues = _layer.Accumulate ? _a.ValuesAt : null,
+        };
     }
 
     /// <summary>A peer is held to our result: where the two differ by more than both may be off, one is wrong, and neither has a speed.</summary>
@@ -174,13 +189,15 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
         using Buffer<long> offsets = Buffer<long>.Allocate(_c.Rows + 1);
         using Buffer<int> columns = Buffer<int>.Allocate(nonZeros);
         using Buffer<T> values = Buffer<T>.Allocate(nonZeros);
-        product.Copy(offsets.Pointer, columns.Pointer, values.Pointer);
-        CsrMatrix<double> bounds = Bounds;
+        product.Copy(offsets.Pointer, columns.Pointer, _c.HasValues ? values.Pointer : null);
         for (long i = 0; i < _c.Rows; i++)
         {
             if (offsets.Pointer[i + 1] != _c.OffsetsAt[i + 1]) throw Other(name, $"row {i} ends at {offsets.Pointer[i + 1]}, not {_c.OffsetsAt[i + 1]}");
             for (long j = _c.OffsetsAt[i]; j < _c.OffsetsAt[i + 1]; j++)
-                if (columns.Pointer[j] != _c.ColumnAt(j) || !Near(values.Pointer[j], j)) throw Other(name, $"row {i}: {values.Pointer[j]} at column {columns.Pointer[j]}, not {_c.ValuesAt[j]} at {_c.ColumnAt(j)}, off by {bounds.ValuesAt[j]:0.##e+0} at most");
+            {
+                if (columns.Pointer[j] != _c.ColumnAt(j)) throw Other(name, $"row {i}: an entry at column {columns.Pointer[j]}, not {_c.ColumnAt(j)}");
+                if (_c.HasValues && !Near(values.Pointer[j], j)) throw Other(name, $"row {i}, column {columns.Pointer[j]}: {values.Pointer[j]}, not {_c.ValuesAt[j]}, off by {Bound(j):0.##e+0} at most");
+            }
         }
     }
 
@@ -189,11 +206,14 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
     private bool Near(T theirs, long j)
     {
         T ours = _c.ValuesAt[j];
-        return theirs.Equals(ours) || Math.Abs(double.CreateChecked(theirs) - double.CreateChecked(ours)) <= Bounds.ValuesAt[j];
+        return theirs.Equals(ours) || Math.Abs(double.CreateChecked(theirs) - double.CreateChecked(ours)) <= Bound(j);
     }
 
+    /// <summary>Nothing but sums depends on their order: a minimum of sums that are rounded once is the same everywhere, and so are 0 and 1.</summary>
+    private double Bound(long j) => _layer.Options.Semiring is Semiring.PlusTimes or Semiring.PlusPair ? Bounds.ValuesAt[j] : 0;
+
     /// <summary>
-    /// How far two right answers may be apart, entry by entry: each of t products, summed in any order, is off by (t + 1) u sum|a||b| at most to first
+    /// How far two right sums may be apart, entry by entry: each of t terms, products and addend, summed in any order, is off by (t + 1) u sum|a||b| at most to first
     /// order (Higham 2002, lemma 3.1), and t times by half of the smallest number.
     /// </summary>
     private CsrMatrix<double> Bounds => _bounds ??= MakeBounds();
@@ -201,8 +221,11 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
     private CsrMatrix<double> MakeBounds()
     {
         using CsrMatrix<double> a = Sizes(_a), b = _layer.Transposed ? a.Transpose() : Sizes(_b);
-        using CsrMatrix<double> terms = SpGemm.Multiply(a, b, new SpGemmOptions { Semiring = Semiring.PlusPair });
-        CsrMatrix<double> bounds = SpGemm.Multiply(a, b);
+        CsrMatrix<T>? mask = _layer.Masked ? _a : null;
+        using CsrMatrix<double> ones = CsrMatrix.Create<double>(a.Rows, a.Columns, a.RowOffsets, a.ColumnIndices, Enumerable.Repeat(1.0, (int)a.NonZeros).ToArray());
+        var options = new SpGemmOptions { Complement = _layer.Options.Complement };
+        using CsrMatrix<double> terms = SpGemm.Multiply(a, b, options with { Semiring = Semiring.PlusPair }, mask, _layer.Accumulate ? ones : null);
+        CsrMatrix<double> bounds = SpGemm.Multiply(a, b, options with { Semiring = _layer.Options.Semiring }, mask, _layer.Accumulate ? a : null);
         (double u, double tiny) = sizeof(T) == 8 ? (Math.ScaleB(1, -53), double.Epsilon) : (Math.ScaleB(1, -24), float.Epsilon);
         for (long j = 0; j < bounds.NonZeros; j++) bounds.ValuesAt[j] = 2 * (terms.ValuesAt[j] + 1) * u * bounds.ValuesAt[j] + terms.ValuesAt[j] * tiny;
         return bounds;

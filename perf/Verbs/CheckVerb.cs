@@ -18,11 +18,19 @@ internal static class CheckVerb
         op.AcceptOnlyFromAmong([.. Operation.All.Select(o => o.Name)]);
         var row = new Option<string?>("--row") { Description = "Only this row, with the operation's name before a / or without", HelpName = "ROW" };
         var emulated = new Option<bool>("--emulated") { Description = "Also the rows whose instructions this machine lacks, in software (kn_cpu_emulated)" };
-        return Verb.Make("check", "Holds every row that this machine runs to the float64 oracle, on every case it accepts.", [op, row, emulated, Devices.Name],
-            (parsed, screen, cancellation) => Run(parsed.GetValue(op) is { } name ? [Operation.Find(name)] : Operation.All, Devices.Find(parsed), parsed.GetValue(row), parsed.GetValue(emulated), screen, cancellation));
+        Option[] own = [.. Operation.All.SelectMany(o => o.CheckOptions).Distinct()];
+        return Verb.Make("check", "Holds every row that this machine runs to the float64 oracle, on every case it accepts, or on problems that options name.", [op, row, emulated, Devices.Name, .. own],
+            (parsed, screen, cancellation) =>
+            {
+                IReadOnlyList<Operation> operations = parsed.GetValue(op) is { } name ? [Operation.Find(name)] : Operation.All;
+                Option[] given = [.. own.Where(o => parsed.GetResult(o) is { Implicit: false })];
+                foreach (Option o in given)
+                    if (operations.Any(x => !x.CheckOptions.Contains(o))) throw new UsageException($"{o.Name}: of {string.Join(", ", Operation.All.Where(x => x.CheckOptions.Contains(o)).Select(x => x.Name))} alone");
+                return Run(operations, Devices.Find(parsed), parsed.GetValue(row), parsed.GetValue(emulated), given.Length > 0 ? parsed : null, screen, cancellation);
+            });
     }
 
-    private static int Run(IReadOnlyList<Operation> operations, Device device, string? only, bool emulated, Screen screen, CancellationToken cancellation)
+    private static int Run(IReadOnlyList<Operation> operations, Device device, string? only, bool emulated, ParseResult? problems, Screen screen, CancellationToken cancellation)
     {
         KernelTable own = device.Table;
         List<Candidate> rows = [.. operations.SelectMany(o => own.Of(o.Op).Select(r => new Candidate(o, own, r)))];
@@ -46,7 +54,7 @@ internal static class CheckVerb
         {
             if (cancellation.IsCancellationRequested) break;
             Screen.Note($"checking {row.Name}{(table == own ? "" : " (emulated)")}{(row.Target == "managed" ? $", vectors of {DoctorVerb.Vectors} bits" : "")}");
-            results.AddRange(operation.Check(table, row).Select(r => table == own ? r : r with { Row = r.Row + " (emulated)" }));
+            results.AddRange((problems is null ? operation.Check(table, row) : operation.Check(device, row, problems)).Select(r => table == own ? r : r with { Row = r.Row + " (emulated)" }));
         }
         return Show(results, screen);
     }

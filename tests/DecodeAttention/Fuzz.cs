@@ -152,7 +152,7 @@ public sealed unsafe class Fuzz
         {
             case 0: launch.Size = Any(0u, launch.Size - 1, launch.Size + 4, uint.MaxValue); break;
             case 1: launch.Threads = Any(-1, int.MinValue, int.MaxValue, 7, 1025); break;
-            default: launch.Param[Below(4)] = Any(-1, 1, 3, int.MaxValue, int.MinValue, 512, 4, 0); break;
+            default: launch.Param[Below(6)] = Any(-1, 1, 3, int.MaxValue, int.MinValue, 512, 4, 0); break;
         }
     }
 

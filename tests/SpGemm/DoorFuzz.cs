@@ -93,7 +93,7 @@ public sealed unsafe class DoorFuzz
         {
             case 0: launch.Size = Any(0u, launch.Size - 1, launch.Size + 4); break;
             case 1: launch.Threads = Any(-1, int.MinValue, int.MaxValue); break;
-            default: launch.Param[Below(4)] = Any(-1, 1, 3, int.MaxValue, int.MinValue); break;
+            default: launch.Param[Below(6)] = Any(-1, 1, 3, int.MaxValue, int.MinValue); break;
         }
     }
 
@@ -119,7 +119,7 @@ public sealed unsafe class DoorFuzz
         }
     }
 
-    /// <summary>Beyond 2^22 columns of the dense accumulator, the native row asks what the rules in C# ask, and no more.</summary>
+    /// <summary>But for the columns that its accumulators hold, the native row asks what the rules in C# ask, and no more.</summary>
     [Test]
     public void ValidAgreesWithTheNativeRules()
     {
@@ -133,7 +133,7 @@ public sealed unsafe class DoorFuzz
             KnSpgemmProblem p = SpGemmCases.All().First().Problem with { Flags = Below(64), Type = Any((int)DType.Float32, (int)DType.Float64, (int)DType.None), Semiring = Below(5), IndexBytes = Any(4, 8) };
             for (int f = Below(3); f > 0; f--) Break(ref p);
             bool valid = SpGemmRules.Valid(p, out string? why), accepts = native.Accepts(&p, launch, out string? reason);
-            if (reason?.Contains("kDense", StringComparison.Ordinal) == true) accepts = true;
+            if (reason?.Contains("kDense", StringComparison.Ordinal) == true || reason?.Contains("kMaskedSpan", StringComparison.Ordinal) == true) accepts = true;
             if (valid) valids++;
             if (valid != accepts) Assert.Fail($"seed {Tables.Seed}, {i}: C# {why ?? "valid"}, native {reason ?? "valid"}");
         }

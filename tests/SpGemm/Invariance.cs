@@ -38,8 +38,8 @@ public sealed class Invariance
                 foreach (int threads in (int[])[1, 2, 7])
                 {
                     Device.Cpu.SetThreads(threads);
-                    // Every thirteenth launch, the default first: all values of every parameter are among them.
-                    for (int i = 0; i < all.Length; i += 13)
+                    // Every 37th launch, the default first: all values of every parameter are among them.
+                    for (int i = 0; i < all.Length; i += 37)
                     {
                         KnLaunch launch = all[i];
                         launch.Threads = threads;
@@ -80,7 +80,7 @@ public sealed class Invariance
         Row row = Tables.Find(name, KnOp.SpGemm), managed = KernelTable.Default.Of(KnOp.SpGemm).Last();
         bool unsorted = flags.HasFlag(KnSpgemmFlags.Unsorted);
         KnLaunch[] all = [.. row.Launches(0)];
-        foreach ((string matrix, SparseStructure a) in (IEnumerable<(string, SparseStructure)>)[s_matrices[0], s_matrices[3]])
+        foreach ((string matrix, SparseStructure a) in (IEnumerable<(string, SparseStructure)>)[s_matrices[0], s_matrices[1], s_matrices[3]])
             foreach ((Semiring semiring, DType type) in Enum.GetValues<Semiring>().Select(s => (s, (DType)((int)s % 2 == 0 ? DType.Float64 : DType.Float32))).Append((Semiring.PlusTimes, DType.None)))
             {
                 if (type == DType.None && flags.HasFlag(KnSpgemmFlags.Valued)) continue;
@@ -88,7 +88,7 @@ public sealed class Invariance
                 Assert.That(trial.Analyse(managed, managed.DefaultLaunch(1)), Is.Null);
                 Assert.That(trial.Check(managed, managed.DefaultLaunch(1)), Is.Null);
                 byte[] columns = trial.Columns.ToArray(), values = trial.Values.ToArray();
-                for (int i = 0; i < all.Length; i += 71)
+                for (int i = 0; i < all.Length; i += 211)
                     try
                     {
                         foreach (int threads in (int[])[1, 2, 7])
@@ -106,6 +106,75 @@ public sealed class Invariance
                         Device.Cpu.SetThreads(0);
                     }
             }
+    }
+
+    private static IEnumerable<string> Names => Tables.Runnable(KnOp.SpGemm).Select(r => r.Name);
+
+    private static IEnumerable<TestCaseData> RowsByWidth() => Names.SelectMany(n => new[] { new TestCaseData(n, false), new TestCaseData(n, true) });
+
+    /// <summary>A row of 10^4 to 10^5 products, shared by workers, over a B whose rows are in no order; C sorted or not, whole or its values alone. Wide rows are hashed.</summary>
+    [TestCaseSource(nameof(RowsByWidth))]
+    public void ALongRowOverAnUnsortedBIsTheSameForAnyThreads(string name, bool wide)
+    {
+        Row row = Tables.Find(name, KnOp.SpGemm);
+        using CsrMatrix<double> a = SpGemmTests.Of(SpGemmMatrices.PowerLaw(2000, 6, 35), i => 1 + i % 89 / 89.0);
+        using CsrMatrix<double> left = wide ? SpGemmTests.Of(SpGemmMatrices.Uniform(2000, 2000, 3, 36), i => 1 + i % 7 / 7.0) : a.CopyTo(Device.Cpu);
+        using CsrMatrix<double> right = wide ? SpGemmTests.Of(SpGemmMatrices.Uniform(2000, 1_000_000, 4, 37), i => 1 + i % 9 / 9.0) : a.CopyTo(Device.Cpu);
+        using CsrMatrix<double> b = Kernels.SpGemm.Multiply(left, right, new SpGemmOptions { Sorted = false, Row = "spgemm/managed" }), t = b.Transpose(), sorted = t.Transpose();
+        Assert.That((b.Sorted, b.ColumnIndices.SequenceEqual(sorted.ColumnIndices)), Is.EqualTo((false, false)));
+        foreach ((bool masked, bool complement, bool added) in ((bool, bool, bool)[])[(false, false, false), (true, false, true), (true, true, false)])
+        {
+            CsrMatrix<double>? mask = masked ? sorted : null, addend = added ? b : null;
+            var options = new SpGemmOptions { Complement = complement };
+            using CsrMatrix<double> expected = Kernels.SpGemm.Multiply(a, sorted, options with { Row = "spgemm/managed", Threads = 1 }, mask, addend);
+            // The default window and the shortest.
+            foreach (KnLaunch launch in row.Parameters.IsEmpty ? [row.DefaultLaunch(0)] : (KnLaunch[])[row.DefaultLaunch(0), row.Launches(0).ElementAt(3)])
+                foreach (bool inOrder in (bool[])[true, false])
+                    SameForAnyThreads(a, b, options with { Dataflow = row.Dataflow(launch), Sorted = inOrder }, mask, addend, expected);
+        }
+    }
+
+    private static void SameForAnyThreads(CsrMatrix<double> a, CsrMatrix<double> b, SpGemmOptions options, CsrMatrix<double>? mask, CsrMatrix<double>? addend, CsrMatrix<double> expected)
+    {
+        int[] order = [];
+        foreach (int threads in (int[])[1, 2, 7])
+            try
+            {
+                Device.Cpu.SetThreads(threads);
+                using SpGemmPlan<double> plan = SpGemmPlan<double>.Create(a, b, options, mask, addend);
+                Assert.That(plan.MostProducts, Is.GreaterThan(20_000));
+                using CsrMatrix<double> c = plan.Product(), known = plan.Symbolic();
+                string what = $"{options}, {threads} threads";
+                Assert.That(SpGemmSame.As(expected, c), what);
+                Assert.That(order.Length == 0 || c.ColumnIndices.SequenceEqual(order), $"{what}: another order");
+                order = c.ColumnIndices.ToArray();
+                known.Values.Fill(double.NaN);
+                plan.Numeric(known);
+                Assert.That(SpGemmSame.As(expected, known), $"{what}: the numeric phase");
+            }
+            finally
+            {
+                Device.Cpu.SetThreads(0);
+            }
+    }
+
+    /// <summary>The parts of a long row are ranges of columns without gaps, one to a task, whichever task it begins in.</summary>
+    [Test]
+    public unsafe void TheManagedRowSharesALongRow([Values(1, 2, 7)] int workers)
+    {
+        long[] products = [0, 3000, 3000, 3000 + 40_000, 43_500, 43_500 + 4096];
+        fixed (long* at = products)
+        {
+            var problem = new KnSpgemmProblem { N = 1000 };
+            var args = new KnSpgemmArgs { Products = at, RowTo = products.Length - 1 };
+            var call = new SpGemmManagedCall { Problem = &problem, Args = &args, TaskProducts = 4096, Workers = workers };
+            Assert.That(Enumerable.Range(0, 5).Select(i => call.Parts(i)), Is.EqualTo(new long[] { 1, 1, workers, 1, 1 }));
+            var parts = new List<long> { 0 };
+            for (long task = 0; task < call.Tasks; task++)
+                if (call.FirstRow(task) is var first && call.PartAt(task, first) is var part && part > 0) parts.Add(first == 3 ? part : -1);
+            Assert.That(parts, Is.EqualTo(Enumerable.Range(0, workers).Select(p => (long)p)));
+            Assert.That((call.LowOf(0, workers), call.LowOf(workers, workers)), Is.EqualTo((0, 1000)));
+        }
     }
 
     /// <summary>Counts that hold for a matrix whatever computes its product (reference, section 7).</summary>

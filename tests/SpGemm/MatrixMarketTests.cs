@@ -75,6 +75,87 @@ public sealed class MatrixMarketTests
         Assert.That(back.Values.ToArray(), Is.EqualTo(x.Values.ToArray()));
     }
 
+    /// <summary>A matrix that is what the symmetry says, of a third of its places.</summary>
+    private static CsrMatrix<double> Random(MatrixMarketSymmetry symmetry, int rows, int columns, bool values = true)
+    {
+        var random = new Random((int)symmetry + 6);
+        var entries = new List<(int Row, int Column, double Value)>();
+        for (int i = 0; i < rows; i++)
+            for (int j = 0; j < (symmetry == MatrixMarketSymmetry.General ? columns : symmetry == MatrixMarketSymmetry.Symmetric ? i + 1 : i); j++)
+            {
+                if (random.Next(3) != 0) continue;
+                double value = (random.NextDouble() - 0.5) * Math.Pow(10, random.Next(-300, 300));
+                entries.Add((i, j, value));
+                if (symmetry != MatrixMarketSymmetry.General && i != j) entries.Add((j, i, symmetry == MatrixMarketSymmetry.Symmetric ? value : -value));
+            }
+        return CsrMatrix.FromCoo<double>(rows, columns, [.. entries.Select(e => e.Row)], [.. entries.Select(e => e.Column)], values ? [.. entries.Select(e => e.Value)] : []);
+    }
+
+    [TestCase(MatrixMarketFormat.Coordinate, MatrixMarketSymmetry.Symmetric, true)]
+    [TestCase(MatrixMarketFormat.Coordinate, MatrixMarketSymmetry.Symmetric, false)]
+    [TestCase(MatrixMarketFormat.Coordinate, MatrixMarketSymmetry.SkewSymmetric, true)]
+    [TestCase(MatrixMarketFormat.Array, MatrixMarketSymmetry.General, true)]
+    [TestCase(MatrixMarketFormat.Array, MatrixMarketSymmetry.Symmetric, true)]
+    [TestCase(MatrixMarketFormat.Array, MatrixMarketSymmetry.SkewSymmetric, true)]
+    public void EveryFormIsReadBackAsTheSameBits(MatrixMarketFormat format, MatrixMarketSymmetry symmetry, bool values)
+    {
+        using CsrMatrix<double> x = Random(symmetry, 23, symmetry == MatrixMarketSymmetry.General ? 31 : 23, values);
+        var file = new MemoryStream();
+        MatrixMarket.Write(file, x, "a comment", format, symmetry);
+        string[] lines = Encoding.Latin1.GetString(file.ToArray()).Split('\n', StringSplitOptions.RemoveEmptyEntries);
+        long diagonal = Enumerable.Range(0, 23).Count(i => x.ColumnIndices[(int)x.RowOffsets[i]..(int)x.RowOffsets[i + 1]].Contains(i));
+        long listed = format == MatrixMarketFormat.Coordinate ? (x.NonZeros + diagonal) / 2 : symmetry switch { MatrixMarketSymmetry.General => 23 * 31, MatrixMarketSymmetry.Symmetric => 23 * 24 / 2, _ => 23 * 22 / 2 };
+        Assert.That(lines, Has.Length.EqualTo(3 + listed), "one triangle alone");
+        file.Position = 0;
+        using CsrMatrix<double> back = MatrixMarket.Read<double>(file);
+        Assert.That((back.Rows, back.Columns, back.HasValues), Is.EqualTo((x.Rows, x.Columns, values)));
+        Assert.That(back.RowOffsets.SequenceEqual(x.RowOffsets) && back.ColumnIndices.SequenceEqual(x.ColumnIndices) && back.Values.SequenceEqual(x.Values));
+    }
+
+    [Test]
+    public void AnArrayIsWrittenColumnByColumn()
+    {
+        using CsrMatrix<int> x = CsrMatrix.Create<int>(2, 2, [0, 1, 2], (int[])[1, 0], [-7, 7]);
+        string Written(MatrixMarketFormat format, MatrixMarketSymmetry symmetry)
+        {
+            var file = new MemoryStream();
+            MatrixMarket.Write(file, x, null, format, symmetry);
+            return Encoding.Latin1.GetString(file.ToArray());
+        }
+        Assert.That(Written(MatrixMarketFormat.Array, MatrixMarketSymmetry.General), Is.EqualTo("%%MatrixMarket matrix array integer general\n2 2\n0\n7\n-7\n0\n"));
+        Assert.That(Written(MatrixMarketFormat.Array, MatrixMarketSymmetry.SkewSymmetric), Is.EqualTo("%%MatrixMarket matrix array integer skew-symmetric\n2 2\n7\n"));
+        Assert.That(Written(MatrixMarketFormat.Coordinate, MatrixMarketSymmetry.SkewSymmetric), Is.EqualTo("%%MatrixMarket matrix coordinate integer skew-symmetric\n2 2 1\n2 1 7\n"));
+    }
+
+    /// <summary>What the header would not be true of: nothing is written, and a file that is there stays.</summary>
+    [TestCase("2 3 1\n1 1 1", MatrixMarketFormat.Coordinate, MatrixMarketSymmetry.Symmetric, "symmetry", "2 x 3")]
+    [TestCase("2 2 1\n2 1 1", MatrixMarketFormat.Coordinate, MatrixMarketSymmetry.Symmetric, "symmetry", "row 0 as in column 0")]
+    [TestCase("3 3 3\n2 1 1\n3 2 1\n1 3 1", MatrixMarketFormat.Array, MatrixMarketSymmetry.Symmetric, "symmetry", "an entry at [0, 1], as at [1, 0]")]
+    [TestCase("2 2 2\n2 1 1\n1 2 3", MatrixMarketFormat.Array, MatrixMarketSymmetry.Symmetric, "symmetry", "3 at [1, 0], not 1")]
+    [TestCase("2 2 2\n2 1 1\n1 2 1", MatrixMarketFormat.Coordinate, MatrixMarketSymmetry.SkewSymmetric, "symmetry", "-1 at [1, 0], not 1")]
+    [TestCase("2 2 1\n1 1 0", MatrixMarketFormat.Coordinate, MatrixMarketSymmetry.SkewSymmetric, "symmetry", "[0, 0]")]
+    [TestCase("2 2 0", (MatrixMarketFormat)7, MatrixMarketSymmetry.General, "format", "7")]
+    [TestCase("2 2 0", MatrixMarketFormat.Array, (MatrixMarketSymmetry)(-1), "symmetry", "-1")]
+    public void WhatIsNotSymmetricIsNotWritten(string entries, MatrixMarketFormat format, MatrixMarketSymmetry symmetry, string argument, string rule)
+    {
+        using var directory = new Tuning.Scratch();
+        string path = Path.Combine(directory.Path, "a.mtx");
+        File.WriteAllText(path, "before");
+        using CsrMatrix<double> x = Read(Coordinate + $"real general\n{entries}\n");
+        var file = new MemoryStream();
+        foreach (Action write in (Action[])[() => MatrixMarket.Write(file, x, null, format, symmetry), () => MatrixMarket.Write(path, x, null, format, symmetry)])
+            Assert.That(write, Throws.TypeOf<KernelsException>().With.Property("Argument").EqualTo(argument).And.Message.Contains(rule));
+        Assert.That((file.Length, File.ReadAllText(path)), Is.EqualTo((0, "before")));
+    }
+
+    [Test]
+    public void APatternHasCoordinatesAndNoSkew()
+    {
+        using CsrMatrix<double> x = Random(MatrixMarketSymmetry.Symmetric, 9, 9, values: false);
+        Assert.That(() => MatrixMarket.Write(new MemoryStream(), x, null, MatrixMarketFormat.Array), Throws.TypeOf<KernelsException>().With.Property("Argument").EqualTo("format"));
+        Assert.That(() => MatrixMarket.Write(new MemoryStream(), x, null, MatrixMarketFormat.Coordinate, MatrixMarketSymmetry.SkewSymmetric), Throws.TypeOf<KernelsException>().With.Property("Argument").EqualTo("symmetry"));
+    }
+
     [Test]
     public void AFileByItsPathInFloat()
     {

@@ -274,6 +274,22 @@ public sealed class SpGemmTests
         Assert.That(x.Values.ToArray(), Is.EqualTo(new double[] { 18, 4, 9 }));
     }
 
+    /// <summary>Columns beyond 32 bits; sums in the order in which entries come, which rounding shows.</summary>
+    [Test]
+    public void CooOf64BitsAddsInOrder()
+    {
+        const long Far = 1L << 39;
+        long[] rows = [1, 0, 1, 1, 1], columns = [Far, 7, 5, Far, Far];
+        using CsrMatrix<double> x = CsrMatrix.FromCoo<double>(2, Far + 1, rows, columns, [1e16, 3, 4, 1, 1]);
+        Assert.That((x.IndexBits, x.NonZeros), Is.EqualTo((64, 3)));
+        Assert.That(x.RowOffsets.ToArray(), Is.EqualTo(new long[] { 0, 1, 3 }));
+        Assert.That(x.ColumnIndices64.ToArray(), Is.EqualTo(new[] { 7, 5, Far }));
+        Assert.That(x.Values.ToArray(), Is.EqualTo(new[] { 3, 4, 1e16 + 1 + 1 }).And.Not.EqualTo(new[] { 3, 4, 1e16 + 2 }));
+        Refused("columnIndices", "entry 1", () => CsrMatrix.FromCoo<double>(2, Far, [0, 1], (long[])[0, Far], [1, 1]));
+        Refused("rowIndices", "entry 0", () => CsrMatrix.FromCoo<double>(2, 2, (long[])[-1, 1], [0, 1], [1, 1]));
+        Refused("columns", "not", () => CsrMatrix.FromCoo<double>(2, (1L << 40) + 1, (long[])[], []));
+    }
+
     /// <summary>What the pool was asked for between pieces, scratch and C together, never passes the budget; and pieces make up C.</summary>
     [Test, NonParallelizable]
     public void MemoryStaysWithinTheBudget([Values(400_000, 2_000_000, 20_000_000)] long budget, [Values(1, 3)] int threads, [Values(true, false)] bool sorted)

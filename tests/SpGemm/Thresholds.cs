@@ -35,7 +35,7 @@ public sealed class Thresholds
         Row row = Avx512;
         using CsrMatrix<double> a = Matrix(s_graph);
         using CsrMatrix<double> expected = Kernels.SpGemm.Multiply(a, a);
-        foreach (KnLaunch launch in row.Launches(2).Where((_, i) => i % 29 == 0))
+        foreach (KnLaunch launch in row.Launches(2).Where((_, i) => i % 107 == 0))
         {
             using SpGemmPlan<double> plan = SpGemmPlan<double>.Create(a, a, new SpGemmOptions { Dataflow = row.Dataflow(launch), Threads = 2 });
             Assert.That(plan.Choice.Dataflow, Is.EqualTo(row.Dataflow(launch)));
@@ -48,6 +48,30 @@ public sealed class Thresholds
         Assert.That(() => SpGemmPlan<double>.Create(a, a, new SpGemmOptions { Dataflow = row.Dataflow(bad) }), Throws.TypeOf<KernelsException>().With.Property("Status").EqualTo(Status.Unsupported));
         Assert.That(() => SpGemmPlan<double>.Create(a, a, new SpGemmOptions { Dataflow = new Dataflow(row.Name, 0, [1]) }), Throws.TypeOf<KernelsException>().With.Property("Argument").EqualTo("Dataflow"));
         Assert.That(() => SpGemmPlan<double>.Create(a, a, new SpGemmOptions { Dataflow = row.Dataflow(row.DefaultLaunch(0)), Row = "spgemm/managed" }), Throws.TypeOf<KernelsException>().With.Property("Argument").EqualTo("Dataflow"));
+    }
+
+    /// <summary>Rows of 2000 products over a million columns are hashed: the size of the table is then worth timing, and changes no bit.</summary>
+    [Test]
+    public void ATablesSizeIsTimedWhereRowsAreHashed()
+    {
+        Row row = Avx512;
+        using CsrMatrix<double> a = Matrix(SpGemmMatrices.Uniform(200, 2000, 50, 3)), b = Matrix(SpGemmMatrices.Uniform(2000, 1_000_000, 40, 4)), narrow = Matrix(SpGemmMatrices.Uniform(2000, 3000, 40, 5));
+        int[] Timed(CsrMatrix<double> right)
+        {
+            using SpGemmPlan<double> plan = SpGemmPlan<double>.Create(a, right);
+            var thresholds = new SpGemmThresholds(Device.Cpu, 0, plan.Problem, plan.Sample(), distinct: true);
+            return [.. row.Launches(0).Where(l => thresholds.Accepts(row, SpGemmThresholds.Memory, l)).Select(l => row.Value(l, "table")).Distinct().Order()];
+        }
+        Assert.That(Timed(b), Is.EqualTo(new[] { 1, 2, 4 }));
+        Assert.That(Timed(narrow), Is.EqualTo(new[] { 2 }), "where no row is hashed, the default alone");
+        using CsrMatrix<double> expected = Kernels.SpGemm.Multiply(a, b, new SpGemmOptions { Row = "spgemm/managed" });
+        foreach (int table in (int[])[1, 2, 4])
+        {
+            KnLaunch launch = row.DefaultLaunch(0);
+            launch.Param[row.IndexOf("table")] = table;
+            using CsrMatrix<double> c = Kernels.SpGemm.Multiply(a, b, new SpGemmOptions { Dataflow = row.Dataflow(launch) });
+            Assert.That(SpGemmSame.As(expected, c), $"{row.Dataflow(launch)}");
+        }
     }
 
     [Test]
@@ -76,6 +100,29 @@ public sealed class Thresholds
         Assert.That(single.Choice.Source, Is.EqualTo(Device.Cpu.Threads == 1 ? ChoiceSource.Tuned : ChoiceSource.Modelled), "other threads are another key");
         using SpGemmPlan<double> budget = SpGemmPlan<double>.Create(graph, graph, options with { MemoryBudget = 8 << 20 });
         Assert.That(budget.Choice.WorkspaceBytes, Is.LessThanOrEqualTo(tuned.Choice.WorkspaceBytes));
+    }
+
+    /// <summary>What a program is told of a product is what its plan will run, with the times of the record that the choice comes from.</summary>
+    [Test]
+    public void ExplainIsWhatAPlanRuns()
+    {
+        Row row = Avx512;
+        using var directory = new Tuning.Scratch();
+        var options = new SpGemmOptions { Threads = 1, TuningDirectory = directory.Path };
+        using CsrMatrix<double> a = Matrix(s_blocks);
+        RowExplanation[] before = [.. Autotuner.Explain(a, a, options)];
+        Assert.That(before.Select(r => r.Row), Is.EqualTo(Device.Cpu.Table.Of(KnOp.SpGemm).Select(r => r.Name)));
+        Assert.That(before.Single(r => r.IsChosen).Row, Is.EqualTo(row.Name));
+        Assert.That(before.All(r => r.TunedSeconds is null && r.ModelSeconds > 0));
+        TunedChoices tuned = Autotuner.Tune(a, a, Tuning.Scratch.Ample, options);
+        Assert.That(tuned.Stored, tuned.Problem);
+        using SpGemmPlan<double> plan = SpGemmPlan<double>.Create(a, a, options);
+        RowExplanation chosen = Autotuner.Explain(a, a, options).Single(r => r.IsChosen);
+        Assert.That((chosen.Dataflow, chosen.TunedAt), Is.EqualTo((plan.Choice.Dataflow, 2)));
+        Assert.That(chosen.TunedSeconds, Is.EqualTo(tuned.Points.Single().Candidates.Where(c => c.Dataflow.Row == chosen.Row && c.Samples > 0).Min(c => c.Seconds)));
+        using CsrMatrix<double> mask = CsrMatrix.Create<double>(1, 1L << 30, [0, 1], (int[])[5], [1]), wide = CsrMatrix.Create<double>(1, 1L << 30, [0, 1], (int[])[5], [1]), one = CsrMatrix.Create<double>(1, 1, [0, 1], (int[])[0], [1]);
+        RowExplanation refused = Autotuner.Explain(one, wide, options, mask).Single(r => r.Row == row.Name);
+        Assert.That((refused.Accepts, refused.Refusal), Is.EqualTo((false, "p.n <= kMaskedSpan || !(p.flags & KN_SPGEMM_MASK) does not hold")));
     }
 
     [Test]

@@ -162,7 +162,7 @@ public sealed unsafe class DoorFuzz
         {
             case 0: launch.Size = Any(0u, launch.Size - 1, launch.Size + 4); break;
             case 1: launch.Threads = Any(-1, int.MinValue, int.MaxValue, 7); break;
-            default: launch.Param[Below(4)] = Any(-1, 1, 3, int.MaxValue, int.MinValue, 4, 0); break;
+            default: launch.Param[Below(6)] = Any(-1, 1, 3, int.MaxValue, int.MinValue, 4, 0); break;
         }
     }
 

@@ -75,6 +75,29 @@ public sealed class Forms
             }
     }
 
+    /// <summary>Create is told of sets; then a call may bring them whatever the density, and without that none may.</summary>
+    [Test]
+    public void ActiveSetsMakeAPlanSparseAtAnyDensity([Values(0.02, 1.0)] double density)
+    {
+        float[] w = Fill(64 * 128, 1), x = Fill(3 * 128, 2);
+        Prune.Magnitude(new Span2D<float>(w, 64, 128), density);
+        using PrunedLinear plan = PrunedLinear.Create(s_layer, new ReadOnlySpan2D<float>(w, 64, 128), 3, activeSets: true), none = PrunedLinear.Create(s_layer, new ReadOnlySpan2D<float>(w, 64, 128), 3);
+        using Kernels.SparseLinear sparse = Kernels.SparseLinear.Create(s_layer, new ReadOnlySpan2D<float>(w, 64, 128));
+        Assert.That((plan.Choice.IsSparse, plan.Choice.Source), Is.EqualTo((true, ChoiceSource.Forced)), plan.Choice.Reason);
+        ulong[] outputs = [0x8000_0000_0003_0001], inputs = [~0UL, 0xf0];
+        float[,] y = new float[3, 64], expected = new float[3, 64], all = new float[3, 64];
+        plan.Run<float, float>(new ReadOnlySpan2D<float>(x, 3, 128), new Span2D<float>(y), outputs: outputs, inputs: inputs);
+        sparse.Run<float, float>(new ReadOnlySpan2D<float>(x, 3, 128), new Span2D<float>(expected), outputs: outputs, inputs: inputs);
+        Assert.That(y, Is.EqualTo(expected));
+        Assert.That(y.Cast<float>().Count(v => v != 0), Is.InRange(1, 3 * 4), "four outputs are active");
+        plan.Run<float, float>(new ReadOnlySpan2D<float>(x, 3, 128), new Span2D<float>(all));
+        Assert.That(all.Cast<float>().Count(v => v != 0), Is.GreaterThan(3 * 4), "without sets every output is active");
+        var untouched = new float[3, 64];
+        Assert.That(() => none.Run<float, float>(new ReadOnlySpan2D<float>(x, 3, 128), new Span2D<float>(untouched), outputs: outputs), Throws.TypeOf<KernelsException>().With.Property("Argument").EqualTo("outputs"));
+        Assert.That(() => none.Run<float, float>(new ReadOnlySpan2D<float>(x, 3, 128), new Span2D<float>(untouched), inputs: inputs), Throws.TypeOf<KernelsException>().With.Property("Argument").EqualTo("inputs"));
+        Assert.That(untouched.Cast<float>(), Is.All.Zero);
+    }
+
     [Test]
     public void RefusesWhatHasNoForm()
     {

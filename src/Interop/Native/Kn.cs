@@ -17,8 +17,8 @@ internal enum KnCpu : uint { None = 0, Avx512 = 1, Avx512Bf16 = 2, Avx512Fp16 = 
 [InlineArray(8)]
 internal struct Int32x8 { private int _0; }
 
-[InlineArray(4)]
-internal struct Int32x4 { private int _0; }
+[InlineArray(6)]
+internal struct Int32x6 { private int _0; }
 
 [InlineArray(48)]
 internal struct Int32x48 { private int _0; }
@@ -36,7 +36,7 @@ internal struct KnLaunch
 {
     public uint Size;
     public int Threads;
-    public Int32x4 Param;
+    public Int32x6 Param;
 }
 
 [StructLayout(LayoutKind.Sequential)]
@@ -85,7 +85,7 @@ internal unsafe struct KnLibrary
 /// <summary>The one export of a kn_cpu library, found by path.</summary>
 internal static unsafe class KnExports
 {
-    internal const uint Abi = 1;
+    internal const uint Abi = 2;
 
     /// <summary>Loads the library at <paramref name="path"/> and fills the table. 0, or the status and what is wrong.</summary>
     internal static KnStatus TryGet(string path, out KnLibrary library, out string error)

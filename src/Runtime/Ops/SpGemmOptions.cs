@@ -26,7 +26,8 @@ public sealed record SpGemmOptions
 
     /// <summary>
     /// Bytes that scratch and C may have together; 0 is no limit. <see cref="SpGemmPlan{T}.Pieces"/> keeps to it by pieces of C,
-    /// <see cref="SpGemmPlan{T}.Product"/> and Symbolic are refused where C does not fit. The analysis of a plan, 8 bytes a row, comes on top.
+    /// <see cref="SpGemmPlan{T}.Product"/> and Symbolic are refused where C does not fit. The analysis of a plan, 8 bytes a row, comes on top, and of
+    /// what the system counts a page of 2 MiB for each of scratch, offsets, columns and values, which end within one.
     /// </summary>
     public long MemoryBudget { get; init; }
 
@@ -37,7 +38,7 @@ public sealed record SpGemmOptions
     public string? Row { get; init; }
 
     /// <summary>
-    /// Forces row and thresholds, as a plan's <see cref="SpGemmChoice"/> names them: window, sort, density and cached of the row's README, each among the
+    /// Forces row and thresholds, as a plan's <see cref="SpGemmChoice"/> names them: window, sort, density, cached and table of the row's README, each among the
     /// values that the row lists. Null: those tuned for the class of the operands, else the defaults.
     /// </summary>
     public Dataflow? Dataflow { get; init; }

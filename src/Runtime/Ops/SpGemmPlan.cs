@@ -1,4 +1,6 @@
+using System.Collections.Immutable;
 using Kernels.Interop.Native;
+using Kernels.Tuning;
 
 namespace Kernels;
 
@@ -58,6 +60,13 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
 
     /// <summary>The class of the product, from a few of its rows where they are in the host's memory.</summary>
     internal SpGemmSample Sample() => _device.Gpu is null ? new(_problem, Args(KnSpgemmPhase.Symbolic, 0, _a.Rows)) : new(_problem);
+
+    /// <summary>What every row of the device says to the product, beside the choice.</summary>
+    internal ImmutableArray<RowExplanation> Explain(TuningStore store)
+    {
+        var thresholds = new SpGemmThresholds(_device, _options.Threads, _problem, Sample());
+        return thresholds.Explain(KnOp.SpGemm, SpGemmThresholds.Memory, [thresholds.Make(_row, _launch, 0, SpGemmThresholds.Memory, Choice.Source, Choice.Reason)], store, CacheState.Cold);
+    }
 
     /// <summary>Multiplications; entries of the addend count as one.</summary>
     public long Products => _problem.Products;

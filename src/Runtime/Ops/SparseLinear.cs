@@ -128,8 +128,11 @@ public sealed unsafe class SparseLinear : IDisposable
     /// <param name="y">[m, N] of the output type; overlaps nothing but, exactly, the residual.</param>
     /// <param name="residual">[m, N] when the options say so.</param>
     /// <param name="xScales">[m], s8 input only: x = q * scale of its row.</param>
-    /// <param name="outputs">Empty, or a bit for each of N outputs (see <see cref="SetOf"/>): those that are clear are not computed and come out as 0 (plus the residual).</param>
-    /// <param name="inputs">Empty, or a bit for each of K inputs: those that are clear count as 0.</param>
+    /// <param name="outputs">
+    /// Empty, or a bit for each of N outputs (see <see cref="SetOf"/>): those that are clear come out as 0 (plus the residual). A panel of 16 outputs
+    /// (of 16 gated pairs) without an active one is not read; one with any is read and computed whole.
+    /// </param>
+    /// <param name="inputs">Empty, or a bit for each of K inputs: those that are clear count as 0. A block of 64 inputs without an active one is not read.</param>
     /// <exception cref="KernelsException">A shape, type or overlap that breaks a rule; y is then untouched.</exception>
     public void Run<TX, TY>(ReadOnlySpan2D<TX> x, Span2D<TY> y, ReadOnlySpan2D<TY> residual = default, ReadOnlySpan<float> xScales = default,
         ReadOnlySpan<ulong> outputs = default, ReadOnlySpan<ulong> inputs = default)

@@ -123,6 +123,11 @@ public static unsafe class CsrMatrix
     public static CsrMatrix<T> FromCoo<T>(long rows, long columns, ReadOnlySpan<int> rowIndices, ReadOnlySpan<int> columnIndices, ReadOnlySpan<T> values = default)
         where T : unmanaged, IAdditionOperators<T, T, T> => CooMatrix.Compress(rows, columns, rowIndices, columnIndices, values);
 
+    /// <summary>The same with columns of 64 bits; rows and columns are at most 2^40.</summary>
+    /// <exception cref="KernelsException">Lengths that differ, or an entry outside the matrix, by its number.</exception>
+    public static CsrMatrix<T> FromCoo<T>(long rows, long columns, ReadOnlySpan<long> rowIndices, ReadOnlySpan<long> columnIndices, ReadOnlySpan<T> values = default)
+        where T : unmanaged, IAdditionOperators<T, T, T> => CooMatrix.Compress(rows, columns, rowIndices, columnIndices, values);
+
     private static void RequireHost(Device offsets, Device columnIndices, Device? values) =>
         KernelsException.Require(offsets.Gpu is null && columnIndices.Gpu is null && values?.Gpu is null, nameof(offsets), "buffers of the host; CopyTo brings a matrix to a GPU");
 

@@ -1,6 +1,4 @@
-using System.Globalization;
 using System.Numerics;
-using System.Text;
 
 namespace Kernels;
 
@@ -27,35 +25,30 @@ public static class MatrixMarket
         return new MatrixMarketReader<T>(stream).Read();
     }
 
-    /// <summary>Writes a matrix in coordinates, general; a pattern where it has no values. Numbers are read back as the same bits.</summary>
-    public static void Write<T>(System.IO.Stream stream, CsrMatrix<T> matrix, string? comment = null) where T : unmanaged, INumber<T>
+    /// <summary>Writes a matrix; a pattern where it has no values. Numbers are read back as the same bits; of an array the zeros are not read back.</summary>
+    /// <param name="stream">Stays open.</param>
+    /// <param name="matrix">In the host's memory.</param>
+    /// <param name="comment">Lines after the header.</param>
+    /// <param name="format">Entries, or all places; a pattern has entries alone.</param>
+    /// <param name="symmetry">General, or what <paramref name="matrix"/> is: of others nothing is written.</param>
+    /// <exception cref="KernelsException">A matrix that is not what <paramref name="symmetry"/> says, with the place; or an array of a pattern.</exception>
+    public static void Write<T>(System.IO.Stream stream, CsrMatrix<T> matrix, string? comment = null, MatrixMarketFormat format = MatrixMarketFormat.Coordinate,
+        MatrixMarketSymmetry symmetry = MatrixMarketSymmetry.General) where T : unmanaged, INumber<T>
     {
         ArgumentNullException.ThrowIfNull(stream);
         ArgumentNullException.ThrowIfNull(matrix);
-        matrix.RequireHost();
-        using var writer = new StreamWriter(stream, new UTF8Encoding(false), 1 << 16, leaveOpen: true) { NewLine = "\n" };
-        bool integer = typeof(T) == typeof(int) || typeof(T) == typeof(long) || typeof(T) == typeof(short) || typeof(T) == typeof(sbyte) || typeof(T) == typeof(byte);
-        writer.WriteLine($"%%MatrixMarket matrix coordinate {(!matrix.HasValues ? "pattern" : integer ? "integer" : "real")} general");
-        if (comment is not null)
-            foreach (string line in comment.Split('\n')) writer.WriteLine($"%{line.TrimEnd('\r')}");
-        writer.WriteLine(string.Create(CultureInfo.InvariantCulture, $"{matrix.Rows} {matrix.Columns} {matrix.NonZeros}"));
-        for (long i = 0; i < matrix.Rows; i++) WriteRow(writer, matrix, i);
+        using var writer = new MatrixMarketWriter<T>(matrix, format, symmetry);
+        writer.Write(stream, comment);
     }
 
-    /// <summary>Writes a file.</summary>
-    public static void Write<T>(string path, CsrMatrix<T> matrix, string? comment = null) where T : unmanaged, INumber<T>
+    /// <summary>Writes a file, as the other overload does; none is made or changed where the matrix is refused.</summary>
+    /// <exception cref="KernelsException">A matrix that is not what <paramref name="symmetry"/> says, with the place; or an array of a pattern.</exception>
+    public static void Write<T>(string path, CsrMatrix<T> matrix, string? comment = null, MatrixMarketFormat format = MatrixMarketFormat.Coordinate,
+        MatrixMarketSymmetry symmetry = MatrixMarketSymmetry.General) where T : unmanaged, INumber<T>
     {
+        ArgumentNullException.ThrowIfNull(matrix);
+        using var writer = new MatrixMarketWriter<T>(matrix, format, symmetry);
         using FileStream file = File.Create(path);
-        Write(file, matrix, comment);
-    }
-
-    private static unsafe void WriteRow<T>(StreamWriter writer, CsrMatrix<T> matrix, long i) where T : unmanaged, INumber<T>
-    {
-        for (long j = matrix.OffsetsAt[i]; j < matrix.OffsetsAt[i + 1]; j++)
-        {
-            writer.Write(string.Create(CultureInfo.InvariantCulture, $"{i + 1} {matrix.ColumnAt(j) + 1}"));
-            if (matrix.HasValues) writer.Write(string.Create(CultureInfo.InvariantCulture, $" {matrix.ValuesAt[j]}"));
-            writer.WriteLine();
-        }
+        writer.Write(file, comment);
     }
 }

@@ -37,7 +37,7 @@ internal sealed class MatrixMarketReader<T>(System.IO.Stream stream) where T : u
         if (!Content().IsEmpty) throw Bad("the end after the last entry");
         // Compressed rows cost 8 bytes each, entries or none: a size line alone must not ask for gigabytes.
         if (rows > RowsAnyway && rows / RowsPerEntry > _rows.Count) throw Bad($"an entry for {RowsPerEntry} rows at least, not {_rows.Count} for {rows}");
-        return CooMatrix.Compress<T>(rows, columns, CollectionsMarshal.AsSpan(_rows), CollectionsMarshal.AsSpan(_columns), _pattern ? default : CollectionsMarshal.AsSpan(_values));
+        return CooMatrix.Compress<int, T>(rows, columns, CollectionsMarshal.AsSpan(_rows), CollectionsMarshal.AsSpan(_columns), _pattern ? default : CollectionsMarshal.AsSpan(_values));
     }
 
     private KernelsException Bad(string rule) => new(Status.Invalid, $"line {_line}", rule);

@@ -133,6 +133,25 @@ public static class Autotuner
             DecodeAttentionSelection.Choose(device, options, phi, store, options.Cache), store, options.Cache);
     }
 
+    /// <summary>What every row of spgemm says to the product of <paramref name="a"/> and <paramref name="b"/>, best row first; times are with memory reused.</summary>
+    /// <param name="a">[m,k], in the host's memory.</param>
+    /// <param name="b">[k,n], in the host's memory.</param>
+    /// <param name="options">What the product will be asked for; the usual product when null.</param>
+    /// <param name="mask">[m,n], as <see cref="SpGemm"/> has it.</param>
+    /// <param name="addend">[m,n], likewise.</param>
+    /// <param name="device">The CPU when null; another gets copies of the matrices.</param>
+    /// <exception cref="KernelsException">Matrices or options that break a rule, or a forced row that cannot run.</exception>
+    public static ImmutableArray<RowExplanation> Explain<T>(CsrMatrix<T> a, CsrMatrix<T> b, SpGemmOptions? options = null, CsrMatrix<T>? mask = null, CsrMatrix<T>? addend = null,
+        Device? device = null) where T : unmanaged
+    {
+        ArgumentNullException.ThrowIfNull(a);
+        ArgumentNullException.ThrowIfNull(b);
+        options ??= new SpGemmOptions();
+        using var operands = new SpGemmOperands<T>(a, b, device ?? Device.Cpu, mask, addend);
+        using SpGemmPlan<T> plan = operands.Plan(options);
+        return plan.Explain(options.Store ?? TuningStore.In(options.TuningDirectory));
+    }
+
     private static void Within(int at, int most, string name) => KernelsException.Require(at >= 1 && at <= most, name, $"1 <= {name} <= {most}, not {at}");
 
     /// <summary>The given points, none of them beyond what plans of these options take; else the default ones.</summary>

@@ -1,0 +1,77 @@
+using System.Text.Json;
+
+namespace Kernels.Tests.Perf;
+
+/// <summary>perf check and perf compare of sparse products of the user's own matrices.</summary>
+[TestFixture]
+public sealed class SpGemmCommands
+{
+    private static string Written(Tuning.Scratch scratch)
+    {
+        using CsrMatrix<double> a = SpGemm.SpGemmTests.Of(SpGemmMatrices.Rmat(6, 4, 3), i => 1.0 / (i + 3));
+        MatrixMarket.Write(scratch["a.mtx"], a);
+        return $"file:{scratch["a.mtx"]}";
+    }
+
+    [TestCase]
+    [TestCase("--semiring", "min_plus", "--masked", "--values", "f32")]
+    [TestCase("--masked", "--complement", "--accumulate", "--index", "64")]
+    [TestCase("--transpose", "--unsorted", "--semiring", "or_and")]
+    [TestCase("--structure", "--accumulate")]
+    public void CheckHoldsEveryRowToTheOracleOnNamedMatrices(params string[] asked)
+    {
+        using var scratch = new Tuning.Scratch();
+        JsonElement[] results = [.. PerfProcess.Run(["check", "spgemm", "--matrix", $"{Written(scratch)},laplace2d:9", .. asked, "--json"]).Expect(PerfProcess.Ok).Json().EnumerateArray()];
+        int rows = Device.Cpu.Table.Of(Kernels.Interop.Native.KnOp.SpGemm).Count(r => Device.Cpu.Table.Runs(r, out _));
+        Assert.That(results.Select(r => r.GetProperty("cases").GetInt32()), Is.EqualTo(Enumerable.Repeat(1, 2 * rows)));
+        Assert.That(results.All(r => r.GetProperty("faults").GetArrayLength() == 0));
+    }
+
+    [Test]
+    public void AValueThatIsNotTheOraclesEndsCheckWith1()
+    {
+        string faulty = Path.Combine(PerfProcess.Root, "build", "faulty");
+        const string Row = "spgemm/avx512";
+        if (KernelTable.Default.Path is null || !Directory.Exists(faulty)) Assert.Ignore($"{faulty} was not built: it needs Linux on x86-64");
+        if (!KernelTable.Default.Of(Kernels.Interop.Native.KnOp.SpGemm).Any(r => r.Name == Row && KernelTable.Default.Runs(r, out _))) Assert.Ignore($"{Row} does not run here");
+        using var scratch = new Tuning.Scratch();
+        string matrix = Written(scratch);
+        PerfProcess check = PerfProcess.Run([("KERNELS_NATIVE", faulty), ("KN_WRONG", Row)], "check", "spgemm", "--matrix", matrix).Expect(PerfProcess.Bad);
+        Assert.That(check.Output, Does.Contain($"{Row}[").And.Contain("tolerance").And.Contain("WRONG"));
+        PerfProcess.Run([("KERNELS_NATIVE", faulty), ("KN_WRONG", Row)], "check", "spgemm", "--matrix", matrix, "--row", "managed").Expect(PerfProcess.Ok);
+    }
+
+    [TestCase("check", "flat_gemm", "--matrix", "laplace2d:9")]
+    [TestCase("check", "--matrix", "laplace2d:9")]
+    [TestCase("check", "spgemm", "--matrix", "laplace2d:9", "--complement")]
+    [TestCase("check", "spgemm", "--matrix", "file:/nosuch.mtx")]
+    public void WhatNoRowIsCheckedOnIsWrongUsage(params string[] arguments) =>
+        Assert.That(PerfProcess.Run(arguments).Expect(PerfProcess.Usage).Error, Does.Contain("perf: --"));
+
+    /// <summary>bench measures the process against the budget, which pieces of C keep.</summary>
+    [Test]
+    public void TheProcessKeepsToAMemoryBudget()
+    {
+        if (!OperatingSystem.IsLinux()) Assert.Ignore("the memory of a process is measured on Linux alone");
+        PerfProcess bench = PerfProcess.Run("bench", "spgemm", "--matrix", "rmat:12:16", "--memory-budget", "24", "--reuse", "2", "--threads", "1", "--seconds", "0.01").Expect(PerfProcess.Ok);
+        Assert.That(bench.Error, Does.Match("budget 24.* MiB, [0-9]+ pieces, the process grew by").And.Not.Contain(" 1 pieces"));
+    }
+
+    /// <summary>compare ends with 1 where GraphBLAS has another C.</summary>
+    [TestCase("--semiring", "min_plus", "--masked")]
+    [TestCase("--semiring", "max_plus", "--accumulate", "--values", "f32")]
+    [TestCase("--semiring", "or_and", "--masked", "--complement")]
+    [TestCase("--semiring", "plus_pair", "--masked", "--accumulate")]
+    [TestCase("--masked", "--complement", "--accumulate", "--unsorted")]
+    [TestCase("--structure", "--masked", "--accumulate")]
+    public void GraphBlasComputesTheSameProblem(params string[] asked)
+    {
+        using var scratch = new Tuning.Scratch();
+        string results = scratch["compare.json"];
+        PerfProcess compare = PerfProcess.Run(["compare", "spgemm", "--matrix", $"{Written(scratch)},laplace2d:9", .. asked, "--reuse", "2", "--threads", "1", "--seconds", "0.01", "--json", results]);
+        if (compare.Error.Contains("GraphBLAS is missing", StringComparison.Ordinal) || compare.Error.Contains("no native peers", StringComparison.Ordinal)) Assert.Ignore("this build has no GraphBLAS");
+        compare.Expect(PerfProcess.Ok);
+        using JsonDocument cells = JsonDocument.Parse(File.ReadAllText(results));
+        Assert.That(cells.RootElement.EnumerateArray().Select(c => c.GetProperty("peer").GetString()), Has.Exactly(2).StartsWith("GraphBLAS"));
+    }
+}
