@@ -8,7 +8,7 @@
 $ErrorActionPreference = 'Stop'
 Set-Location $PSScriptRoot
 $verb = if ($args.Count -gt 0) { $args[0] } else { 'build' }
-$rest = @($args | Select-Object -Skip 1)
+$rest = @($args | Select-Object -Skip 1 | ForEach-Object { $_ -join ',' })  # --m 1,4,16 comes as a list
 
 function Missing($sentence) { [Console]::Error.WriteLine("build.ps1: $sentence"); exit 3 }
 function Need($command, $remedy) {
@@ -21,7 +21,7 @@ if (-not (dotnet --list-sdks | Select-String '^10\.')) { Missing 'the .NET 10 SD
 # CMake's toolset ClangCL is two components of Visual Studio or its Build Tools.
 $clang = 'Microsoft.VisualStudio.Component.VC.Llvm.Clang', 'Microsoft.VisualStudio.Component.VC.Llvm.ClangToolset'
 $vswhere = "${env:ProgramFiles(x86)}\Microsoft Visual Studio\Installer\vswhere.exe"
-if (-not (Test-Path $vswhere) -or -not (& $vswhere -products * -requires $clang -property installationPath)) {
+if (-not (Test-Path $vswhere) -or -not (& $vswhere -products '*' -requires $clang -property installationPath)) {
   Missing "clang-cl is missing: winget install Microsoft.VisualStudio.2022.BuildTools --override `"--passive --add Microsoft.VisualStudio.Workload.VCTools --add $($clang -join ' --add ') --includeRecommended`""
 }
 

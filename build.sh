@@ -13,10 +13,10 @@ need() { # need COMMAND "what installs it"
   command -v "$1" >/dev/null 2>&1 || { echo "build.sh: $1 is missing: $2" >&2; exit 3; }
 }
 need cmake "apt-get install cmake"
-need dotnet "the .NET 10 SDK, see https://dotnet.microsoft.com/download"
+need dotnet "curl -fsSL https://dot.net/v1/dotnet-install.sh | bash -s -- --channel 10.0, then put ~/.dotnet on the PATH"
 need make "apt-get install make"
 if [ -z "${CXX:-}" ]; then command -v c++ >/dev/null 2>&1 || need g++ "apt-get install g++"; fi
-dotnet --list-sdks | grep -q '^10\.' || { echo "build.sh: the .NET 10 SDK is missing, found: $(dotnet --list-sdks | tr '\n' ' ')" >&2; exit 3; }
+dotnet --list-sdks | grep -q '^10\.' || { echo "build.sh: the .NET 10 SDK is missing: curl -fsSL https://dot.net/v1/dotnet-install.sh | bash -s -- --channel 10.0; found: $(dotnet --list-sdks | tr '\n' ' ')" >&2; exit 3; }
 
 native() { # native DIRECTORY CMAKE_ARGS...
   local directory=$1; shift

@@ -68,6 +68,9 @@ internal sealed record Cell(string Op, string Row, string Case, string Axis, str
     /// <summary>How it was called: call, graph, eager.</summary>
     public string Call { get; init; } = "call";
 
+    /// <summary>Whether the pool's workers had a core each.</summary>
+    public bool Pinned { get; init; }
+
     /// <summary>Bytes of all copies that rotated so that calls found theirs cold; null where none did.</summary>
     public long? RotatedBytes { get; init; }
 
@@ -80,7 +83,7 @@ internal sealed record Cell(string Op, string Row, string Case, string Axis, str
 
     /// <summary>Device and threads in the head of a table.</summary>
     [JsonIgnore]
-    public string Where => Device == "cpu" ? $"{Threads} threads" : $"{Call}, {Device}";
+    public string Where => Device == "cpu" ? $"{Threads} threads{(Pinned ? ", pinned" : "")}" : $"{Call}, {Device}";
 
     /// <summary>Where on the axis.</summary>
     [JsonIgnore]
@@ -104,6 +107,7 @@ internal sealed record Cell(string Op, string Row, string Case, string Axis, str
             MegaEntries = work.Entries > 0 ? work.Entries / ours.Median / 1e6 : null,
             Device = on.Device.Gpu is null ? "cpu" : Devices.TitleOf(on.Device),
             Call = on.Call,
+            Pinned = on.Pinned,
             RotatedBytes = bench.RotatedBytes(at),
             Shape = bench.Layer.Shape.Prepend((Name: op.Axis.Name, Value: at)).ToDictionary(s => s.Name, s => JsonSerializer.SerializeToElement(s.Value)),
         };

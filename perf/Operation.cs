@@ -158,12 +158,14 @@ internal sealed record TuneSettings(IReadOnlyList<int> Grid, CacheState Cache, T
 }
 
 /// <summary>Where and how calls are timed.</summary>
-internal sealed record Conditions(Device Device, CacheState Cache, bool Eager = false)
+internal sealed record Conditions(Device Device, CacheState Cache, bool Eager = false, bool Pinned = false)
 {
     private static readonly Option<bool> s_eager = new("--eager") { Description = "On a GPU: launches as they come from the host, instead of replays of a captured graph" };
 
+    private static readonly Option<bool> s_pin = new("--pin") { Description = "Tie each worker of the CPU's pool to a core of its own; what tune stores holds for free workers too" };
+
     /// <summary>The options that verbs which time have for it.</summary>
-    public static IEnumerable<Symbol> Options => [Devices.Name, s_eager];
+    public static IEnumerable<Symbol> Options => [Devices.Name, s_eager, s_pin];
 
     /// <summary>"call", "graph" or "eager".</summary>
     public string Call => TuningPolicy.Of(Device, Cache, Eager).Call;
@@ -171,8 +173,12 @@ internal sealed record Conditions(Device Device, CacheState Cache, bool Eager = 
     /// <summary>The CPU is timed under bounds on threads, which a GPU has none of.</summary>
     public int[] Threads(int[] bounds) => Device.Gpu is null ? bounds : [0];
 
+    /// <summary>What the command line asks for; pins the pool.</summary>
     public static Conditions Of(ParseResult parsed, CacheState cache, Operation operation)
     {
-        return new Conditions(Devices.Find(parsed), cache, parsed.GetValue(s_eager) || !operation.OnlyEnqueues);
+        var on = new Conditions(Devices.Find(parsed), cache, parsed.GetValue(s_eager) || !operation.OnlyEnqueues, parsed.GetValue(s_pin));
+        if (on.Pinned && on.Device.Gpu is not null) throw new UsageException($"--pin: the CPU's pool, which {Devices.NameOf(on.Device)} does not have");
+        if (on.Pinned) on.Device.SetThreads(0, pin: true);
+        return on;
     }
 }

@@ -105,6 +105,12 @@ internal static unsafe class FlatGemmCases
         yield return Problem(MainKinds[0], 1, 18, 9000, FlatGemmActivation.None, KnGemmFlags.Residual);
         // Every kind with rows of w of whole 16 bytes, which tensor copies need, so small that a simulated device checks it.
         foreach (Kind kind in Kinds()) yield return Problem(kind, 5, 19, 128, FlatGemmActivation.None, Extras(turn++));
+        // Prefill: more rows than a block of any row has, with one left over, and the most that is promised.
+        foreach (Kind kind in MainKinds)
+        {
+            yield return Problem(kind, 1025, 18, 40, FlatGemmActivation.None, Extras(turn++));
+            yield return Problem(kind, 4096, 7, 33, FlatGemmActivation.None, Extras(turn++));
+        }
     }
 
     /// <summary>Every activation, gated and not, with every combination of bias and residual, on a shape with tails everywhere.</summary>

@@ -1,11 +1,13 @@
 using Kernels.Interop.Native;
+using Kernels.Tuning;
 
 namespace Kernels;
 
 /// <summary>
 /// The closed-form cost of flat GEMM, which chooses where nothing was measured and ranks candidates where something will be:
-/// weights over bandwidth against operations over rate, whichever is longer, plus what a call costs. Rates of AVX-512 and of memory are those
-/// that Zen 5 showed (docs/performance.md); what counts is that their ratios order the rows of one machine rightly.
+/// weights over the bandwidth of the level they lie in against operations over rate, whichever is longer, plus what a call costs. Rates of AVX-512 and of
+/// memory are those that Zen 5 showed (docs/performance.md), those of caches lie below what it reads at (2026-11-28: 256 and 115 GB/s a
+/// core). What counts is that their ratios order the rows of one machine rightly.
 /// </summary>
 internal static class FlatGemmModel
 {
@@ -14,13 +16,22 @@ internal static class FlatGemmModel
     /// <summary>Bytes a second from memory: a core alone cannot draw what the socket has.</summary>
     private static double MemoryRate(int threads) => Math.Min(28e9 * threads, 250e9);
 
-    private static double CacheRate(int threads) => 60e9 * threads;
+    /// <summary>From the L2 of each thread's core.</summary>
+    private static double L2Rate(int threads) => 60e9 * threads;
 
-    /// <summary>Seconds to read so many bytes of operands, from memory unless they fit in the caches of the threads.</summary>
-    public static double ReadSeconds(double bytes, int threads, Device device)
+    /// <summary>From the L3 that they share.</summary>
+    private static double L3Rate(int threads) => 40e9 * threads;
+
+    /// <summary>
+    /// Seconds to read so many bytes of operands from where they lie: in the threads' L2 if that has room for them; else cold in memory, and warm in
+    /// the L3 if that has.
+    /// </summary>
+    public static double ReadSeconds(double bytes, int threads, Device device, CacheState cache = CacheState.Cold)
     {
-        double cache = device.CacheBytes.Length > 1 ? device.CacheBytes[1] : 0;
-        return bytes / (bytes < cache * threads ? CacheRate(threads) : MemoryRate(threads));
+        double rate = MemoryRate(threads);
+        if (bytes < (double)threads * device.CacheBytes[1]) rate = L2Rate(threads);
+        else if (cache == CacheState.Warm && bytes < device.CacheBytes[2]) rate = Math.Max(rate, L3Rate(threads));
+        return bytes / rate;
     }
 
     /// <summary>Operations a second of one core, at m large enough, by what the row multiplies with.</summary>
@@ -69,15 +80,14 @@ internal static class FlatGemmModel
         variant != "block" && (double)m * p.K * 2 > 0.5 * Math.Max(cacheBytes, 1 << 19) ? 0.6 : 1;
 
     /// <summary>Seconds of one call with m rows.</summary>
-    public static double Seconds(Row row, in KnLaunch launch, in KnFlatGemmProblem p, int m, Device device)
+    public static double Seconds(Row row, in KnLaunch launch, in KnFlatGemmProblem p, int m, Device device, CacheState cache = CacheState.Cold)
     {
         if (row is FlatGemmGpu gpu) return gpu.Seconds(p, launch, m);
         int threads = Math.Max(1, Math.Min(launch.Threads == 0 ? device.Threads : launch.Threads, device.Threads));
         double columns = (double)p.N * (((KnGemmFlags)p.Flags & KnGemmFlags.Gated) != 0 ? 2 : 1);
         double bytes = columns * p.K * ((DType)p.WType).Bits() / 8 + (double)m * p.K * ((DType)p.XType).Bits() / 8;
-        double cache = device.CacheBytes.Length > 1 ? device.CacheBytes[1] : 0;
-        double memory = ReadSeconds(bytes, threads, device);
-        double rate = Rate(row, p) * Efficiency(row, launch, m, (long)cache, p);
+        double memory = ReadSeconds(bytes, threads, device, cache);
+        double rate = Rate(row, p) * Efficiency(row, launch, m, device.CacheBytes[1], p);
         bool native = row.Target is "amx" or "avx512bf16" or "avx512", gemv = row.Name.EndsWith("gemv", StringComparison.Ordinal);
         // gemv decodes once for every tile of rows, flat and block once for all, through the cache.
         double unpack = native && Unpacks(row, p) ? columns * p.K * (gemv ? Tiles(row, launch, m, p) / 80e9 : 1 / 27e9) : 0;

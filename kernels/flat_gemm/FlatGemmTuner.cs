@@ -37,7 +37,7 @@ internal sealed class FlatGemmTuner : Tuner<KnFlatGemmProblem>
         TuningEffort.RequireFree(what.Layer.Row, what.Layer.BatchInvariant);
         long start = Stopwatch.GetTimestamp();
         // The layout, which the key names, is decided as a plan for MaxM rows decides it.
-        FlatGemmOptions layer = what.Layer with { MaxM = Math.Max(what.Layer.MaxM, what.Grid.Max()) };
+        FlatGemmOptions layer = what.Layer with { Cache = what.Cache, MaxM = Math.Max(what.Layer.MaxM, what.Grid.Max()) };
         layer.Check();
         Row decider = FlatGemmSelection.LayoutRow(device, layer);
         KnFlatGemmProblem problem = layer.Problem(layer.MaxM);

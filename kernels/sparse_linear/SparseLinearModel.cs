@@ -1,4 +1,5 @@
 using Kernels.Interop.Native;
+using Kernels.Tuning;
 
 namespace Kernels;
 
@@ -13,7 +14,7 @@ internal static class SparseLinearModel
     /// <summary>Cycles to expand one operand of a panel: load, mask, expand, count.</summary>
     private const double Expand = 3;
 
-    public static double Seconds(Row row, in KnLaunch launch, in KnSparseLinearProblem p, int m, Device device)
+    public static double Seconds(Row row, in KnLaunch launch, in KnSparseLinearProblem p, int m, Device device, CacheState cache)
     {
         if (row is SparseLinearGpu gpu) return gpu.Seconds(p, launch, m);
         ref readonly KnFlatGemmProblem q = ref p.Layer;
@@ -21,7 +22,7 @@ internal static class SparseLinearModel
         var at = new SparsePanels(p);
         double operands = (double)at.Count * at.KPadded / at.Step;
         double bytes = p.Nnz * (double)at.Element + at.Count * at.KPadded * 2.0 + (double)m * q.K * ((DType)q.XType).Bits() / 8;
-        double memory = FlatGemmModel.ReadSeconds(bytes, threads, device);
+        double memory = FlatGemmModel.ReadSeconds(bytes, threads, device, cache);
         bool gemv = row.Name.EndsWith("gemv", StringComparison.Ordinal);
         int panels = launch.Param[0] == 0 ? 4 : launch.Param[0];
         // The tiles of sparse_linear_registers.h: each expands its weights anew.

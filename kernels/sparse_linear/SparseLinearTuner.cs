@@ -38,7 +38,7 @@ internal sealed class SparseLinearTuner : Tuner<KnSparseLinearProblem>
         long start = Stopwatch.GetTimestamp();
         KernelsException.Require(!what.Grid.IsDefaultOrEmpty && what.Grid.All(m => m >= 1), "m", "at least one m, each at least 1");
         TuningEffort.RequireFree(what.Layer.Row, what.Layer.BatchInvariant);
-        FlatGemmOptions layer = what.Layer with { MaxM = Math.Max(what.Layer.MaxM, what.Grid.Max()) };
+        FlatGemmOptions layer = what.Layer with { Cache = what.Cache, MaxM = Math.Max(what.Layer.MaxM, what.Grid.Max()) };
         SparseLinear.Check(layer);
         long nnz = (long)(what.Density * layer.Columns * layer.K);
         int copies = CallTimer.Copies(device, what.Cache, new SparsePanels(SparseLinear.Problem(layer, 1, nnz, 0)).Total);

@@ -36,6 +36,12 @@ int usable_cores() {
   return n > 0 ? n : 1;
 }
 
+#if defined(__linux__) || defined(_WIN32)
+constexpr bool kPins = true;
+#else
+constexpr bool kPins = false;
+#endif
+
 void pin_to_core([[maybe_unused]] int index) {
 #if defined(__linux__)
   cpu_set_t allowed;
@@ -150,6 +156,7 @@ extern "C" int32_t kn_pool_threads() { return the_pool().size; }
 
 extern "C" int32_t kn_pool_resize(int32_t count, int32_t pin) {
   if (count < 0 || count > kMaxThreads) return kn_fail(KN_INVALID, "count: requires 0 <= count <= 1024");
+  if (pin != 0 && !kPins) return kn_fail(KN_UNSUPPORTED, "pin: requires Linux or Windows");
   pool& p = the_pool();
   const std::lock_guard<std::mutex> hold(p.busy);
   if (!p.resize(count == 0 ? usable_cores() : count, pin != 0))

@@ -110,7 +110,8 @@ typedef struct kn_library {
   const kn_struct* structs;
   const char* (*last_error)(void);  // sentence for the last failure on this thread, valid until its next call
   int32_t (*get_threads)(void);
-  int32_t (*set_threads)(int32_t count, int32_t pin);  // 0 = one per core this process may use
+  // 0 = one per core this process may use. pin: a core of those for each worker while there are any; none for callers.
+  int32_t (*set_threads)(int32_t count, int32_t pin);
 } kn_library;
 
 // The only export. Fills *library (whose size the caller has set) or says why not.

@@ -13,7 +13,7 @@ public unsafe class CallOverhead : IDisposable
     private const int M = 1, N = 16, K = 32;
     private readonly FlatGemmOptions _options = new() { N = N, K = K, MaxM = M, Weights = DType.Float32, Input = DType.Float32, Output = DType.Float32, Threads = 1 };
     private readonly float[] _x = new float[M * K], _y = new float[M * N];
-    private readonly float[,] _x2 = new float[M, K], _y2 = new float[M, N];
+    private readonly float[,] _x2 = new float[M, K], _y2 = new float[M, N], _w2 = new float[N, K];
     private FlatGemm _plan = null!;
     private Buffer<float> _xBuffer = null!, _yBuffer = null!;
     private Buffer<byte> _packed = null!, _workspace = null!;
@@ -77,6 +77,10 @@ public unsafe class CallOverhead : IDisposable
     /// <summary>Views of buffers.</summary>
     [Benchmark]
     public void TensorView() => _plan.Run(new TensorView<float>(_xBuffer, 0, [M, K], [K, 1]), new TensorView<float>(_yBuffer, 0, [M, N], [N, 1]));
+
+    /// <summary>Without a plan: w is read where it lies, scratch comes from the system.</summary>
+    [Benchmark]
+    public void Multiply() => FlatGemm.Multiply(new ReadOnlySpan2D<float>(_x2), new ReadOnlySpan2D<float>(_w2), new Span2D<float>(_y2), threads: 1);
 
     /// <summary>Frees all of it.</summary>
     [GlobalCleanup]

@@ -15,7 +15,7 @@ internal sealed partial class FlatGemmOperation
         foreach (int threads in parsed.GetValue(ExplainVerb.Threads)!)
             foreach (Layer layer in Layers(parsed, threads))
             {
-                FlatGemmOptions options = Of(layer) with { MaxM = points.Max() };
+                FlatGemmOptions options = Of(layer) with { MaxM = points.Max(), Cache = cache };
                 string? layout = LayoutOf(device, options);
                 var segments = FlatGemmSelection.Choose(device, options, layout, store, cache);
                 FlatGemmSelection selection = FlatGemmSelection.Of(device, options, layout);

@@ -48,7 +48,25 @@ internal static class DoctorVerb
         yield return new("processor", device.Model, null);
         yield return new("vectors of managed rows", $"{Vectors} bits", null);
         yield return new("cores, threads of the pool", $"{device.Cores}, {device.Threads}", null);
+        yield return new("cores of this process, NUMA nodes", $"{Affinity()}, {NumaNodes()}", null);
         yield return new("caches L1, L2, L3", string.Join(", ", device.CacheBytes.Select(Format.Bytes)), null);
+    }
+
+    /// <summary>"0-3,8": the cores that its threads may run on, as Linux lists them.</summary>
+    private static string Affinity() => Seen(() => File.ReadLines("/proc/self/status").First(l => l.StartsWith("Cpus_allowed_list:", StringComparison.Ordinal))["Cpus_allowed_list:".Length..].Trim());
+
+    private static string NumaNodes() => Seen(() => Format.Int(Directory.GetDirectories("/sys/devices/system/node", "node*").Length));
+
+    private static string Seen(Func<string> look)
+    {
+        try
+        {
+            return OperatingSystem.IsLinux() ? look() : "unknown";
+        }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException or InvalidOperationException)
+        {
+            return "unknown";  // a sandbox may hide these files
+        }
     }
 
     private static IEnumerable<Fact> Library()

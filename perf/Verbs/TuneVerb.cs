@@ -55,7 +55,7 @@ internal static class TuneVerb
     {
         Screen.WarnOfLoad();
         List<Outcome> outcomes = Screen.IsTerminal && !screen.OnlyJson ? WithBar(request) : Measure(request, (text, _) => { if (text.Length > 0) Screen.Note(text); });
-        var table = new Table($"{request.Operation.Name}, {Format.Cache(request.On.Cache)} cache, {request.On.Call}, {Devices.TitleOf(request.On.Device)}", "layer", "operands", ">threads", $"intervals of {request.Operation.Axis.Name}", "changes at", ">model off by");
+        var table = new Table($"{request.Operation.Name}, {Format.Cache(request.On.Cache)} cache, {request.On.Call}{(request.On.Pinned ? ", pinned" : "")}, {Devices.TitleOf(request.On.Device)}", "layer", "operands", ">threads", $"intervals of {request.Operation.Axis.Name}", "changes at", ">model off by");
         foreach ((Layer layer, TuningResult result) in outcomes)
             table.Add($"{layer.Case}: {layer.Extents}", layer.Dtypes, result.Record is null ? "" : Format.Int(result.Record.Key.Device.Threads),
                 result.Record is null ? result.Problem : Format.Intervals(result.Record.Intervals), result.Record is null ? "" : Format.Inflections(result.Record.Intervals), ModelError(result.Record));
@@ -72,6 +72,7 @@ internal static class TuneVerb
             threads = o.Result.Record?.Key.Device.Threads,
             cache = Format.Cache(request.On.Cache),
             call = request.On.Call,
+            pinned = request.On.Pinned,
             device = Devices.TitleOf(request.On.Device),
             stored = o.Result.Stored,
             problem = o.Result.Problem,

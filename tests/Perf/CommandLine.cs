@@ -89,6 +89,28 @@ public sealed class CommandLine
         Assert.That(said.GetProperty("choices").GetArrayLength(), Is.Positive);
     }
 
+    /// <summary>8 MiB of weights: of memory, or of the L3.</summary>
+    [Test]
+    public void ExplainOfWarmWeightsReadsThemFromACache()
+    {
+        if (Device.Cpu.CacheBytes[2] <= 9 << 20 || Device.Cpu.CacheBytes[1] * Device.Cpu.Threads >= 8 << 20) Assert.Ignore("8 MiB are in the L2, or more than the L3 has");
+        double[] Model(string cache) => [.. PerfProcess.Run("explain", "flat_gemm", "--n", "1024", "--k", "2048", "--weights", "f32", "--m", "1", "--cache", cache, "--json").Expect(PerfProcess.Ok).Json()[0]
+            .GetProperty("said").GetProperty("rows").EnumerateArray().Where(r => r.GetProperty("accepts").GetBoolean()).Select(r => r.GetProperty("model_us").GetDouble())];
+        double[] cold = Model("cold"), warm = Model("warm");
+        Assert.That(warm, Has.Length.EqualTo(cold.Length));
+        Assert.That(warm.Min(), Is.LessThan(0.9 * cold.Min()));
+    }
+
+    /// <summary>The results say so; and without the native library, whose threads alone can be tied, that it cannot be done.</summary>
+    [Test]
+    public void ThePoolIsPinnedOrTheReasonSaid()
+    {
+        string[] bench = ["bench", "flat_gemm", .. s_dense, "--seconds", "0.01", "--cache", "warm", "--pin", "--json"];
+        PerfProcess without = PerfProcess.Run([("KERNELS_NATIVE", "/nosuch")], bench).Expect(PerfProcess.Usage);
+        Assert.That(without.Error, Does.Contain("pin: false: managed threads"));
+        if (KernelTable.Default.Problem is null) Assert.That(PerfProcess.Run(bench).Expect(PerfProcess.Ok).Json()[0].GetProperty("pinned").GetBoolean(), Is.True);
+    }
+
     [TestCase("sparse_linear", "--n", "64", "--k", "64", "--density", "0.25")]
     [TestCase("spgemm", "--matrix", "rmat:6:4")]
     public void ExplainNamesTheChoice(string op, params string[] shape)
@@ -147,7 +169,7 @@ public sealed class CommandLine
         using var scratch = new Tuning.Scratch();
         string db = scratch["db"], other = scratch["other"], document = scratch["export.json"];
         PerfProcess Db(string verb, params string[] more) => PerfProcess.Run(["db", verb, .. more, "--db", db]);
-        PerfProcess.Run(["tune", "flat_gemm", .. s_dense, "--cache", "warm", "--budget", "600", "--db", db]).Expect(PerfProcess.Ok);
+        Assert.That(PerfProcess.Run(["tune", "flat_gemm", .. s_dense, "--cache", "warm", "--budget", "600", "--db", db]).Expect(PerfProcess.Ok).Output, Does.Contain("warm cache"));
 
         Assert.That(Db("list", "64", "--json").Expect(PerfProcess.Ok).Json().EnumerateArray().Count(e => e.GetProperty("source").GetString() == "user"), Is.EqualTo(1));
         IsPlain(Db("show", "n=64,").Expect(PerfProcess.Ok).Output);

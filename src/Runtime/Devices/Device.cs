@@ -56,9 +56,14 @@ public sealed partial class Device
 
     /// <summary>
     /// Resizes the pool: the native one, waiting for the call that runs on it, or without the native library that of the managed rows. 0 is one
-    /// thread per core this process may use; <paramref name="pin"/> ties each worker to a core, which managed threads cannot be. A GPU has no pool.
+    /// thread per core this process may use. A GPU has no pool.
     /// </summary>
-    /// <exception cref="KernelsException">A count outside 0..1024, or fewer threads to be had than asked.</exception>
+    /// <param name="count">Threads, the caller's included.</param>
+    /// <param name="pin">
+    /// Tie each worker to a core of its own, on Linux and Windows. Workers beyond the cores, and the caller, run where the system lets them;
+    /// managed threads cannot be tied.
+    /// </param>
+    /// <exception cref="KernelsException">A count outside 0..1024, fewer threads to be had than asked, or threads that cannot be tied.</exception>
     public void SetThreads(int count, bool pin = false) => Table.SetThreads(count, pin);
 
     /// <inheritdoc/>

@@ -39,14 +39,25 @@ internal sealed unsafe class NativeRow : Row
 
     public override bool Accepts(void* problem, in KnLaunch launch, out string? why)
     {
-        byte* reason = null;
+        bool accepts = Accepts(problem, launch, out byte* reason);
+        why = accepts ? null : Text(reason);
+        return accepts;
+    }
+
+    public override bool Accepts(void* problem, in KnLaunch launch) => Accepts(problem, launch, out byte* _);
+
+    private bool Accepts(void* problem, in KnLaunch launch, out byte* reason)
+    {
+        byte* why = null;
         fixed (KnLaunch* at = &launch)
         {
-            bool accepts = _row->Accepts(problem, at, &reason) != 0;
-            why = accepts ? null : Text(reason);
+            bool accepts = _row->Accepts(problem, at, &why) != 0;
+            reason = why;
             return accepts;
         }
     }
+
+    public override bool Packs => _row->Layout != null;
 
     public override long Workspace(void* problem, in KnLaunch launch)
     {

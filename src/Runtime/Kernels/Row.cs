@@ -30,6 +30,12 @@ internal abstract unsafe class Row
 
     public abstract bool Accepts(void* problem, in KnLaunch launch, out string? why);
 
+    /// <summary>The same without the reason, and so without an allocation.</summary>
+    public virtual bool Accepts(void* problem, in KnLaunch launch) => Accepts(problem, launch, out _);
+
+    /// <summary>Whether its weights, of any problem, are packed first.</summary>
+    public virtual bool Packs => false;
+
     /// <summary>Bytes of 64-byte aligned scratch that Run wants.</summary>
     public abstract long Workspace(void* problem, in KnLaunch launch);
 

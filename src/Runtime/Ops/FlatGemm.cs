@@ -18,7 +18,7 @@ namespace Kernels;
 /// pool in the order of its stream, so that calls on any streams, in any graphs, never share it; a caller who wants none allocated
 /// passes <see cref="WorkspaceBytes"/> of his own.
 /// </remarks>
-public sealed unsafe class FlatGemm : IDisposable
+public sealed unsafe partial class FlatGemm : IDisposable
 {
     private readonly ImmutableArray<Segment<KnFlatGemmProblem>> _segments;
     private readonly FlatGemmWeights _weights;
@@ -81,11 +81,10 @@ public sealed unsafe class FlatGemm : IDisposable
             options.Check();
             KernelsException.Require(weights.Fits(options), nameof(weights), "weights packed for this dtype, shape and group");
             KernelsException.Require(weights.Data.Device.Shares(device), nameof(weights), $"weights on {device}, not on {weights.Data.Device}");
-            int columns = options.Bias ? options.Columns : 0;
-            KernelsException.Require(bias.Length == columns, nameof(bias), $"{columns} values, not {bias.Length}");
+            options.CheckBias(bias.Length);
             ImmutableArray<Segment<KnFlatGemmProblem>> segments = FlatGemmSelection.Choose(device, options, weights.Layout, TuningStore.In(options.TuningDirectory), options.Cache);
             segments = [.. segments.Select(s => s.Sized(device))];
-            return new FlatGemm(options, device, weights, owns, columns > 0 ? Buffer<float>.Of(device, bias) : null, segments);
+            return new FlatGemm(options, device, weights, owns, bias.Length > 0 ? Buffer<float>.Of(device, bias) : null, segments);
         }
         catch when (owns)
         {

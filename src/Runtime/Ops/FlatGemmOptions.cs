@@ -85,7 +85,7 @@ public sealed record FlatGemmOptions
     /// <summary>Forces this row for every m, for example "flat_gemm/avx512_flat". Refusal is an error, never a fallback.</summary>
     public string? Row { get; init; }
 
-    /// <summary>Where the weights lie when a call begins: the choice is the one that was tuned for that. The model does not tell them apart.</summary>
+    /// <summary>Where the weights lie when a call begins: the choice is the one that was tuned for that. The model reads warm ones at the rate of the level that has room for them.</summary>
     public CacheState Cache { get; init; }
 
     /// <summary>Directory of the tuning database that the choice comes from, over the shipped tables; null: the user's, <see cref="Autotuner.DefaultDirectory"/>.</summary>
@@ -133,6 +133,12 @@ public sealed record FlatGemmOptions
 
     private void WrongTypes(DType x, DType y) => throw new KernelsException(Status.Invalid, x != Input ? "x" : "y",
         $"x of {Input.Name()} and y of {Output.Name()}, not {x.Name()} and {y.Name()}");
+
+    internal void CheckBias(int length)
+    {
+        int columns = Bias ? Columns : 0;
+        KernelsException.Require(length == columns, "bias", $"{columns} values, not {length}");
+    }
 
     internal void CheckShapes(long xm, long xk, long ym, long yn, long rm, long rn, int scales)
     {

@@ -50,7 +50,7 @@ public sealed unsafe class FlatGemmWeights : IDisposable
         ReadOnlySpan<byte> zeros = default, Device? device = null) where T : unmanaged
     {
         ArgumentNullException.ThrowIfNull(options);
-        CheckSource(options, typeof(T) == typeof(byte) ? DType.UInt4 : DTypes.Of<T>(), w.Height, w.Width, scales, zeros);
+        CheckSource<T>(options, w.Height, w.Width, scales, zeros);
         fixed (T* at = w)
         fixed (float* s = scales)
         fixed (byte* z = zeros)
@@ -67,7 +67,7 @@ public sealed unsafe class FlatGemmWeights : IDisposable
     {
         ArgumentNullException.ThrowIfNull(options);
         KernelsException.Require(w.Rank == 2 && (w.Stride(1) == 1 || w.Shape(1) <= 1), nameof(w), "two dimensions, the last one contiguous");
-        CheckSource(options, typeof(T) == typeof(byte) ? DType.UInt4 : DTypes.Of<T>(), w.Shape(0), w.Shape(1), scales, zeros);
+        CheckSource<T>(options, w.Shape(0), w.Shape(1), scales, zeros);
         device ??= w.Buffer.Device;
         bool there = w.Buffer.Device.Gpu is not null;
         KernelsException.Require(!there || w.Buffer.Device.Shares(device), nameof(w), $"memory of the host or of {device}, not of {w.Buffer.Device}");
@@ -76,9 +76,10 @@ public sealed unsafe class FlatGemmWeights : IDisposable
             return Pack(options, w.Pointer, w.Stride(0) * (options.Weights == DType.UInt4 ? 2 : 1), s, z, device, there);
     }
 
-    private static void CheckSource(FlatGemmOptions o, DType type, long height, long width, ReadOnlySpan<float> scales, ReadOnlySpan<byte> zeros)
+    internal static void CheckSource<T>(FlatGemmOptions o, long height, long width, ReadOnlySpan<float> scales, ReadOnlySpan<byte> zeros) where T : unmanaged
     {
         o.Check();
+        DType type = typeof(T) == typeof(byte) ? DType.UInt4 : DTypes.Of<T>();
         KernelsException.Require(type == o.Weights, "w", $"elements of {o.Weights.Name()}, not {type.Name()}");
         long columns = o.Weights == DType.UInt4 ? (o.K + 1) / 2 : o.K;
         KernelsException.Require(height == o.Columns && (width == columns || height == 0), "w", $"shape [{o.Columns}, {columns}], not [{height}, {width}]");

@@ -26,6 +26,7 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
     private readonly KnSpgemmProblem _problem;
     // What says of a matrix that its structure is C's.
     private readonly object _origin = new();
+    private PooledMemory? _scratch;  // of Numeric, between its calls
 
     internal KnSpgemmProblem Problem => _problem;
 
@@ -166,11 +167,20 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
         args.WorkspaceBytes = row.Workspace(&problem, launch);
         using PooledMemory scratch = PooledMemory.Rent(args.WorkspaceBytes, "workspace", _device);
         scratch.Touch(args.WorkspaceBytes);
+        Call(row, problem, launch, args, scratch);
+    }
+
+    private void Call(Row row, KnSpgemmProblem problem, in KnLaunch launch, KnSpgemmArgs args, PooledMemory scratch)
+    {
         args.Workspace = scratch.At;
         KnStatus status = row.Run(&problem, launch, &args);
         if (status == KnStatus.Ok) _device.Gpu?.Synchronize(0);
         // Nothing that was passed may be freed meanwhile.
-        foreach (IDisposable? held in (IDisposable?[])[_a, _b, _mask, _addend, _products]) GC.KeepAlive(held);
+        GC.KeepAlive(_a);
+        GC.KeepAlive(_b);
+        GC.KeepAlive(_mask);
+        GC.KeepAlive(_addend);
+        GC.KeepAlive(_products);
         if (status != KnStatus.Ok) throw row.Failure(status);
     }
 
@@ -293,7 +303,10 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
         }
     }
 
-    /// <summary>The values of <paramref name="c"/>, which Symbolic or Product of this plan made, from the operands' values as they are now.</summary>
+    /// <summary>
+    /// The values of <paramref name="c"/>, which Symbolic or Product of this plan made, from the operands' values as they are now. Allocates
+    /// nothing but the first time: the scratch stays with the plan.
+    /// </summary>
     /// <exception cref="KernelsException">A matrix that this plan did not make (a copy of one to its device will do), a piece of C, or none with values.</exception>
     public void Numeric(CsrMatrix<T> c)
     {
@@ -307,10 +320,26 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
         args.CColumns = c.ColumnsAt;
         args.CValues = c.ValuesAt;
         args.CCapacity = c.NonZeros;
-        Call(_row, _problem, _launch, args);
+        KnSpgemmProblem problem = _problem;
+        args.WorkspaceBytes = _row.Workspace(&problem, _launch);
+        // A call beside this one takes scratch of its own.
+        PooledMemory scratch = Interlocked.Exchange(ref _scratch, null) ?? PooledMemory.Rent(args.WorkspaceBytes, "workspace", _device);
+        try
+        {
+            scratch.Touch(args.WorkspaceBytes);
+            Call(_row, _problem, _launch, args, scratch);
+        }
+        finally
+        {
+            if (Interlocked.CompareExchange(ref _scratch, scratch, null) is not null) scratch.Dispose();
+        }
         GC.KeepAlive(c);
     }
 
-    /// <summary>Frees the analysis. Operands and results stay.</summary>
-    public void Dispose() => _products.Dispose();
+    /// <summary>Frees the analysis and the scratch of Numeric. Operands and results stay.</summary>
+    public void Dispose()
+    {
+        _products.Dispose();
+        Interlocked.Exchange(ref _scratch, null)?.Dispose();
+    }
 }

@@ -37,7 +37,7 @@ internal sealed unsafe class FlatGemmSelection : Selection<KnFlatGemmProblem>
     public override KnFlatGemmProblem Problem(int at) => _options.Problem(at);
 
     public override double Seconds(Row row, in KnLaunch launch, int at) =>
-        FlatGemmModel.Seconds(row, launch, Problem(at), Math.Max(at, 1), Device);
+        FlatGemmModel.Seconds(row, launch, Problem(at), Math.Max(at, 1), Device, _options.Cache);
 
     /// <summary>A batch-invariant plan takes rows whose launches divide the sums otherwise with their default one alone.</summary>
     public override bool Accepts(Row row, int at, in KnLaunch launch) => base.Accepts(row, at, launch)
@@ -96,7 +96,7 @@ internal sealed unsafe class FlatGemmSelection : Selection<KnFlatGemmProblem>
 
     /// <summary>
     /// The row that decides the layout: the forced one; else the best by the model among packed rows, at the middle of what
-    /// decode brings. A row without a layout is chosen only when no other takes the problem, or by force.
+    /// decode brings, with cold weights: one copy serves plans of either policy. A row without a layout is chosen only when no other takes the problem, or by force.
     /// </summary>
     internal static Row LayoutRow(Device device, FlatGemmOptions options)
     {
@@ -139,7 +139,7 @@ internal sealed unsafe class FlatGemmSelection : Selection<KnFlatGemmProblem>
             Row forced = Forced(device, options);
             return [new FlatGemmSelection(device, options, layout, [forced]).Make(forced, forced.DefaultLaunch(options.Threads), 0, options.MaxM, ChoiceSource.Forced, "the caller named it")];
         }
-        return Of(device, options, layout).Choose(store, cache);
+        return Of(device, options with { Cache = cache }, layout).Choose(store, cache);
     }
 
     /// <summary>Among the rows that read the layout; those of a batch-invariant plan have the bits of the one that decides it.</summary>

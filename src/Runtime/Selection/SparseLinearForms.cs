@@ -22,7 +22,7 @@ internal sealed unsafe class SparseLinearForms : Selection<KnSparseLinearProblem
     public SparseLinearForms(Device device, FlatGemmOptions options, long nnz, TuningStore? store, CacheState cache, bool contenders = false)
         : base(device, options.MaxM, options.Threads)
     {
-        (_options, _nnz, _contenders) = (options with { Row = null }, nnz, contenders);
+        (_options, _nnz, _contenders) = (options with { Row = null, Cache = cache }, nnz, contenders);
         KnFlatGemmProblem problem = _options.Problem(options.MaxM);
         string? layout = FlatGemmSelection.LayoutRow(device, _options).Layout(&problem);
         _sparse = new SparseLinearSelection(device, _options, nnz, KnSparseSets.None, SparseLinearSelection.Runnable(device, _options, nnz));
@@ -101,7 +101,7 @@ internal sealed unsafe class SparseLinearForms : Selection<KnSparseLinearProblem
     /// <summary>The form at m: the stored one, else the model's; and the density from which on dense is the faster one by the model.</summary>
     internal static SparseLinearChoice Choose(Device device, FlatGemmOptions options, double density, int m, TuningStore? store, CacheState cache = CacheState.Cold)
     {
-        FlatGemmOptions layer = options with { MaxM = m, Row = null };
+        FlatGemmOptions layer = options with { MaxM = m, Row = null, Cache = cache };
         SparseLinear.Check(layer);
         double all = (double)layer.Columns * layer.K;
         var forms = new SparseLinearForms(device, layer, (long)(density * all), store, cache);

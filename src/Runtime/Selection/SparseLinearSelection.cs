@@ -18,7 +18,7 @@ internal sealed unsafe class SparseLinearSelection(Device device, FlatGemmOption
 
     public override KnSparseLinearProblem Problem(int at) => SparseLinear.Problem(options, at, nnz, sets);
 
-    public override double Seconds(Row row, in KnLaunch launch, int at) => SparseLinearModel.Seconds(row, launch, Problem(at), Math.Max(at, 1), Device);
+    public override double Seconds(Row row, in KnLaunch launch, int at) => SparseLinearModel.Seconds(row, launch, Problem(at), Math.Max(at, 1), Device, options.Cache);
 
     public override TuningKey Key(CacheState cache) => Key(Device, options, nnz, cache);
 
@@ -69,7 +69,7 @@ internal sealed unsafe class SparseLinearSelection(Device device, FlatGemmOption
     internal static ImmutableArray<Segment<KnSparseLinearProblem>> Choose(Device device, FlatGemmOptions options, long nnz, KnSparseSets sets, TuningStore? store,
         CacheState cache = CacheState.Cold)
     {
-        if (options.Row is null) return new SparseLinearSelection(device, options, nnz, sets, Runnable(device, options, nnz)).Choose(store, cache);
+        if (options.Row is null) return new SparseLinearSelection(device, options with { Cache = cache }, nnz, sets, Runnable(device, options, nnz)).Choose(store, cache);
         Row forced = device.Table.Named(KnOp.SparseLinear, options.Row, nameof(options.Row));
         KnSparseLinearProblem problem = SparseLinear.Problem(options, options.MaxM, nnz, sets);
         if (!forced.Accepts(&problem, forced.DefaultLaunch(options.Threads), out string? why)) throw new KernelsException(Status.Unsupported, forced.Name, $"requires {why}");

@@ -81,8 +81,8 @@ function(kn_gpu_images)
     add_custom_command(
       OUTPUT ${KN_IMAGES}/registers.txt
       COMMAND ${CMAKE_COMMAND} -DPTXAS=${KN_PTXAS} "-DPTX=${ptx}" -DOUT=${KN_IMAGES}/registers.txt -P
-              ${PROJECT_SOURCE_DIR}/cmake/ptxas.cmake
-      DEPENDS ${ptx} ${PROJECT_SOURCE_DIR}/cmake/ptxas.cmake
+              ${PROJECT_SOURCE_DIR}/native/cmake/ptxas.cmake
+      DEPENDS ${ptx} ${PROJECT_SOURCE_DIR}/native/cmake/ptxas.cmake
       COMMENT "Checking PTX with ptxas"
       VERBATIM)
     list(APPEND images ${KN_IMAGES}/registers.txt)
