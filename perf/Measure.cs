@@ -58,6 +58,9 @@ internal sealed record Cell(string Op, string Row, string Case, string Axis, str
     /// <summary>Millions of entries of a sparse result a second; null where the result is dense.</summary>
     public double? MegaEntries { get; init; }
 
+    /// <summary>Rows that one call does again because a fixed reference of the softmax did not fit them; null where no call can.</summary>
+    public long? RecomputedRows { get; init; }
+
     /// <summary>The extents, the axis among them: m, n and k beside the other fields.</summary>
     [JsonExtensionData]
     public Dictionary<string, JsonElement> Shape { get; init; } = [];
@@ -105,6 +108,7 @@ internal sealed record Cell(string Op, string Row, string Case, string Axis, str
             work.Bytes / ours.Median / 1e9, work.Flops / ours.Median / 1e9, limit, peer, theirs?.Median * 1e6, theirs?.Median / ours.Median)
         {
             MegaEntries = work.Entries > 0 ? work.Entries / ours.Median / 1e6 : null,
+            RecomputedRows = bench.RecomputedRows(row),
             Device = on.Device.Gpu is null ? "cpu" : Devices.TitleOf(on.Device),
             Call = on.Call,
             Pinned = on.Pinned,

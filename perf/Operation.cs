@@ -62,6 +62,9 @@ internal abstract class Workbench : IDisposable
     /// <summary>Bytes of all copies that rotate so that calls find theirs cold; null where nothing rotates.</summary>
     public virtual long? RotatedBytes(int at) => Timer.Cache == CacheState.Cold ? Timer.Count * WorkAt(at).Bytes : null;
 
+    /// <summary>Rows that one call of the dataflow at the last point does again, where it may do any.</summary>
+    public virtual long? RecomputedRows(string dataflow) => null;
+
     /// <summary>The chosen dataflow at a point of the axis, and with <paramref name="every"/> every row that takes it.</summary>
     public abstract IReadOnlyList<TimedCall> Calls(int at, int threads, bool every);
 

@@ -45,6 +45,7 @@ internal sealed unsafe class AttentionDoor(Device device) : IDisposable
         {
             KnAttentionDoorFault.QStart => ("qStart", "ascending from 0 to the number of tokens, by at most MaxQLen"),
             KnAttentionDoorFault.KvLens => ("kvLens", "0, or the new tokens of an append, to what the plan and the pages hold"),
+            KnAttentionDoorFault.KvLater => ("kvLater", "0 to 2^28 less the kvLens"),
             KnAttentionDoorFault.Pages => ("pages", "ids of pages that the cache has"),
             _ => ("tree", "the token's own bit and no later one"),
         };

@@ -30,15 +30,15 @@ internal static unsafe class DecodeAttentionCases
 
     private static readonly (int Q, int Kv)[] s_heads = [(4, 1), (5, 1), (2, 2), (7, 1), (8, 2), (16, 1), (10, 2), (3, 3), (8, 1), (71, 1)];
     private static readonly (int D, int V)[] s_dims = [(64, 64), (128, 128), (8, 8), (80, 80), (16, 24), (72, 40), (96, 96), (192, 128), (256, 256), (128, 64), (104, 8)];
+    private static readonly (int D, int V)[] s_longDims = [(264, 264), (320, 320), (512, 512), (576, 512), (512, 264), (1024, 1024)];
     private static readonly int[] s_pages = [16, 0, 17, 64, 1, 5, 128, 256];
     private static readonly int[] s_lengths = [130, 0, 1, 15, 16, 17, 63, 64, 65, 300, 33, 511, 700];
 
     /// <summary>Every legal combination.</summary>
     public static IEnumerable<Kind> Kinds()
     {
-        yield return MainKinds[0];
-        foreach (DType q in (DType[])[DType.BFloat16, DType.Float16])
-            foreach (DType result in (DType[])[q, DType.Float32])
+        foreach (DType q in (DType[])[DType.Float32, DType.BFloat16, DType.Float16])
+            foreach (DType result in (DType[])[.. new[] { q, DType.Float32 }.Distinct()])
             {
                 yield return new(q, q, result);
                 yield return new(q, DType.Int8, result, true);
@@ -87,6 +87,7 @@ internal static unsafe class DecodeAttentionCases
             turn++;
         }
         foreach (DecodeAttentionCase ragged in Ragged(turn)) yield return ragged;
+        foreach (DecodeAttentionCase part in Parts(turn)) yield return part;
         foreach (DecodeAttentionCase hostile in Hostile(turn)) yield return hostile;
         foreach (DecodeAttentionCase small in Small(turn + 1000)) yield return small;
     }
@@ -109,6 +110,7 @@ internal static unsafe class DecodeAttentionCases
             // Each list in turn against others that change with it; the lengths of a batch go to the edges of pages by themselves.
             foreach ((int q, int kv) in s_heads) yield return Next(kind, q, kv, s_dims[i % 4], s_lengths[i % 13 == 1 ? 0 : i % 13], s_pages[i % 5]);
             foreach ((int, int) dims in s_dims) yield return Next(kind, 4, 2, dims, s_lengths[9 - i % 3], s_pages[i % 5]);
+            foreach ((int d, int v) in s_longDims) yield return Problem(kind, 2, 3, 4, 2, d, v, 70, 16, 0, 0, Fixed);
             foreach (int page in s_pages) yield return Next(kind, 4, 1, s_dims[i % 3], Math.Max(page + 1, 100 + i % 40), page);
             foreach (int length in s_lengths) yield return Next(kind, 4, 2, s_dims[i % 4], length, s_pages[i % 4]);
             foreach (KnDecodeAttentionProblem p in Masks(kind)) yield return p;
@@ -154,6 +156,17 @@ internal static unsafe class DecodeAttentionCases
                     new DecodeAttentionData(seed++) { KvLens = [70, 0, 300, 1, 2500, 64], QLens = [2, 1, 1, 2, 2, 0] });
     }
 
+    /// <summary>The first keys of sequences whose other tokens lie elsewhere: none, some or all of the new ones among those here.</summary>
+    private static IEnumerable<DecodeAttentionCase> Parts(ulong seed)
+    {
+        const KnAttentionFlags Fixed = KnAttentionFlags.Phi | KnAttentionFlags.Norms, Tree = KnAttentionFlags.Tree;
+        foreach (Kind kind in MainKinds)
+            foreach ((int window, KnAttentionFlags flags) in ((int, KnAttentionFlags)[])
+                [(0, Fixed), (30, Fixed), (0, KnAttentionFlags.Alibi), (30, Tree | Fixed), (0, Tree | KnAttentionFlags.Alibi | Fixed), (0, KnAttentionFlags.Full), (5, KnAttentionFlags.Sinks | Fixed)])
+                yield return new(Problem(kind, 5, 4, 4, 2, 24, 16, 150, 16, window, 0, flags),
+                    new DecodeAttentionData(seed++) { KvLens = [150, 70, 0, 90, 3], QLens = [4, 4, 2, 3, 4], KvLater = [2, 20, 5, 1000, 2] });
+    }
+
     /// <summary>
     /// Logits that a careless softmax does not survive: 860 nats apart (OPT-6.7B), above 94 with phi = 5, far below phi, below every
     /// lower limit, and values of which every mean is 1.
@@ -163,7 +176,7 @@ internal static unsafe class DecodeAttentionCases
         const KnAttentionFlags Fixed = KnAttentionFlags.Phi | KnAttentionFlags.Norms;
         DecodeAttentionLogits[] logits = [new(-490, 370), new(0, 10, 96), new(-3, 3, 120), new(-62, -58), new(-82, -78), new(-120, -100), new(-200, 90), new(20, 24)];
         ulong turn = 0;
-        foreach (Kind kind in MainKinds)
+        foreach (Kind kind in (Kind[])[.. MainKinds, new(DType.Float32, DType.Int8, DType.Float32, true)])
             foreach (DecodeAttentionLogits l in logits)
                 foreach (KnAttentionFlags more in (KnAttentionFlags[])[0, KnAttentionFlags.Sinks])
                     yield return new(Problem(kind, 3, 2, 4, 2, 64, 64, turn % 3 == 0 ? 1300 : 200, 16, 0, 0, Fixed | more),

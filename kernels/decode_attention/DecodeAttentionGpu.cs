@@ -107,6 +107,7 @@ internal abstract unsafe class DecodeAttentionGpu : GpuRow
     {
         QStart = a.QStart,
         KvLens = a.KvLens,
+        KvLater = a.KvLater,
         Pages = a.Pages,
         Q = a.Q,
         K = a.K,

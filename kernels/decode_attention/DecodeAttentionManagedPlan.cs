@@ -10,6 +10,9 @@ internal struct DecodeAttentionSequence
     public long FirstPartial, FirstToken;
     public int Tokens, KvLen, FirstKey, EndKey, Split, FirstSplit, Splits;
 
+    /// <summary>The first new token as a key; below 0 where the cache holds fewer, or past its end.</summary>
+    public int FirstNew;
+
     /// <summary>Not of this sequence, but of this place in the order of tasks: the sequence that has it, and the tasks before.</summary>
     public int Placed;
     public long FirstTask;
@@ -125,9 +128,10 @@ internal unsafe struct DecodeAttentionManagedPlan
     private readonly DecodeAttentionSequence Sequence(int b)
     {
         var s = new DecodeAttentionSequence { Tokens = DecodeAttentionRules.Tokens(*Problem, *Args, b, out long first), KvLen = Args->KvLens[b], FirstToken = first };
+        s.FirstNew = DecodeAttentionRules.FirstNew(*Args, b, s.Tokens);
         if (s.Tokens == 0 || s.KvLen == 0) return s;
         // Positions ascend with the token, but for trees, where none is below that of the root.
-        s.FirstKey = DecodeAttentionRules.FirstKey(*Problem, s.KvLen - s.Tokens);
+        s.FirstKey = Math.Min(s.KvLen, DecodeAttentionRules.FirstKey(*Problem, s.FirstNew));
         s.EndKey = s.KvLen;
         return s;
     }
@@ -168,7 +172,7 @@ internal unsafe struct DecodeAttentionManagedPlan
         BitOperations.LeadingZeroCount((ulong)Cost(s, Math.Min(s.EndKey - s.FirstKey, s.Split)));
 
     /// <summary>Position of token t of a sequence; the same as a key.</summary>
-    public readonly int Position(in DecodeAttentionSequence s, int t) => s.KvLen - s.Tokens
+    public readonly int Position(in DecodeAttentionSequence s, int t) => s.FirstNew
         + ((Flags & KnAttentionFlags.Tree) != 0 ? BitOperations.PopCount(Args->Tree[s.FirstToken + t]) - 1 : t);
 
     /// <summary>Keys begin .. end - 1 hold all that token t sees; in a tree some of the new ones among them are hidden.</summary>
@@ -176,7 +180,7 @@ internal unsafe struct DecodeAttentionManagedPlan
     {
         bool all = (Flags & (KnAttentionFlags.Full | KnAttentionFlags.Tree)) != 0;
         begin = DecodeAttentionRules.FirstKey(*Problem, Position(s, t));
-        end = all ? s.KvLen : s.KvLen - s.Tokens + t + 1;
+        end = all ? s.KvLen : Math.Min(s.KvLen, s.FirstNew + t + 1);
     }
 
     /// <summary>Whether token t sees new token u, in a tree.</summary>
@@ -186,8 +190,8 @@ internal unsafe struct DecodeAttentionManagedPlan
     private readonly bool SeesAny(in DecodeAttentionSequence s, int t)
     {
         Seen(s, t, out int begin, out int end);
-        if ((Flags & KnAttentionFlags.Tree) == 0 || begin < s.KvLen - s.Tokens) return begin < end;
-        for (int u = Math.Max(0, s.Tokens - s.KvLen); u < s.Tokens; u++)
+        if ((Flags & KnAttentionFlags.Tree) == 0 || begin < s.FirstNew) return begin < end;
+        for (int u = Math.Max(0, -s.FirstNew); u < s.Tokens && s.FirstNew + u < s.KvLen; u++)
             if (Sees(s, t, u)) return true;
         return false;
     }
@@ -247,7 +251,7 @@ internal unsafe struct DecodeAttentionManagedPlan
             double square = 0, longest = 0;
             for (int i = 0; i < Problem->HeadDim; i++) square += (double)q[i] * q[i];
             int size = Problem->PageSize == 0 ? Math.Max(1, s.KvLen) : Problem->PageSize;
-            for (int page = begin / size; (long)page * size < end; page++)
+            for (int page = begin / size; begin < end && (long)page * size < end; page++)
             {
                 long id = Problem->PageSize == 0 ? b : Args->Pages[b * Args->PagesLd + page];
                 longest = Math.Max(longest, Args->KeyNorms[id * Problem->KvHeads + h / Group]);

@@ -136,7 +136,7 @@ internal static unsafe class DecodeAttentionManagedSplit<L, V>
         float softcap = plan.Problem->Softcap;
         if (softcap > 0)
             for (int j = begin; j < end; j++) x[j] = softcap * MathF.Tanh(x[j] / softcap);
-        int fresh = s.KvLen - s.Tokens - keys.First;  // the first new token, as a key of this block
+        int fresh = s.FirstNew - keys.First;  // the first new token, as a key of this block
         bool tree = (plan.Flags & KnAttentionFlags.Tree) != 0;
         if ((plan.Flags & KnAttentionFlags.Alibi) != 0)
         {

@@ -90,9 +90,9 @@ internal static unsafe class DecodeAttentionRules
             && CheckPointers(p, a, (long)a.Batch * p.QLen, workspace, out argument, out rule);
     }
 
-    /// <summary>The rule of overlap for addresses of a GPU, before there is a workspace.</summary>
-    public static bool CheckOverlapOnDevice(in KnDecodeAttentionProblem p, in KnDecodeAttentionArgs a, long tokens,
-        [NotNullWhen(false)] out string? argument, [NotNullWhen(false)] out string? rule) => CheckOverlap(p, a, tokens, p.KvLen, 0, out argument, out rule);
+    /// <summary>The rule of overlap for addresses of a GPU, with the workspace where the caller brings one.</summary>
+    public static bool CheckOverlapOnDevice(in KnDecodeAttentionProblem p, in KnDecodeAttentionArgs a, long tokens, long workspace,
+        [NotNullWhen(false)] out string? argument, [NotNullWhen(false)] out string? rule) => CheckOverlap(p, a, tokens, p.KvLen, workspace, out argument, out rule);
 
     /// <summary>Tokens of sequence b and the first of them.</summary>
     public static int Tokens(in KnDecodeAttentionProblem p, in KnDecodeAttentionArgs a, int b, out long first)
@@ -100,6 +100,9 @@ internal static unsafe class DecodeAttentionRules
         first = a.QStart == null ? (long)b * p.QLen : a.QStart[b];
         return a.QStart == null ? p.QLen : a.QStart[b + 1] - a.QStart[b];
     }
+
+    /// <summary>The first new token of sequence b as a key: below 0 where the cache holds fewer, past its end where later keys lie elsewhere.</summary>
+    public static int FirstNew(in KnDecodeAttentionArgs a, int b, int tokens) => a.KvLens[b] + (a.KvLater == null ? 0 : a.KvLater[b]) - tokens;
 
     /// <summary>The first key that a token at `position` may see.</summary>
     public static int FirstKey(in KnDecodeAttentionProblem p, int position) => p.Window == 0 ? 0 : (int)Math.Max(0, position - (long)p.Window + 1);
@@ -116,7 +119,8 @@ internal static unsafe class DecodeAttentionRules
         {
             long count = a.QStart == null ? p.QLen : (long)a.QStart[b + 1] - a.QStart[b];
             if (!Holds(count >= 0 && count <= p.QLen, "q_start", out argument, out rule)
-                || !Holds(a.KvLens[b] >= 0 && a.KvLens[b] <= p.KvLen, "kv_lens", out argument, out rule))
+                || !Holds(a.KvLens[b] >= 0 && a.KvLens[b] <= p.KvLen, "kv_lens", out argument, out rule)
+                || !Holds(a.KvLater == null || (a.KvLater[b] >= 0 && a.KvLater[b] <= LongestKv - a.KvLens[b]), "kv_later", out argument, out rule))
                 return false;
             tokens += count;
             if (count > 0) longest = Math.Max(longest, a.KvLens[b]);
@@ -137,7 +141,8 @@ internal static unsafe class DecodeAttentionRules
         for (int b = 0; b < a.Batch; b++)
         {
             int count = Tokens(p, a, b, out _);
-            for (long i = FirstKey(p, a.KvLens[b] - count) / p.PageSize; count > 0 && i * p.PageSize < a.KvLens[b]; i++)
+            int first = FirstKey(p, FirstNew(a, b, count));
+            for (long i = first / p.PageSize; count > 0 && first < a.KvLens[b] && i * p.PageSize < a.KvLens[b]; i++)
             {
                 int id = a.Pages[b * a.PagesLd + i];
                 if (!Holds(id >= 0 && id < a.PageCount, "pages", out argument, out rule)) return false;
@@ -206,7 +211,7 @@ internal static unsafe class DecodeAttentionRules
     }
 
     // No row of width elements lies where another one does; strides of at most 2^40 times 2^24 do not wrap.
-    private static bool Disjoint(long tokens, long token, long heads, long head, long width)
+    internal static bool Disjoint(long tokens, long token, long heads, long head, long width)
     {
         if (tokens <= 1) return heads <= 1 || head >= width;
         if (heads <= 1) return token >= width;
@@ -237,6 +242,7 @@ internal static unsafe class DecodeAttentionRules
             new Extent((flags & KnAttentionFlags.Tree) != 0 ? a.Tree : null, (int)DType.Float32, tokens, 1, 0),
             new Extent(a.QStart, (int)DType.Float32, a.Batch + 1L, 1, 0),
             new Extent(a.KvLens, (int)DType.Float32, a.Batch, 1, 0),
+            new Extent(a.KvLater, (int)DType.Float32, a.Batch, 1, 0),
             new Extent(p.PageSize > 0 && longest > 0 ? a.Pages : null, (int)DType.Float32, a.PagesLd, a.Batch, a.PagesLd)];
         bool fits = true, apart = true;
         foreach (Extent other in read) fits &= other.Fits;
@@ -253,12 +259,7 @@ internal static unsafe class DecodeAttentionRules
     private static bool DTypesOk(in KnDecodeAttentionProblem p)
     {
         DType q = (DType)p.QType, kv = (DType)p.KvType, result = (DType)p.OutType;
-        return q switch
-        {
-            DType.Float32 => kv == q && result == q,
-            DType.BFloat16 or DType.Float16 => (kv == q || kv is DType.Int8 or DType.Float8E4M3) && (result == q || result == DType.Float32),
-            _ => false,
-        };
+        return q is DType.Float32 or DType.BFloat16 or DType.Float16 && (kv == q || kv is DType.Int8 or DType.Float8E4M3) && (result == q || result == DType.Float32);
     }
 
     private static bool Stride(long stride, string name, [NotNullWhen(false)] out string? argument, [NotNullWhen(false)] out string? rule) =>

@@ -13,6 +13,9 @@ internal sealed record DecodeAttentionData(ulong Seed)
     public int[]? KvLens { get; init; }
     public int[]? QLens { get; init; }
 
+    /// <summary>Tokens of each sequence that follow its keys elsewhere; null: none, and no argument.</summary>
+    public int[]? KvLater { get; init; }
+
     /// <summary>Seed of what each sequence holds; null: its number.</summary>
     public ulong[]? Content { get; init; }
 
@@ -101,6 +104,11 @@ internal sealed unsafe partial class DecodeAttentionTrial
         _args.QStart = Data.NoStarts ? null : starts;
         _args.KvLens = (int*)Own(4L * batch).At;
         _kvLens.CopyTo(new Span<int>(_args.KvLens, batch));
+        if (Data.KvLater is { } later)
+        {
+            _args.KvLater = (int*)Own(4L * batch).At;
+            later.CopyTo(new Span<int>(_args.KvLater, batch));
+        }
         _args.PageCount = batch;
         if (p.PageSize == 0) return;
         int[] used = [.. _kvLens.Select(l => (int)(((long)l + p.PageSize - 1) / p.PageSize))];
@@ -156,7 +164,7 @@ internal sealed unsafe partial class DecodeAttentionTrial
     private void FillSequence(int b)
     {
         ref readonly KnDecodeAttentionProblem p = ref *_problem;
-        int length = _kvLens[b], count = _qLens[b], lowest = DecodeAttentionRules.FirstKey(p, length - count);
+        int length = _kvLens[b], count = _qLens[b], fresh = FirstNew(b), lowest = Math.Min(length, DecodeAttentionRules.FirstKey(p, fresh));
         if (count == 0) return;
         bool hostile = Data.Logits is not null && b % 2 == 0;
         for (int t = 0; t < count; t++)
@@ -165,7 +173,7 @@ internal sealed unsafe partial class DecodeAttentionTrial
             if (_args.Tree != null) _args.Tree[token] = Branch(b, t, token);
             for (int h = 0; h < p.QHeads; h++)
             {
-                TrialRandom random = RandomOf(b, 1, Has(KnAttentionFlags.Full) ? t : length - count + t, h);
+                TrialRandom random = RandomOf(b, 1, Has(KnAttentionFlags.Full) ? t : fresh + Data.KeyOffset + t, h);
                 long at = token * _args.QToken + h * _args.QHead;
                 random.Fill((DType)p.QType, (byte*)_args.Q + at * ((DType)p.QType).Bits() / 8, p.HeadDim * (long)((DType)p.QType).Bits() / 8, hostile ? -8 : 1);
                 if (hostile) Encode((DType)p.QType, _args.Q, at, h % 2 == 0 ? 1 : 0.01f);

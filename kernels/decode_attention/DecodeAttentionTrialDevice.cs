@@ -37,6 +37,7 @@ internal sealed unsafe partial class DecodeAttentionTrial
     {
         args.QStart = (int*)Copied(args.QStart, copy);
         args.KvLens = (int*)Copied(args.KvLens, copy);
+        args.KvLater = (int*)Copied(args.KvLater, copy);
         args.Pages = (int*)Copied(args.Pages, copy);
         args.Q = Copied(args.Q, copy);
         args.K = Copied(args.K, copy);

@@ -97,7 +97,7 @@ internal sealed unsafe partial class DecodeAttentionTrial
     private void View(DecodeAttentionView view, int b, int t, int h)
     {
         ref readonly KnDecodeAttentionProblem p = ref *_problem;
-        int length = _kvLens[b], fresh = length - _qLens[b];
+        int length = _kvLens[b], fresh = FirstNew(b);
         var visible = new List<int>();
         var bias = new List<double>();
         int position = Position(b, t);
@@ -117,7 +117,9 @@ internal sealed unsafe partial class DecodeAttentionTrial
         view.Reference = Math.Max(Has(KnAttentionFlags.Phi) ? Math.Abs(_args.Phi[h]) : 0, Has(KnAttentionFlags.Norms) ? Bound(view) : 0);
     }
 
-    private int Position(int b, int t) => _kvLens[b] - _qLens[b]
+    private int FirstNew(int b) => DecodeAttentionRules.FirstNew(_args, b, _qLens[b]);
+
+    private int Position(int b, int t) => FirstNew(b)
         + (Has(KnAttentionFlags.Tree) ? BitOperations.PopCount(_args.Tree[_firstToken[b] + t]) - 1 : t);
 
     // |q| max |k| scale: the largest reference that bounded may take.

@@ -12,6 +12,9 @@ internal sealed record DecodeAttentionTuning : TuningEffort
 
     /// <summary>Whether the plans will have a phi, so that Unified is a candidate.</summary>
     public bool Phi { get; init; }
+
+    /// <summary>Heads before tokens in a page while it is timed; a choice is stored for either.</summary>
+    public bool HeadMajor { get; init; }
 }
 
 /// <summary>
@@ -58,6 +61,7 @@ internal sealed class DecodeAttentionTuner : Tuner<KnDecodeAttentionProblem>
             KvLens = [.. Enumerable.Repeat(at, problem.Batch)],
             QLens = [.. Enumerable.Repeat(problem.QLen, problem.Batch)],
             NoStarts = true,
+            HeadMajor = _what.HeadMajor,
             Copies = copies,
             SampleRows = 4,
         });

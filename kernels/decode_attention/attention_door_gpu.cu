@@ -18,11 +18,14 @@ __device__ __forceinline__ unsigned fault_of(const kn_attention_door& a, int32_t
       (b == a.batch - 1 && end != a.tokens))
     return KN_DOOR_Q_START;
   if (length < (a.append ? count : 0) || length > a.kv_len) return KN_DOOR_KV_LENS;
+  const int64_t later = a.kv_later != nullptr ? a.kv_later[b] : 0;
+  if (later < 0 || length + later > 1 << 28) return KN_DOOR_KV_LATER;
   bool wrong = false;
   if (a.pages != nullptr && count > 0) {
     // Pages that nothing sees any more may be gone already.
-    const int64_t seen = a.append ? length - count : a.window > 0 ? length - count - a.window + 1 : 0;
-    for (int64_t i = (seen > 0 ? seen : 0) / a.page_size + lane_id(); i * a.page_size < length; i += kWave) {
+    const int64_t seen = a.append ? length - count : a.window > 0 ? length + later - count - a.window + 1 : 0;
+    for (int64_t i = (seen > 0 ? seen : 0) / a.page_size + lane_id(); seen < length && i * a.page_size < length;
+         i += kWave) {
       const int32_t id = a.pages[b * a.pages_ld + i];
       wrong |= id < 0 || id >= a.page_count;
     }

@@ -9,6 +9,10 @@
 // position is kv_len - T + (number of its bits) - 1, the depth in the tree, and so is that of the new tokens as keys.
 // With FULL it sees every key, and no position plays a part. With a window w it sees no key whose position is
 // position(i) - w or less.
+//
+// Where a call has but the first keys of a sequence, kv_later[b] of its tokens, the new ones last, follow elsewhere:
+// positions of the new tokens are kv_later[b] higher. Where it has but the last keys, positions count from the first of
+// them: only differences matter. So parts of a cache, each attended by a call of its own, join by their lse.
 #pragma once
 #include <kn.h>
 
@@ -39,8 +43,7 @@ typedef enum kn_softmax {
 } kn_softmax;
 
 // What the choice depends on; batch, q_len and kv_len are the most that a call will bring.
-//   q f32         kv f32                       out f32
-//   q bf16, f16   kv as q, s8, e4m3            out as q, or f32
+//   q f32, bf16, f16   kv as q, s8, e4m3   out as q, or f32
 typedef struct kn_decode_attention_problem {
   uint32_t size;
   int32_t q_type, kv_type, out_type;  // kn_dtype
@@ -59,11 +62,12 @@ typedef struct kn_decode_attention_problem {
 // k + page k_page + (token of the page) k_token + (kv head) k_head; so NHD and HND are a matter of strides.
 typedef struct kn_decode_attention_args {
   uint32_t size;
-  int32_t batch;           // sequences of this call
-  const int32_t* q_start;  // [batch + 1] ascending from 0: tokens of sequence b are q_start[b] .. q_start[b + 1] - 1,
-                           // at most problem.q_len of them; null: problem.q_len each
-  const int32_t* kv_lens;  // [batch]
-  const int32_t* pages;    // [batch, pages_ld], paged only: ids of the pages of a sequence in order
+  int32_t batch;            // sequences of this call
+  const int32_t* q_start;   // [batch + 1] ascending from 0: sequence b has tokens q_start[b] .. q_start[b + 1] - 1,
+                            // at most problem.q_len of them; null: problem.q_len each
+  const int32_t* kv_lens;   // [batch]
+  const int32_t* kv_later;  // [batch]: tokens that follow those elsewhere, at most 2^28 with them; null: none
+  const int32_t* pages;     // [batch, pages_ld], paged only: ids of the pages of a sequence in order
   int64_t pages_ld;
   int64_t page_count;  // pages that k and v hold; ids are less. Not paged: sequences that they hold
   const void* q;       // [tokens, q_heads, head_dim]

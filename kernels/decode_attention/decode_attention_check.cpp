@@ -19,7 +19,7 @@ constexpr int64_t kStride = int64_t{1} << 40;
 bool dtypes_ok(const kn_decode_attention_problem& p) {
   if (p.q_type != KN_F32 && p.q_type != KN_BF16 && p.q_type != KN_F16) return false;
   if (p.out_type != p.q_type && p.out_type != KN_F32) return false;
-  return p.kv_type == p.q_type || (p.q_type != KN_F32 && (p.kv_type == KN_S8 || p.kv_type == KN_E4M3));
+  return p.kv_type == p.q_type || p.kv_type == KN_S8 || p.kv_type == KN_E4M3;
 }
 
 bool stride_ok(int64_t stride) { return stride >= 0 && stride <= kStride; }
@@ -73,6 +73,12 @@ bool lengths_ok(const kn_decode_attention_problem& p, const kn_decode_attention_
   return true;
 }
 
+bool later_ok(const kn_decode_attention_args& a) {
+  for (int64_t b = 0; a.kv_later != nullptr && b < a.batch; b++)
+    if (a.kv_later[b] < 0 || a.kv_later[b] > kLongest - a.kv_lens[b]) return false;
+  return true;
+}
+
 // What the sequences of a call need together.
 struct extent {
   int64_t tokens, longest;  // new tokens; the longest kv_len of a sequence that has any
@@ -92,7 +98,7 @@ extent extent_of(const kn_decode_attention_problem& p, const kn_decode_attention
 bool pages_ok(const kn_decode_attention_problem& p, const kn_decode_attention_args& a) {
   for (int64_t b = 0; b < a.batch; b++) {
     const sequence s = sequence_of(p, a, b);
-    if (s.tokens == 0) continue;
+    if (s.tokens == 0 || s.begin == s.kv_len) continue;
     for (int64_t i = s.begin / p.page_size; i * p.page_size < s.kv_len; i++) {
       const int32_t id = a.pages[b * a.pages_ld + i];
       if (id < 0 || id >= a.page_count) return false;
@@ -186,6 +192,7 @@ int32_t check_overlap(const kn_decode_attention_problem& p, const kn_decode_atte
       cached(scaled, a.k_scales, a.scale_page, a.scale_token, a.scale_head, 1, 4),
       cached(scaled, a.v_scales, a.scale_page, a.scale_token, a.scale_head, 1, 4),
       {a.kv_lens, a.batch * int64_t{4}},
+      {a.kv_later, a.kv_later != nullptr ? a.batch * int64_t{4} : 0},
       {a.q_start, a.q_start != nullptr ? (a.batch + int64_t{1}) * 4 : 0},
       span(a.pages, {cache && paged ? a.batch : 0, a.pages_ld}, one, one, a.pages_ld, 4),
       {a.key_norms, cache && (p.flags & KN_ATTN_NORMS) ? times(pages, p.kv_heads * int64_t{4}) : 0},
@@ -249,6 +256,8 @@ int32_t check(const kn_decode_attention_problem* problem, const kn_decode_attent
   const bool ascending_from_0_by_at_most_q_len = ascending(p, a), kv_lens_are_at_most_kv_len = lengths_ok(p, a);
   KN_CHECK("q_start", ascending_from_0_by_at_most_q_len);
   KN_CHECK("kv_lens", kv_lens_are_at_most_kv_len);
+  const bool kv_lens_with_kv_later_are_at_most_2_28 = later_ok(a);
+  KN_CHECK("kv_later", kv_lens_with_kv_later_are_at_most_2_28);
   const extent e = extent_of(p, a);
   if (e.tokens == 0) return KN_OK;
   KN_CHECK("q", a.q != nullptr);

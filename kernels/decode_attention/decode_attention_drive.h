@@ -31,7 +31,7 @@ inline bool conclude(const call& c, const sequence& s, int64_t token, int64_t he
                      float reference, bool fixed) {
   const kn_decode_attention_problem& p = *c.problem;
   const kn_decode_attention_args& a = *c.args;
-  const bool any = sees_any(p, s, token), sink = (p.flags & KN_ATTN_SINKS) != 0;
+  const bool any = sees_any(p, a, s, token), sink = (p.flags & KN_ATTN_SINKS) != 0;
   float shrink = 1;
   if (any && sink) {
     const float sink2 = a.sinks[head] * kLog2e;
@@ -200,7 +200,7 @@ inline void find_norms(void* context, int64_t b, int32_t) {
   float* const norms = c.norms + b * p.kv_heads;
   memset(norms, 0, static_cast<size_t>(p.kv_heads) * 4);
   const int64_t length = p.page_size > 0 ? p.page_size : kMost;
-  for (int64_t i = s.begin / length; s.tokens > 0 && i * length < s.kv_len; i++) {
+  for (int64_t i = s.begin / length; s.tokens > 0 && s.begin < s.kv_len && i * length < s.kv_len; i++) {
     const int64_t page = p.page_size > 0 ? a.pages[b * a.pages_ld + i] : b;
     for (int64_t h = 0; h < p.kv_heads; h++) {
       const float norm = a.key_norms[page * p.kv_heads + h];

@@ -25,7 +25,7 @@ __device__ __forceinline__ void store_float(int32_t type, void* base, int64_t in
 
 struct sequence {
   int32_t index, first_token, tokens;  // its new tokens among all
-  int32_t length, start;               // in the cache; the first new token's place there, below 0 if it has none
+  int32_t length, start;  // in the cache; the first new token's place there, below 0 or past the end if it has none
   int32_t first, origin,
       splits;  // the first key that anything sees, where its split begins, and the splits from there on
 };
@@ -36,8 +36,9 @@ __device__ __forceinline__ sequence sequence_of(const problem& a, int32_t index)
   s.first_token = a.q_start != nullptr ? a.q_start[index] : index * a.q_len;
   s.tokens = a.q_start != nullptr ? a.q_start[index + 1] - s.first_token : a.q_len;
   s.length = a.kv_lens[index];
-  s.start = s.length - s.tokens;
+  s.start = s.length + (a.kv_later != nullptr ? a.kv_later[index] : 0) - s.tokens;
   s.first = a.window > 0 && s.start - a.window + 1 > 0 ? s.start - a.window + 1 : 0;
+  s.first = s.first < s.length ? s.first : s.length;
   // Splits begin at multiples of their length, so that a window moves none of them with the number of new tokens.
   s.origin = s.first - s.first % a.split_len;
   const int64_t keys = s.length - s.origin;
@@ -90,6 +91,21 @@ __device__ __forceinline__ float logit(const problem& a, const sequence& s, cons
   return seen ? x : -kInfinity;
 }
 
+// Whether token `token` sees any key at all, by the structure of the mask.
+__device__ __forceinline__ bool sees_any(const problem& a, const sequence& s, int32_t token) {
+  if (a.flags & KN_ATTN_FULL) return s.length > 0;
+  const bool tree = a.flags & KN_ATTN_TREE;
+  const uint32_t mask = tree ? a.tree[s.first_token + token] : 0;
+  const int32_t position = s.start + (tree ? __builtin_popcount(mask) - 1 : token), end = tree ? s.start : position + 1;
+  const int32_t first = a.window > 0 && position - a.window + 1 > 0 ? position - a.window + 1 : 0;
+  if (first < (end < s.length ? end : s.length)) return true;
+  for (int32_t u = s.start < 0 ? -s.start : 0; tree && u <= token && s.start + u < s.length; u++)
+    if ((mask >> u & 1) != 0 &&
+        (a.window == 0 || s.start + __builtin_popcount(a.tree[s.first_token + u]) - 1 > position - a.window))
+      return true;
+  return false;
+}
+
 // e^(x - reference), 0 where x is -infinity.
 __device__ __forceinline__ float weight(float x, float reference) {
   return x == -kInfinity ? 0.0f : exp2_fast((x - reference) * kLog2e);
@@ -123,9 +139,12 @@ constexpr float kSafe = 60.0f;
 __device__ __forceinline__ float bounded_reference(const problem& a, const sequence& s, int32_t kv_head, float q_norm) {
   if (a.softcap > 0.0f && a.softcap <= kSafe) return 0.0f;
   float norm = 0.0f;
-  const int32_t pages =
-      a.page_size == 0 ? 1 : static_cast<int32_t>((int64_t{s.length} + a.page_size - 1) / a.page_size);
-  for (int32_t i = lane_id(); i < pages; i += kWave) {
+  // Pages before the window may be gone.
+  const int32_t begin = a.page_size == 0 ? 0 : s.first / a.page_size;
+  const int32_t pages = s.first >= s.length ? 0
+                        : a.page_size == 0  ? 1
+                                            : static_cast<int32_t>((int64_t{s.length} + a.page_size - 1) / a.page_size);
+  for (int32_t i = begin + lane_id(); i < pages; i += kWave) {
     const int64_t page = a.page_size == 0 ? s.index : a.pages[s.index * a.pages_ld + i];
     norm = __builtin_fmaxf(norm, a.key_norms[page * a.kv_heads + kv_head]);
   }
@@ -236,6 +255,7 @@ __device__ __forceinline__ work work_of(const problem& a) {
   w.begin = static_cast<int32_t>(begin < w.s.length ? begin : w.s.length);
   w.walk = static_cast<int32_t>(w.begin - (begin - origin) % kRound);
   w.end = static_cast<int32_t>(end < w.s.length ? end : w.s.length);
+  if (w.begin >= w.end) w.walk = w.end;
   return w;
 }
 

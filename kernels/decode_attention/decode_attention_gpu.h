@@ -28,6 +28,7 @@
 typedef struct kn_decode_attention_gpu {
   const int32_t* q_start;
   const int32_t* kv_lens;
+  const int32_t* kv_later;  // or null
   const int32_t* pages;
   const void* q;
   const void* k;
@@ -79,5 +80,5 @@ typedef struct kn_decode_attention_sm90 {
   kn_decode_attention_cache k, v;
   kn_decode_attention_gpu call;
   int32_t box;  // tokens of a copy: page_size, or 64 where it is more or there are no pages
-  int32_t unused[13];
+  int32_t unused[11];
 } kn_decode_attention_sm90;

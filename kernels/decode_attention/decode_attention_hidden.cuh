@@ -14,7 +14,7 @@ __device__ __forceinline__ bool sees(const problem& a, const sequence& s, const 
 // Whether a mask may hide one of these keys from a row: new tokens, and what the last one's window has left.
 __device__ __forceinline__ bool masks(const problem& a, const sequence& s, int64_t first, int32_t keys) {
   if (a.flags & KN_ATTN_FULL) return false;
-  return first + keys > s.start || (a.window > 0 && first < int64_t{s.length} - a.window);
+  return first + keys > s.start || (a.window > 0 && first < int64_t{s.start} + s.tokens - a.window);
 }
 
 // Exponents that are all ones, in a pair of 16-bit floats.

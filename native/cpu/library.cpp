@@ -69,6 +69,7 @@ const kn_struct structs[] = {
       KN_AT(kn_decode_attention_args, batch),
       KN_AT(kn_decode_attention_args, q_start),
       KN_AT(kn_decode_attention_args, kv_lens),
+      KN_AT(kn_decode_attention_args, kv_later),
       KN_AT(kn_decode_attention_args, pages),
       KN_AT(kn_decode_attention_args, pages_ld),
       KN_AT(kn_decode_attention_args, page_count),

@@ -6,16 +6,29 @@ using Kernels.Tuning;
 namespace Kernels.Perf;
 
 /// <summary>Attention over a cache as the library takes it; MaxKvLen is the axis.</summary>
-internal sealed record DecodeAttentionLayer(string Case, DecodeAttentionOptions Options, bool Phi, bool HeadMajor)
+internal sealed record DecodeAttentionLayer(string Case, DecodeAttentionOptions Options, bool Phi, KvLayout Layout = KvLayout.Nhd, bool Ragged = false)
     : Layer(Case, DtypesOf(Options), true)
 {
     public override IReadOnlyList<(string, int)> Shape =>
     [
         ("batch", Options.MaxBatch), ("q_len", Options.MaxQLen), ("q_heads", Options.QHeads), ("kv_heads", Options.KvHeads), ("head_dim", Options.HeadDim),
         .. Options.ValueDim == Options.HeadDim ? (ReadOnlySpan<(string, int)>)[] : [("v_head_dim", Options.ValueDim)], ("page_size", Options.PageSize),
+        .. Layout == KvLayout.Hnd ? (ReadOnlySpan<(string, int)>)[("hnd", 1)] : [], .. Ragged ? (ReadOnlySpan<(string, int)>)[("ragged", 1)] : [],
     ];
 
-    private static string DtypesOf(DecodeAttentionOptions o) => $"{o.Query.Name()} x {o.Kv.Name()} -> {o.Output.Name()}";
+    /// <summary>Tokens in the cache of each sequence; ragged: of the first so many, of the others log-uniformly fewer, down to a sixteenth.</summary>
+    public int[] KvLens(int at)
+    {
+        var random = new TrialRandom(LengthsSeed);
+        return [.. Enumerable.Range(0, Options.MaxBatch).Select(b => !Ragged || b == 0 ? at : (int)MathF.Ceiling(at * MathF.Pow(2, -random.Uniform(0, 4))))];
+    }
+
+    /// <summary>Bytes of the cache with so many tokens of the longest sequence.</summary>
+    public long KvBytes(int at) => KvLens(at).Sum((Options with { MaxBatch = 1 }).KvBytes);
+
+    private const ulong LengthsSeed = 20261128;
+
+    private static string DtypesOf(DecodeAttentionOptions o) => $"{o.Query.Name()} x {o.Kv.Name()}{(o.KvScales ? " scaled" : "")} -> {o.Output.Name()}";
 }
 
 /// <summary>decode_attention for the verbs: its options, layers and keys.</summary>
@@ -36,7 +49,9 @@ internal sealed partial class DecodeAttentionOperation : Operation
     private static readonly Option<int> s_pageSize = new("--page-size") { Description = "Tokens of a page; 0: contiguous (default 16)", DefaultValueFactory = _ => 16 };
     private static readonly Option<int?> s_window = Arguments.Extent("--window", "Keys that a token sees");
     private static readonly Option<float> s_softcap = new("--softcap") { Description = "Cap of the scores in nats" };
-    private static readonly Option<bool> s_headMajor = new("--hnd") { Description = "Pages of [kv_heads, page_size, head_dim] instead of [page_size, kv_heads, head_dim]" };
+    private static readonly Option<KvLayout> s_layout = new("--layout") { Description = "NHD: pages of [page_size, kv_heads, head_dim]; HND: of [kv_heads, page_size, head_dim] (default NHD)", HelpName = "NHD|HND" };
+    private static readonly Option<bool> s_ragged = new("--ragged") { Description = "bench and compare: one sequence of kv_len tokens, the others of log-uniformly fewer, down to a sixteenth" },
+        s_scales = new("--kv-scales") { Description = "With scales per token and head in an e4m3 cache" };
     private static readonly Option<bool> s_alibi = new("--alibi") { Description = "A bias linear in the distance" }, s_sinks = new("--sinks") { Description = "A sink per head" },
         s_noPhi = new("--no-phi") { Description = "Without a phi per head: unified cannot be chosen" }, s_norms = new("--key-norms") { Description = "With the largest key norm of each page: bounded can be chosen" };
     private static readonly Option<AttentionMask> s_mask = new("--mask") { Description = "Causal, Tree or Full" };
@@ -50,13 +65,16 @@ internal sealed partial class DecodeAttentionOperation : Operation
 
     protected override IReadOnlyList<Option> ShapeOptions =>
     [
-        Arguments.Model, s_batch, s_qLen, s_qHeads, s_kvHeads, s_headDim, s_vHeadDim, s_kv, s_query, Arguments.Output, s_pageSize, s_window, s_softcap, s_headMajor,
+        Arguments.Model, s_batch, s_qLen, s_qHeads, s_kvHeads, s_headDim, s_vHeadDim, s_kv, s_query, Arguments.Output, s_pageSize, s_window, s_softcap, s_layout, s_ragged, s_scales,
         s_alibi, s_sinks, s_noPhi, s_norms, s_mask, s_softmax, Arguments.BatchInvariant, Arguments.Row,
     ];
 
     public override IReadOnlyList<Layer> Layers(ParseResult parsed, int threads)
     {
         (string name, ModelAttention heads) = Heads(parsed);
+        bool ragged = parsed.GetValue(s_ragged);
+        if (ragged && parsed.CommandResult.Command.Name is not ("bench" or "compare")) throw new UsageException("--ragged is for bench and compare: choices are made and stored for the longest sequence of a call");
+        if (parsed.GetValue(s_scales) && !parsed.GetValue(s_kv)!.Contains(DType.Float8E4M3)) throw new UsageException("--kv-scales is for an e4m3 cache: int8 always has them, others never");
         int[] batches = parsed.GetValue(s_batch) is { Length: > 0 } b ? b : [1, 8, 32], lengths = parsed.GetValue(s_qLen) is { Length: > 0 } q ? q : [1, 4];
         int[] points = parsed.GetValue(Axis.Option) is { Length: > 0 } given ? given : [131072];
         var layers = new List<Layer>();
@@ -66,7 +84,7 @@ internal sealed partial class DecodeAttentionOperation : Operation
                 {
                     DecodeAttentionOptions options = Options(parsed, heads, kv, threads) with { MaxBatch = batch, MaxQLen = length, MaxKvLen = points.Max() };
                     options.Check();
-                    layers.Add(new DecodeAttentionLayer(name, options, !parsed.GetValue(s_noPhi), parsed.GetValue(s_headMajor)));
+                    layers.Add(new DecodeAttentionLayer(name, options, !parsed.GetValue(s_noPhi), parsed.GetValue(s_layout), ragged));
                 }
         return layers;
     }
@@ -104,6 +122,7 @@ internal sealed partial class DecodeAttentionOperation : Operation
             Query = query,
             Kv = kv,
             Output = parsed.GetValue(Arguments.Output) ?? query,
+            KvScales = parsed.GetValue(s_scales) && kv == DType.Float8E4M3,
             KeyNorms = parsed.GetValue(s_norms),
             Softmax = parsed.GetValue(s_softmax),
             BatchInvariant = parsed.GetValue(Arguments.BatchInvariant),
@@ -134,6 +153,7 @@ internal sealed partial class DecodeAttentionOperation : Operation
     {
         Options = Of(layer),
         Phi = ((DecodeAttentionLayer)layer).Phi,
+        HeadMajor = ((DecodeAttentionLayer)layer).Layout == KvLayout.Hnd,
         Grid = [.. settings.Grid.Where(at => Of(layer).KvBytes(at) <= CallTimer.MemoryCap)],
         Cache = settings.Cache,
         Eager = settings.Eager,
@@ -178,7 +198,7 @@ internal sealed partial class DecodeAttentionOperation : Operation
                 BatchInvariant = Number("batch_invariant") != 0,
                 Threads = key.Device.Threads == Device.Cpu.Threads ? 0 : key.Device.Threads,
             };
-            return new DecodeAttentionLayer(string.Create(CultureInfo.InvariantCulture, $"{options.QHeads}/{options.KvHeads} x {options.HeadDim}"), options, Number("phi") != 0, false);
+            return new DecodeAttentionLayer(string.Create(CultureInfo.InvariantCulture, $"{options.QHeads}/{options.KvHeads} x {options.HeadDim}"), options, Number("phi") != 0);
         }
         catch (Exception e) when (e is KeyNotFoundException or FormatException or OverflowException or ArgumentException)
         {

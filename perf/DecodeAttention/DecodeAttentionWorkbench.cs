@@ -8,21 +8,21 @@ internal sealed partial class DecodeAttentionOperation
 {
     public override Workbench Open(Layer layer, IReadOnlyList<int> points, Conditions on, TuningStore store) => new DecodeAttentionWorkbench((DecodeAttentionLayer)layer, on, store);
 
-    public override Work WorkOf(Layer layer, int at) => WorkOf(Of(layer), at);
+    public override Work WorkOf(Layer layer, int at) => WorkOf((DecodeAttentionLayer)layer, at);
 
     /// <summary>Keys that a token sees, and of them and their values the bytes and multiply-adds.</summary>
-    internal static Work WorkOf(DecodeAttentionOptions o, int kvLen)
+    internal static Work WorkOf(DecodeAttentionLayer layer, int at)
     {
-        double seen = Seen(o, kvLen), rows = (double)o.MaxBatch * o.MaxQLen * o.QHeads;
-        return new Work(o.KvBytes((int)seen), 2 * rows * seen * (o.HeadDim + o.ValueDim), o.Query == DType.BFloat16 ? ["bf16", "f32"] : ["f32"]);
+        DecodeAttentionOptions o = layer.Options, one = o with { MaxBatch = 1 };
+        int[] seen = [.. layer.KvLens(at).Select(l => o.Window > 0 ? Math.Min(l, o.Window + o.MaxQLen - 1) : l)];
+        return new Work(seen.Sum(one.KvBytes), 2.0 * o.MaxQLen * o.QHeads * seen.Sum(l => (long)l) * (o.HeadDim + o.ValueDim), o.Query == DType.BFloat16 ? ["bf16", "f32"] : ["f32"]);
     }
-
-    private static int Seen(DecodeAttentionOptions o, int kvLen) => o.Window > 0 ? Math.Min(kvLen, o.Window + o.MaxQLen - 1) : kvLen;
 }
 
 /// <summary>Operands of one attention at one kv_len after the other, with the calls of ours and of a peer on them.</summary>
 internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer, Conditions on, TuningStore store) : Workbench
 {
+    private readonly Dictionary<string, long> _recomputed = [];
     private DecodeAttentionTrial? _trial;
     private CallTimer? _timer;
     private int _at;
@@ -33,10 +33,12 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
 
     public override Work WorkAt(int at)
     {
-        Work work = DecodeAttentionOperation.WorkOf(layer.Options, at);
+        Work work = DecodeAttentionOperation.WorkOf(layer, at);
         // Tensor cores add products of f16 in f32; no CPU does.
         return on.Device.Gpu is not null && layer.Options.Query == DType.Float16 ? work with { PeakKinds = ["f16", "f32"] } : work;
     }
+
+    public override long? RecomputedRows(string dataflow) => _recomputed.TryGetValue(dataflow, out long rows) ? rows : null;
 
     /// <summary>Chosen first; with <paramref name="every"/> the best launch of every row and every softmax by the model.</summary>
     public override IReadOnlyList<TimedCall> Calls(int at, int threads, bool every)
@@ -66,19 +68,18 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
     {
         if (_at == at && _trial is not null) return true;
         Dispose();
-        long bytes = layer.Options.KvBytes(at);
+        long bytes = layer.KvBytes(at);
         if (bytes > CallTimer.MemoryCap)
         {
             Screen.Note($"{layer.Case}, {layer.Extents}, kv_len {Format.Int(at)}: left out, {Format.Bytes(bytes)} of cache are more than a third of this machine's memory");
             return false;
         }
         int copies = CallTimer.Copies(on.Device, on.Cache, bytes);
-        int[] lengths = [.. Enumerable.Repeat(at, layer.Options.MaxBatch)];
         _trial = new DecodeAttentionTrial(layer.Options.Problem(at, layer.Phi), new DecodeAttentionData(7)
         {
-            KvLens = lengths,
-            QLens = [.. lengths.Select(_ => layer.Options.MaxQLen)],
-            HeadMajor = layer.HeadMajor,
+            KvLens = layer.KvLens(at),
+            QLens = [.. Enumerable.Repeat(layer.Options.MaxQLen, layer.Options.MaxBatch)],
+            HeadMajor = layer.Layout == KvLayout.Hnd,
             Copies = copies,
             SampleRows = 8,
         });
@@ -100,6 +101,7 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
         trial.Poison();
         if (trial.Run(row, launch) is var ran and not KnStatus.Ok) throw row.Failure(ran);
         DecodeAttentionVerdict verdict = trial.Check();
+        if ((KnSoftmax)row.Value(launch, DecodeAttentionSelection.Softmax) is KnSoftmax.Unified or KnSoftmax.Bounded) _recomputed[call.Name] = trial.Recomputed;
         return verdict.Ok ? call : throw new KernelsException(Status.Internal, call.Name, $"{layer.Case}, kv_len {_at}: {verdict}");
     }
 
@@ -111,6 +113,11 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
         if (o.Kv != o.Query || o.Output != o.Query || o.Query == DType.Float16)
         {
             reasons.Add($"no peer takes {layer.Dtypes}");
+            return [];
+        }
+        if (layer.Ragged)
+        {
+            reasons.Add("oneDNN's composition takes sequences of one length");
             return [];
         }
         if (o.PageSize > 0) reasons.Add("oneDNN has no pages: its k and v are contiguous, of the same size");
@@ -152,6 +159,7 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
     private PeerCall? Peer(Peer peer, int at, int threads, List<string> reasons)
     {
         DecodeAttentionOptions o = layer.Options;
+        bool hnd = layer.Layout == KvLayout.Hnd;
         int rows = o.QHeads / o.KvHeads * o.MaxQLen, element = o.Kv.Bits() / 8;
         var problem = new PeerAttentionProblem
         {
@@ -165,11 +173,11 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
             Threads = threads,
             Scale = o.ScoreScale,
             KBatch = (long)at * o.KvHeads * o.HeadDim,
-            KHead = layer.HeadMajor ? (long)at * o.HeadDim : o.HeadDim,
-            KToken = layer.HeadMajor ? o.HeadDim : (long)o.KvHeads * o.HeadDim,
+            KHead = hnd ? (long)at * o.HeadDim : o.HeadDim,
+            KToken = hnd ? o.HeadDim : (long)o.KvHeads * o.HeadDim,
             VBatch = (long)at * o.KvHeads * o.ValueDim,
-            VHead = layer.HeadMajor ? (long)at * o.ValueDim : o.ValueDim,
-            VToken = layer.HeadMajor ? o.ValueDim : (long)o.KvHeads * o.ValueDim,
+            VHead = hnd ? (long)at * o.ValueDim : o.ValueDim,
+            VToken = hnd ? o.ValueDim : (long)o.KvHeads * o.ValueDim,
         };
         if (!peer.TryCreate(problem, out PeerAttention? attention, out string reason))
         {

@@ -134,6 +134,17 @@ public sealed class Dataflows
         }
     }
 
+    /// <summary>No row asks which page the keys before a window are in: the caller may have given it away.</summary>
+    [TestCaseSource(nameof(RowsByKind))]
+    public unsafe void PagesBeforeTheWindowMayBeGone(string name, int kind)
+    {
+        Row row = Tables.Find(name, KnOp.DecodeAttention);
+        using var trial = new DecodeAttentionTrial(Problem(kind, 0, 0, 2) with { Window = 40 }, new DecodeAttentionData(Tables.Seed) { KvLens = [1200, 333], QLens = [3, 2] });
+        trial.Expect();
+        for (int b = 0; b < 2; b++) new Span<int>(trial.Args.Pages + b * trial.Args.PagesLd, (trial.KvLens[b] - trial.QLens[b] - 39) / 16).Fill(int.MinValue);
+        foreach (KnLaunch launch in Launches(row)) Run(row, launch, trial, $"seed {Tables.Seed}, {name} [{string.Join(' ', ((ReadOnlySpan<int>)launch.Param).ToArray())}]");
+    }
+
     /// <summary>One head of one token is made to fail: it gets the result of sync, and no other row another bit.</summary>
     [TestCaseSource(nameof(RowsByKind))]
     public void AFailingRowDisturbsNobody(string name, int kind)

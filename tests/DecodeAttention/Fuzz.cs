@@ -98,6 +98,7 @@ public sealed unsafe class Fuzz
             Batch = batch,
             QStart = starts ? (int*)At("q_start") : null,
             KvLens = (int*)At("kv_lens"),
+            KvLater = Below(3) == 0 ? (int*)At("kv_later") : null,
             Pages = (int*)At("pages"),
             PagesLd = 101,
             PageCount = 8,
@@ -139,6 +140,7 @@ public sealed unsafe class Fuzz
             int count = starts ? Below(qLen + 1) : qLen;
             ((int*)At("q_start"))[b + 1] = ((int*)At("q_start"))[b] + count;
             a.KvLens[b] = Below(kvLen + 1);
+            ((int*)At("kv_later"))[b] = Any(0, Below(20), Below(200));
             for (int t = 0, first = starts ? ((int*)At("q_start"))[b] : b * qLen; t < count; t++) a.Tree[first + t] = 1u << t | (uint)Below(1 << t);
             for (int i = 0; i < 101; i++) a.Pages[b * 101 + i] = i * pageSize < a.KvLens[b] ? Below(8) : Any(0, -1, int.MaxValue);
         }
@@ -160,7 +162,7 @@ public sealed unsafe class Fuzz
     {
         long stride = Any(-1, long.MinValue, long.MaxValue, DecodeAttentionRules.LongestStride + 1, 0, p.HeadDim - 1, p.VHeadDim, 300);
         byte* somewhere = At(Any("q", "k", "v", "k_scales", "key_norms", "workspace", "phi", "pages", "kv_lens", "lse", "out")) + 64 * Below(40);
-        switch (Below(40))
+        switch (Below(41))
         {
             case 0: a.Size = Any(0u, a.Size - 8, a.Size + 8, uint.MaxValue); break;
             case 1: a.Batch = Any(-1, int.MinValue, p.Batch < int.MaxValue ? p.Batch + 1 : -1, 0); break;
@@ -200,6 +202,7 @@ public sealed unsafe class Fuzz
             case 35: a.OutHead = stride; break;
             case 36: a.Lse = (float*)somewhere; break;
             case 37: a.LseToken = stride; break;
+            case 39: ((int*)At("kv_later"))[Below(3)] = Any(-1, int.MinValue, int.MaxValue, 1 << 28); break;
             case 38: a.Recomputed = (long*)somewhere; break;
             default:
                 if (Below(2) == 0) a.Workspace = Below(2) == 0 ? null : (byte*)a.Workspace + 1 + Below(63);

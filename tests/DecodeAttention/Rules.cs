@@ -26,6 +26,9 @@ public sealed unsafe class Rules
         ("kv_lens null", (ref KnDecodeAttentionArgs a) => a.KvLens = null),
         ("kv_lens below 0", (ref KnDecodeAttentionArgs a) => a.KvLens[1] = -1),
         ("kv_lens beyond kv_len", (ref KnDecodeAttentionArgs a) => a.KvLens[0] = 101),
+        ("kv_later below 0", (ref KnDecodeAttentionArgs a) => a.KvLater[1] = -1),
+        ("kv_later beyond 2^28", (ref KnDecodeAttentionArgs a) => a.KvLater[0] = (1 << 28) - 99),
+        ("lse over kv_later", (ref KnDecodeAttentionArgs a) => a.Lse = (float*)a.KvLater),
         ("pages null", (ref KnDecodeAttentionArgs a) => a.Pages = null),
         ("table shorter than kv_lens", (ref KnDecodeAttentionArgs a) => a.PagesLd = 6),
         ("pages_ld", (ref KnDecodeAttentionArgs a) => a.PagesLd = -1),
@@ -102,7 +105,7 @@ public sealed unsafe class Rules
         (string, Breaks)[] nothing = [("nothing", (ref KnDecodeAttentionArgs _) => { })];
         foreach ((string what, Breaks breaks) in (ReadOnlySpan<(string, Breaks)>)[.. nothing, .. s_broken, .. Strides(-1), .. Strides(Over), .. Strides(long.MaxValue), .. Strides(long.MinValue)])
         {
-            using var trial = new DecodeAttentionTrial(Everything, new DecodeAttentionData(9) { KvLens = [100, 30, 2], QLens = [4, 3, 2] });
+            using var trial = new DecodeAttentionTrial(Everything, new DecodeAttentionData(9) { KvLens = [100, 30, 2], QLens = [4, 3, 2], KvLater = [0, 3, 9] });
             KnLaunch launch = row.DefaultLaunch(0);
             Assert.That(trial.Prepare(row, launch, out string error), $"{name}: {error}");
             KnDecodeAttentionArgs args = trial.Call();

@@ -116,7 +116,8 @@ public sealed unsafe class DecodeAttentionPlanConformance
         plan.Run(View<TQ>(device, a.Q, [tokens, p.QHeads, p.HeadDim], [a.QToken, a.QHead, 1]), cache, View<int>(device, a.KvLens, [trial.KvLens.Length], [1]),
             p.PageSize == 0 ? null : View<int>(device, a.Pages, [trial.KvLens.Length, columns], [columns, 1]), View<TOut>(device, a.Out, [tokens, p.QHeads, p.VHeadDim], [a.OutToken, a.OutHead, 1]),
             index % 5 == 0 ? null : stream, a.Lse == null ? null : View<LogSumExp>(device, a.Lse, [tokens, p.QHeads], [a.LseToken, 1]),
-            a.QStart == null ? null : View<int>(device, a.QStart, [trial.KvLens.Length + 1], [1]), a.Tree == null ? null : View<uint>(device, a.Tree, [tokens], [1]), longest, workspace: workspace);
+            a.QStart == null ? null : View<int>(device, a.QStart, [trial.KvLens.Length + 1], [1]), a.Tree == null ? null : View<uint>(device, a.Tree, [tokens], [1]), longest, workspace: workspace,
+            kvLater: a.KvLater == null ? null : View<int>(device, a.KvLater, [trial.KvLens.Length], [1]));
         stream.Synchronize();
     }
 

@@ -7,7 +7,7 @@ namespace Kernels.Tests.Gpu;
 
 /// <summary>Plans of decode attention on a device: what they choose, count, refuse and cost, and that they follow a captured graph's operands.</summary>
 [TestFixture]
-public sealed class DecodeAttentionPlans
+public sealed partial class DecodeAttentionPlans
 {
     private const int QHeads = 6, KvHeads = 2, Dim = 32, PageSize = 5, Columns = 8, Batch = 3;
     private static readonly int[] s_lens = [33, 7, 40];
@@ -71,9 +71,9 @@ public sealed class DecodeAttentionPlans
 
         public TensorView<int> PageTable => new(Pages, Batch, Columns);
 
-        public void Run(Kernels.DecodeAttention plan, Kernels.Stream? stream = null, int tokens = Batch, TensorView<int>? qStart = null, TensorView<uint>? tree = null, int longest = 0, Buffer<byte>? workspace = null) =>
+        public void Run(Kernels.DecodeAttention plan, Kernels.Stream? stream = null, int tokens = Batch, TensorView<int>? qStart = null, TensorView<uint>? tree = null, int longest = 0, Buffer<byte>? workspace = null, TensorView<int>? kvLater = null) =>
             plan.Run(new TensorView<float>(Q, tokens, QHeads, Dim), Cache, new TensorView<int>(Lens, Batch), PageTable, new TensorView<float>(Out, tokens, QHeads, Dim), stream,
-                new TensorView<LogSumExp>(Lse, tokens, QHeads), qStart, tree, longest, workspace: workspace);
+                new TensorView<LogSumExp>(Lse, tokens, QHeads), qStart, tree, longest, workspace: workspace, kvLater: kvLater);
 
         public float[] Result
         {
@@ -168,14 +168,16 @@ public sealed class DecodeAttentionPlans
         using Kernels.DecodeAttention plan = Kernels.DecodeAttention.Create(s_options with { MaxQLen = 2 }, device: device), tree = Kernels.DecodeAttention.Create(s_options with { Mask = AttentionMask.Tree }, device: device);
         using Buffer<int> starts = Buffer<int>.Allocate(device, Batch + 1);
         using Buffer<uint> masks = Buffer<uint>.Allocate(device, Batch);
-        void Refused(string argument, int sequence, int[]? lens = null, int[]? pages = null, int[]? qStart = null, uint[]? mask = null, int longest = 0)
+        void Refused(string argument, int sequence, int[]? lens = null, int[]? pages = null, int[]? qStart = null, uint[]? mask = null, int longest = 0, int[]? later = null)
         {
+            using Buffer<int>? following = later is null ? null : Buffer<int>.Of(device, later);
             call.Lens.CopyFrom(lens ?? s_lens);
             call.Pages.CopyFrom(pages ?? Table(1));
             starts.CopyFrom(qStart ?? [0, 1, 2, 3]);
             masks.CopyFrom(mask ?? [1, 1, 1]);
             Kernels.DecodeAttention refuses = mask is null ? plan : tree;
-            call.Run(refuses, qStart: new TensorView<int>(starts, Batch + 1), tree: mask is null ? null : new TensorView<uint>(masks, Batch), longest: longest);
+            call.Run(refuses, qStart: new TensorView<int>(starts, Batch + 1), tree: mask is null ? null : new TensorView<uint>(masks, Batch), longest: longest,
+                kvLater: following is null ? null : new TensorView<int>(following, Batch));
             var e = Assert.Throws<KernelsException>(() => refuses.ThrowIfRefused())!;
             Assert.That((e.Status, e.Argument), Is.EqualTo((Status.Invalid, argument)), e.Message);
             Assert.That(e.Message, Does.Contain($"sequence {sequence} "));
@@ -188,6 +190,8 @@ public sealed class DecodeAttentionPlans
         Refused("kvLens", 2, lens: [33, 7, 41]);
         Refused("kvLens", 1, lens: [33, -1, 40]);
         Refused("kvLens", 2, longest: 39);
+        Refused("kvLater", 1, later: [0, -1, 0]);
+        Refused("kvLater", 2, later: [0, 5, (1 << 28) - 39]);
         Refused("pages", 2, pages: bad);
         Refused("pages", 0, pages: outside);
         Refused("qStart", 0, qStart: [1, 1, 2, 3]);
@@ -204,6 +208,8 @@ public sealed class DecodeAttentionPlans
         plan.ThrowIfRefused();
         Assert.That(call.Result, Has.None.EqualTo(7f));
     }
+
+    private static unsafe nint CacheAddress(Call call) => (nint)call.Cache.K.Pointer;
 
     /// <summary>Shapes, devices and overlaps are refused on the host, before anything is enqueued.</summary>
     [Test]
@@ -234,6 +240,8 @@ public sealed class DecodeAttentionPlans
         Refused("tree", () => plan.Run(q, call.Cache, lens, call.PageTable, output, null, tree: new TensorView<uint>(Buffer<uint>.Allocate(device, Batch), Batch)));
         Refused("qStart", () => plan.Run(q, call.Cache, lens, call.PageTable, output, null, qStart: lens));
         Refused("longest", () => call.Run(plan, longest: 41));
+        Refused("kvLater", () => call.Run(plan, kvLater: new TensorView<int>(few, 2)));
+        Refused("out, lse, recomputed, workspace", () => call.Run(plan, workspace: Buffer<byte>.FromPointer(device, CacheAddress(call), plan.WorkspaceBytes)));
         Refused("workspace", () => call.Run(plan, workspace: Buffer<byte>.Allocate(device, plan.WorkspaceBytes - 1)));
         Refused("out, lse, recomputed, workspace", () => plan.Run(q, call.Cache, lens, call.PageTable, q, null));
         Refused("kvLens", () => plan.Run(q, call.Cache, s_lens, new int[Batch, Columns], output));
@@ -324,29 +332,6 @@ public sealed class DecodeAttentionPlans
             Assert.That(Run(4, b, 1, 1), Is.EqualTo(together[(b * 4 * Token)..((b + 1) * 4 * Token)]), "alone");
             Assert.That(Run(1, b, 1, 16), Is.EqualTo(together[((b * 4 + 3) * Token)..((b + 1) * 4 * Token)]), "the last token without those before it");
         }
-    }
-
-    [TestCaseSource(nameof(Devices))]
-    public void HalvesMergeToTheWhole(string name)
-    {
-        Device device = Simulated.Open(name);
-        using Call call = new(device);
-        using Kernels.DecodeAttention plan = Kernels.DecodeAttention.Create(s_options with { Mask = AttentionMask.Full }, device: device);
-        call.Run(plan);
-        (float[] whole, float[] sums) = (call.Result, call.Sums);
-        // The first three pages of each sequence, and the rest of its pages.
-        using Buffer<float> parts = Buffer<float>.Allocate(device, 2 * Batch * QHeads * Dim);
-        using Buffer<LogSumExp> lses = Buffer<LogSumExp>.Allocate(device, 2 * Batch * QHeads);
-        using Buffer<int> left = Buffer<int>.Of(device, [.. s_lens.Select(l => Math.Min(l, 15))]), right = Buffer<int>.Of(device, [.. s_lens.Select(l => Math.Max(l - 15, 0))]);
-        long[] outStrides = [QHeads * Dim, Dim, 1];
-        for (int i = 0; i < 2; i++)
-            plan.Run(new TensorView<float>(call.Q, Batch, QHeads, Dim), call.Cache, new TensorView<int>(i == 0 ? left : right, Batch),
-                new TensorView<int>(call.Pages, i * 3, [Batch, Columns - i * 3], [Columns, 1]), new TensorView<float>(parts, i * Batch * QHeads * Dim, [Batch, QHeads, Dim], outStrides), null,
-                new TensorView<LogSumExp>(lses, i * Batch * QHeads, [Batch, QHeads], [QHeads, 1]));
-        plan.ThrowIfRefused();
-        Kernels.DecodeAttention.MergeStates(new TensorView<float>(parts, 2, Batch, QHeads, Dim), new TensorView<LogSumExp>(lses, 2, Batch, QHeads), new TensorView<float>(call.Out, Batch, QHeads, Dim), new TensorView<LogSumExp>(call.Lse, Batch, QHeads));
-        Assert.That(call.Result, Is.EqualTo(whole).Within(2 * Bound()));
-        Assert.That(call.Sums, Is.EqualTo(sums).Within(2 * Bound() + Math.Pow(2, -21)));
     }
 
     [TestCase("simt32")]

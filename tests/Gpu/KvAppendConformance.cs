@@ -105,6 +105,32 @@ public sealed class KvAppendConformance<T> where T : unmanaged
         AssertSame(there, here);
     }
 
+    /// <summary>New tokens, lengths and tables that lie in the cache are refused on the host.</summary>
+    [Test]
+    public unsafe void WhatLiesInTheCacheIsRefusedByName()
+    {
+        Device device = Simulated.Open("simt32");
+        using KvCache<T> cache = Make(device, KvLayout.Nhd, true);
+        using Buffer<float> k = Buffer<float>.Of(device, Values(4 * Heads * Dim, Dim, 1)), v = Buffer<float>.Of(device, Values(4 * Heads * VDim, VDim, 2));
+        using Buffer<int> lens = Buffer<int>.Of(device, [5, 5]), table = Buffer<int>.Of(device, s_table.AsSpan().ToArray());
+        TensorView<float> ks = new(k, 4, Heads, Dim), vs = new(v, 4, Heads, VDim);
+        TensorView<int> ls = new(lens, 2), ps = new(table, 2, 3);
+        void Refused(string argument, Action call)
+        {
+            var e = Assert.Throws<KernelsException>(call)!;
+            Assert.That((e.Status, e.Argument), Is.EqualTo((Status.Invalid, argument)), e.Message);
+            Assert.That(Back(cache.K.Buffer).AsSpan().AsBytes().IndexOfAnyExcept((byte)0), Is.Negative);
+        }
+        Buffer<TElement> Over<TElement>(void* at, long length) where TElement : unmanaged => Buffer<TElement>.FromPointer(device, (nint)at, length);
+        Refused("k", () => cache.Append(new TensorView<float>(Over<float>(cache.V.Pointer, 2 * Heads * Dim), 2, Heads, Dim), new TensorView<float>(v, 2, Heads, VDim), ls, ps, null));
+        Refused("v", () => cache.Append(new TensorView<float>(k, 2, Heads, Dim), new TensorView<float>(Over<float>(cache.KeyNorms!.Pointer, 2 * Heads * VDim), 2, Heads, VDim), ls, ps, null));
+        Refused("kvLens", () => cache.Append(ks, vs, new TensorView<int>(Over<int>(cache.K.Pointer + 64, 2), 2), ps, null));
+        Refused("pages", () => cache.Append(ks, vs, ls, new TensorView<int>(Over<int>(cache.V.Pointer + 64, 6), 2, 3), null));
+        Refused("qStart", () => cache.Append(ks, vs, ls, ps, null, new TensorView<int>(Over<int>(cache.KeyNorms!.Pointer, 3), 3)));
+        cache.Append(ks, vs, ls, ps, null);
+        cache.ThrowIfRefused();
+    }
+
     /// <summary>Refused on the device: nothing is written, the argument and the sequence are named.</summary>
     [TestCase("simt32")]
     [TestCase("simt64")]

@@ -93,6 +93,33 @@ public sealed class MergeStatesConformance
         Assert.That(here.Span.ToArray().Select(v => (float)v), Is.EqualTo(Back(into).Select(v => (float)v)).Within(Math.Pow(2, -8)));
     }
 
+    /// <summary>Addresses of a device are known on the host: what overlaps is refused before anything is enqueued.</summary>
+    [Test]
+    public void OverlapsAreRefusedByName()
+    {
+        const int Dim = 8;
+        Device device = Simulated.Open("simt32");
+        float[] values = Random(3 * Rows * Dim, 1);
+        using Buffer<float> all = Buffer<float>.Of(device, values);
+        using Buffer<LogSumExp> sums = Buffer<LogSumExp>.Of(device, [.. Random(3 * Rows, 2).Select(v => new LogSumExp(v))]);
+        TensorView<float> parts = new(all, 0, [2, Tokens, Heads, Dim], [Rows * Dim, Heads * Dim, Dim, 1]);
+        TensorView<LogSumExp> lses = new(sums, 0, [2, Tokens, Heads], [Rows, Heads, 1]);
+        TensorView<float> At(long from) => new(all, from, [Tokens, Heads, Dim], [Heads * Dim, Dim, 1]);
+        TensorView<LogSumExp> SumAt(long from) => new(sums, from, [Tokens, Heads], [Heads, 1]);
+        void Refused(string argument, Action call)
+        {
+            Assert.That(Assert.Throws<KernelsException>(call)!.Argument, Is.EqualTo(argument));
+            Assert.That(Back(all), Is.EqualTo(values));
+        }
+        Refused("output", () => Kernels.DecodeAttention.MergeStates(parts, lses, At(Dim), SumAt(2 * Rows)));
+        Refused("lse", () => Kernels.DecodeAttention.MergeStates(parts, lses, At(2 * Rows * Dim), SumAt(1)));
+        Refused("output", () => Kernels.DecodeAttention.MergeInto(At(0), SumAt(0), At(Dim), SumAt(Rows)));
+        Refused("lse", () => Kernels.DecodeAttention.MergeInto(At(0), SumAt(0), At(Rows * Dim), SumAt(0)));
+        Kernels.DecodeAttention.MergeStates(parts, lses, At(2 * Rows * Dim), SumAt(2 * Rows));
+        Kernels.DecodeAttention.MergeInto(At(Rows * Dim), SumAt(Rows), At(0), SumAt(0));
+        Assert.That(Back(all)[..(Rows * Dim)], Is.EqualTo(Back(all)[(2 * Rows * Dim)..]));
+    }
+
     [Test]
     public void OtherDevicesAndShapesAreRefusedByName()
     {

@@ -65,7 +65,8 @@ public sealed unsafe class DecodeAttentionConformance
         var lse = new LogSumExp[tokens * p.QHeads];
         plan.Run(DecodeAttentionPlanConformance.View<TQ>(Device.Cpu, a.Q, [tokens, p.QHeads, p.HeadDim], [a.QToken, a.QHead, 1]), cache, trial.KvLens, pages,
             DecodeAttentionPlanConformance.View<TOut>(Device.Cpu, a.Out, [tokens, p.QHeads, p.VHeadDim], [a.OutToken, a.OutHead, 1]),
-            a.Lse == null ? default : lse, a.QStart == null ? default : new ReadOnlySpan<int>(a.QStart, batch + 1), a.Tree == null ? default : new ReadOnlySpan<uint>(a.Tree, checked((int)tokens)));
+            a.Lse == null ? default : lse, a.QStart == null ? default : new ReadOnlySpan<int>(a.QStart, batch + 1), a.Tree == null ? default : new ReadOnlySpan<uint>(a.Tree, checked((int)tokens)),
+            a.KvLater == null ? default : new ReadOnlySpan<int>(a.KvLater, batch));
         for (long i = 0; a.Lse != null && i < lse.Length; i++) a.Lse[i / p.QHeads * a.LseToken + i % p.QHeads] = lse[i].Nats;
     }
 }

@@ -5,7 +5,7 @@ namespace Kernels.Tests;
 
 /// <summary>The public plan of decode attention: what it computes, what it refuses, and what a call costs the garbage collector.</summary>
 [TestFixture]
-public sealed class DecodeAttentionPlanTests
+public sealed partial class DecodeAttentionPlanTests
 {
     private const int QHeads = 6, KvHeads = 2, Dim = 32, VDim = 16, PageSize = 5, Columns = 8;
     private static readonly int[] s_lens = [33, 7, 0, 40];
@@ -126,25 +126,6 @@ public sealed class DecodeAttentionPlanTests
         Assert.That(output.Select(o => (double)o), Is.EqualTo(Reference(q).Out).Within(Bound()));
     }
 
-    /// <summary>Attention over the first four pages of every sequence and over the rest, joined, is attention over all; a half may be empty.</summary>
-    [TestCaseSource(nameof(Rows))]
-    public void HalvesOfACacheJoinToTheWhole(string row)
-    {
-        const int Rows = 4 * QHeads, Cut = 4 * PageSize;
-        float[] q = Random(Rows * Dim, 3), outs = new float[2 * Rows * VDim], output = new float[Rows * VDim];
-        LogSumExp[] lses = new LogSumExp[2 * Rows], lse = new LogSumExp[Rows];
-        int[,] pages = Table(1);
-        using KvCache<float> cache = Filled<float>(pages);
-        using Kernels.DecodeAttention plan = Kernels.DecodeAttention.Create(s_options with { Row = row, Mask = AttentionMask.Full });
-        plan.Run<float, float, float>(q, cache, s_lens.Select(l => Math.Min(l, Cut)).ToArray(), pages.AsSpan2D()[.., ..4], outs.AsSpan(0, Rows * VDim), lses.AsSpan(0, Rows));
-        plan.Run<float, float, float>(q, cache, s_lens.Select(l => Math.Max(l - Cut, 0)).ToArray(), pages.AsSpan2D()[.., 4..], outs.AsSpan(Rows * VDim), lses.AsSpan(Rows));
-        Kernels.DecodeAttention.MergeStates<float, float>(outs, lses, output, lse);
-        (double[] expected, double[] sums) = Reference(q);
-        // The halves' own errors, and those of their lse in the weights of the join.
-        Assert.That(output.Select(o => (double)o), Is.EqualTo(expected).Within(2 * Bound()));
-        Assert.That(lse.Select(l => (double)l.Nats), Is.EqualTo(sums).Within(2 * Bound()));
-    }
-
     [Test]
     public void AllSoftmaxesAgreeAndOnlyRowsOutOfRangeAreDoneAgain([Values(1f, 40f)] float most)
     {
@@ -193,17 +174,19 @@ public sealed class DecodeAttentionPlanTests
         int[,] pages = Table(1);
         double[] expected = Reference(q).Out;
         // Keys and values err by 2^-8 (bf16), 2^-4 (e4m3) of themselves, or half a step of 1/127: a score, of sums below 6, by that much.
-        void Near<T>(double error) where T : unmanaged
+        void Near<TQ, T>(TQ[] query, double error) where TQ : unmanaged where T : unmanaged
         {
             using KvCache<T> cache = Filled<T>(pages);
-            using Kernels.DecodeAttention plan = Kernels.DecodeAttention.Create(s_options with { Query = DType.BFloat16, Kv = DTypes.Of<T>() });
+            using Kernels.DecodeAttention plan = Kernels.DecodeAttention.Create(s_options with { Query = DTypes.Of<TQ>(), Kv = DTypes.Of<T>() });
             float[] output = new float[4 * QHeads * VDim];
-            plan.Run<BFloat16, T, float>(narrow, cache, s_lens, pages, output);
-            Assert.That(output.Select(o => (double)o), Is.EqualTo(expected).Within(2 * Math.Sqrt(Dim) * error + error + Math.Pow(2, -8)), DTypes.Of<T>().Name());
+            plan.Run<TQ, T, float>(query, cache, s_lens, pages, output);
+            Assert.That(output.Select(o => (double)o), Is.EqualTo(expected).Within(2 * Math.Sqrt(Dim) * error + error + Math.Pow(2, -8)), $"{DTypes.Of<TQ>().Name()} over {DTypes.Of<T>().Name()}");
         }
-        Near<BFloat16>(Math.Pow(2, -8));
-        Near<sbyte>(0.5 / 127);
-        Near<Float8E4M3>(Math.Pow(2, -4));
+        Near<BFloat16, BFloat16>(narrow, Math.Pow(2, -8));
+        Near<BFloat16, sbyte>(narrow, 0.5 / 127);
+        Near<BFloat16, Float8E4M3>(narrow, Math.Pow(2, -4));
+        Near<float, sbyte>(q, 0.5 / 127);
+        Near<float, Float8E4M3>(q, Math.Pow(2, -4));
     }
 
     [Test]
@@ -274,7 +257,7 @@ public sealed class DecodeAttentionPlanTests
         ("SoftCap", "finite", s_options with { SoftCap = float.NaN }),
         ("Scale", "finite", s_options with { Scale = -1 }),
         ("Query", "f32, bf16 or f16", s_options with { Query = DType.Int8 }),
-        ("Kv", "f32 under a query", s_options with { Kv = DType.Int8 }),
+        ("Kv", "f32, s8 or e4m3 under a query of f32", s_options with { Kv = DType.BFloat16 }),
         ("Output", "query's f32", s_options with { Output = DType.BFloat16 }),
         ("KvScales", "s8 or e4m3", s_options with { KvScales = true }),
         ("Mask", "positions", s_options with { Mask = AttentionMask.Full, Window = 8 }),
@@ -339,6 +322,9 @@ public sealed class DecodeAttentionPlanTests
         Refused("pages", () => plan.Run<float, float, float>(q, cache, s_lens, badPages, output, lse));
         Refused("qStart", () => plan.Run<float, float, float>(q, cache, s_lens, pages, output, lse, [0, 1, 2]));
         Refused("qStart", () => plan.Run<float, float, float>(q, cache, s_lens, pages, output, lse, [0, 2, 2, 3, 4]));
+        Refused("kvLater", () => plan.Run<float, float, float>(q, cache, s_lens, pages, output, lse, kvLater: [1, 1, 1]));
+        Refused("kvLater", () => plan.Run<float, float, float>(q, cache, s_lens, pages, output, lse, kvLater: [0, 0, -1, 0]));
+        Refused("kvLater", () => plan.Run<float, float, float>(q, cache, s_lens, pages, output, lse, kvLater: [0, 0, 0, (1 << 28) - 39]));
         Refused("tree", () => plan.Run<float, float, float>(q, cache, s_lens, pages, output, lse, default, [1, 1, 1, 1]));
         Refused("tree", () => tree.Run<float, float, float>(q, cache, s_lens, pages, output, lse, default, [1, 1, 1]));
         Refused("tree", () => tree.Run<float, float, float>(q, cache, s_lens, pages, output, lse, default, [1, 1, 2, 1]));

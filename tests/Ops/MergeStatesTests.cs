@@ -49,6 +49,51 @@ public sealed class MergeStatesTests
         Assert.That(lses[rows..], Is.EqualTo(expectedLse));
     }
 
+    /// <summary>Strided rows are compared one by one, not by all that lies between them: parts and results may be interleaved.</summary>
+    [Test]
+    public void StridedResultsOverlapNothingButExactlyAPart()
+    {
+        const int tokens = 3, heads = 2, dim = 8, rows = tokens * heads, slot = dim + 2;
+        float[] values = Random((rows * 3 + 1) * slot, 1);
+        LogSumExp[] sums = Lses(3 * rows, 2);
+        using Buffer<float> all = Buffer<float>.Of(values);
+        using Buffer<LogSumExp> allLse = Buffer<LogSumExp>.Of(sums);
+        // [token, head, part, element]: two parts and a place for the result.
+        TensorView<float> Rows(long from, long head = 3 * slot, int d = dim) => new(all, from, [tokens, heads, d], [heads * 3 * slot, head, 1]);
+        TensorView<LogSumExp> Sums(long from) => new(allLse, from, [tokens, heads], [heads * 3, 3]);
+        TensorView<float> parts = new(all, 0, [2, tokens, heads, dim], [slot, heads * 3 * slot, 3 * slot, 1]);
+        TensorView<LogSumExp> partSums = new(allLse, 0, [2, tokens, heads], [1, heads * 3, 3]);
+        string? Refused(Action call)
+        {
+            string? argument = Assert.Throws<KernelsException>(() => call())!.Argument;
+            Assert.That(all.Span.SequenceEqual(values) && allLse.Span.SequenceEqual(sums), "nothing was written");
+            return argument;
+        }
+        foreach (long from in (long[])[1, slot - 1, slot + 1, 2 * slot - 3, 3 * slot - 7])
+            Assert.That(Refused(() => Kernels.DecodeAttention.MergeStates(parts, partSums, Rows(from), Sums(2))), Is.EqualTo("output"), $"{from}");
+        Assert.That(Refused(() => Kernels.DecodeAttention.MergeStates(parts, partSums, new TensorView<float>(all, 0, [tokens, heads, dim], [heads * dim, dim, 1]), Sums(2))), Is.EqualTo("output"), "other strides");
+        Assert.That(Refused(() => Kernels.DecodeAttention.MergeStates(parts, partSums, Rows(2 * slot, head: 0), Sums(2))), Is.EqualTo("output"), "rows over each other");
+        Assert.That(Refused(() => Kernels.DecodeAttention.MergeStates(parts, partSums, Rows(2 * slot), new TensorView<LogSumExp>(allLse, 3, [tokens, heads], [heads, 1]))), Is.EqualTo("lse"));
+        Assert.That(Refused(() => Kernels.DecodeAttention.MergeStates(parts, partSums, Rows(2 * slot), new TensorView<LogSumExp>(allLse, 2, [tokens, heads], [0, 3]))), Is.EqualTo("lse"), "rows over each other");
+        Assert.That(Refused(() => Kernels.DecodeAttention.MergeInto(Rows(0), Sums(0), Rows(3), Sums(2))), Is.EqualTo("output"));
+        Assert.That(Refused(() => Kernels.DecodeAttention.MergeInto(Rows(0), Sums(0), Rows(0), Sums(2))), Is.EqualTo("output"), "a part joined with itself");
+        Assert.That(Refused(() => Kernels.DecodeAttention.MergeInto(Rows(0), Sums(0), Rows(slot), Sums(0))), Is.EqualTo("lse"));
+        // Side by side, then over the second part.
+        Kernels.DecodeAttention.MergeStates(parts, partSums, Rows(2 * slot), Sums(2));
+        Kernels.DecodeAttention.MergeStates(parts, partSums, Rows(slot), Sums(1));
+        for (int r = 0; r < rows; r++)
+        {
+            Assert.That(all.Span.Slice((r * 3 + 1) * slot, dim).SequenceEqual(all.Span.Slice((r * 3 + 2) * slot, dim)));
+            Assert.That(all.Span.Slice(r * 3 * slot, dim).SequenceEqual(values.AsSpan(r * 3 * slot, dim)), "the other part");
+            Assert.That(allLse.Span[r * 3 + 1], Is.EqualTo(allLse.Span[r * 3 + 2]));
+        }
+        using Buffer<float> into = Buffer<float>.Of(values);
+        using Buffer<LogSumExp> intoLse = Buffer<LogSumExp>.Of(sums);
+        Kernels.DecodeAttention.MergeInto(new TensorView<float>(into, slot, [tokens, heads, dim], [heads * 3 * slot, 3 * slot, 1]), new TensorView<LogSumExp>(intoLse, 1, [tokens, heads], [heads * 3, 3]),
+            new TensorView<float>(into, 0, [tokens, heads, dim], [heads * 3 * slot, 3 * slot, 1]), new TensorView<LogSumExp>(intoLse, 0, [tokens, heads], [heads * 3, 3]));
+        for (int r = 0; r < rows; r++) Assert.That(into.Span.Slice(r * 3 * slot, dim).SequenceEqual(all.Span.Slice((r * 3 + 2) * slot, dim)));
+    }
+
     [Test]
     public void AnyNumberOfPartsOfAnySizeIsTheWeightedMean([Values(1, 2, 3, 40)] int parts, [Values(1, 8, 80, 128, 300, 517)] int dim)
     {

@@ -163,6 +163,33 @@ public sealed class CommandLine
         Assert.That(File.ReadAllText(page), Does.Contain("<svg").And.Contain("64 x 64"));
     }
 
+    /// <summary>A ragged batch is said to be one and counts the bytes of its own lengths; rows done again are counted where there may be any.</summary>
+    [Test]
+    public void DecodeAttentionIsTimedRaggedInEitherLayout()
+    {
+        using var scratch = new Tuning.Scratch();
+        string results = scratch["bench.json"];
+        string[] shape = ["decode_attention", "--q-heads", "4", "--kv-heads", "2", "--head-dim", "64", "--batch", "3", "--q-len", "1", "--kv-len", "200"];
+        string[] times = ["--threads", "1", "--cache", "warm", "--seconds", "0.01", "--db", scratch["none"], "--json", results];
+        JsonElement Cell(params string[] more)
+        {
+            IsPlain(PerfProcess.Run(["bench", .. shape, .. more, .. times]).Expect(PerfProcess.Ok).Output);
+            using JsonDocument document = JsonDocument.Parse(File.ReadAllText(results));
+            return document.RootElement.EnumerateArray().Single().Clone();
+        }
+        const double Token = 2 * (2 * 64 + 8);
+        JsonElement ragged = Cell("--kv", "e4m3", "--kv-scales", "--layout", "HND", "--ragged", "--softmax", "Unified");
+        Assert.That((ragged.GetProperty("ragged").GetInt32(), ragged.GetProperty("hnd").GetInt32(), ragged.GetProperty("recomputed_rows").GetInt64()), Is.EqualTo((1, 1, 0)));
+        Assert.That(ragged.GetProperty("dtypes").GetString(), Is.EqualTo("bf16 x e4m3 scaled -> bf16"));
+        Assert.That(ragged.GetProperty("gbps").GetDouble() * ragged.GetProperty("median_us").GetDouble() * 1e3, Is.GreaterThan((200 + 2 * 12) * Token).And.LessThan(3 * 200 * Token));
+        JsonElement even = Cell("--kv", "int8", "--query", "f32", "--softmax", "Sync");
+        Assert.That(even.TryGetProperty("ragged", out _) || even.TryGetProperty("hnd", out _), Is.False);
+        Assert.That(even.GetProperty("recomputed_rows").ValueKind, Is.EqualTo(JsonValueKind.Null));
+        Assert.That(even.GetProperty("gbps").GetDouble() * even.GetProperty("median_us").GetDouble() * 1e3, Is.EqualTo(3 * 200 * Token).Within(1e-6).Percent);
+        foreach (string[] wrong in (string[][])[["explain", .. shape, "--ragged"], ["bench", .. shape, "--kv-scales"]])
+            Assert.That(PerfProcess.Run(wrong).Expect(PerfProcess.Usage).Error, Does.Contain("perf: --"));
+    }
+
     [Test]
     public void TheDatabaseIsListedTakenOutAndInComparedAndTimedAgain()
     {

@@ -32,6 +32,7 @@ internal unsafe struct KnDecodeAttentionArgs
     public int Batch;
     public int* QStart;
     public int* KvLens;
+    public int* KvLater;
     public int* Pages;
     public long PagesLd;
     public long PageCount;
@@ -66,6 +67,7 @@ internal unsafe struct KnDecodeAttentionGpu
 {
     public int* QStart;
     public int* KvLens;
+    public int* KvLater;
     public int* Pages;
     public void* Q;
     public void* K;
@@ -123,7 +125,7 @@ internal struct KnDecodeAttentionSm90
 }
 
 /// <summary>kernels/decode_attention/attention_door_gpu.h: what is wrong with a call's lengths, pages or masks.</summary>
-internal enum KnAttentionDoorFault { None = 0, QStart = 1, KvLens = 2, Pages = 3, Tree = 4 }
+internal enum KnAttentionDoorFault { None = 0, QStart = 1, KvLens = 2, Pages = 3, Tree = 4, KvLater = 5 }
 
 /// <summary>kernels/decode_attention/attention_door_gpu.h.</summary>
 [StructLayout(LayoutKind.Sequential)]
@@ -131,6 +133,7 @@ internal unsafe struct KnAttentionDoor
 {
     public int* QStart;
     public int* KvLens;
+    public int* KvLater;
     public int* Pages;
     public uint* Tree;
     public int* Checked;

@@ -47,8 +47,8 @@ public sealed unsafe partial class DecodeAttention : IDisposable
     public DecodeAttentionOptions Options { get; }
 
     /// <summary>
-    /// Bytes of scratch one call uses. On the CPU a plan keeps one such buffer, and one more for each concurrent caller; on a GPU a few bytes a
-    /// sequence beside what <see cref="Choices"/> say hold what was checked.
+    /// Bytes of scratch one call uses, exactly. On the CPU a plan keeps one such buffer, and one more for each concurrent caller that brings none; on a
+    /// GPU a few bytes a sequence beside what <see cref="Choices"/> say hold what was checked.
     /// </summary>
     public long WorkspaceBytes { get; }
 
@@ -100,9 +100,15 @@ public sealed unsafe partial class DecodeAttention : IDisposable
     /// <param name="lse">[tokens, QHeads], or empty.</param>
     /// <param name="qStart">[batch + 1]: the new tokens of sequence b are qStart[b] to qStart[b + 1] - 1; empty: MaxQLen each.</param>
     /// <param name="tree">[tokens], with <see cref="AttentionMask.Tree"/>: bit u says that the token sees new token u of its sequence; its own bit is set and no later one.</param>
+    /// <param name="kvLater">
+    /// [batch], where a call has but the first keys of a sequence: its tokens that follow them elsewhere, the new ones last, so that masks and slopes
+    /// know how far the new tokens are. A call over the last keys needs none. Empty: none follow.
+    /// </param>
+    /// <param name="workspace">At least <see cref="WorkspaceBytes"/>, 64-byte aligned, of no other call until this one returns; null: the plan's own.</param>
     /// <exception cref="KernelsException">A shape, type, length, page or overlap that breaks a rule; the output is then untouched.</exception>
     public void Run<TQ, TKv, TOut>(ReadOnlySpan<TQ> q, KvCache<TKv> cache, ReadOnlySpan<int> kvLens, ReadOnlySpan2D<int> pages, Span<TOut> output,
-        Span<LogSumExp> lse = default, ReadOnlySpan<int> qStart = default, ReadOnlySpan<uint> tree = default)
+        Span<LogSumExp> lse = default, ReadOnlySpan<int> qStart = default, ReadOnlySpan<uint> tree = default, ReadOnlySpan<int> kvLater = default,
+        Buffer<byte>? workspace = null)
         where TQ : unmanaged where TKv : unmanaged where TOut : unmanaged
     {
         RequireHost(nameof(q));
@@ -114,7 +120,7 @@ public sealed unsafe partial class DecodeAttention : IDisposable
         fixed (TOut* po = output)
         {
             var args = new KnDecodeAttentionArgs { Q = pq, QToken = qRow, QHead = Options.HeadDim, Out = po, OutToken = outRow, OutHead = Options.ValueDim };
-            Run(ref args, tokens, cache, kvLens, pages, lse, qStart, tree);
+            Run(ref args, tokens, cache, kvLens, pages, lse, qStart, tree, kvLater, workspace);
         }
     }
 
@@ -127,9 +133,12 @@ public sealed unsafe partial class DecodeAttention : IDisposable
     /// <param name="lse">As above.</param>
     /// <param name="qStart">As above.</param>
     /// <param name="tree">As above.</param>
-    /// <inheritdoc cref="Run{TQ, TKv, TOut}(ReadOnlySpan{TQ}, KvCache{TKv}, ReadOnlySpan{int}, ReadOnlySpan2D{int}, Span{TOut}, Span{LogSumExp}, ReadOnlySpan{int}, ReadOnlySpan{uint})"/>
+    /// <param name="kvLater">As above.</param>
+    /// <param name="workspace">As above.</param>
+    /// <inheritdoc cref="Run{TQ, TKv, TOut}(ReadOnlySpan{TQ}, KvCache{TKv}, ReadOnlySpan{int}, ReadOnlySpan2D{int}, Span{TOut}, Span{LogSumExp}, ReadOnlySpan{int}, ReadOnlySpan{uint}, ReadOnlySpan{int}, Buffer{byte}?)"/>
     public void Run<TQ, TKv, TOut>(in TensorView<TQ> q, KvCache<TKv> cache, ReadOnlySpan<int> kvLens, ReadOnlySpan2D<int> pages, in TensorView<TOut> output,
-        Span<LogSumExp> lse = default, ReadOnlySpan<int> qStart = default, ReadOnlySpan<uint> tree = default)
+        Span<LogSumExp> lse = default, ReadOnlySpan<int> qStart = default, ReadOnlySpan<uint> tree = default, ReadOnlySpan<int> kvLater = default,
+        Buffer<byte>? workspace = null)
         where TQ : unmanaged where TKv : unmanaged where TOut : unmanaged
     {
         RequireHost(nameof(kvLens));
@@ -143,7 +152,7 @@ public sealed unsafe partial class DecodeAttention : IDisposable
             held.Add(q.Buffer, nameof(q));
             held.Add(output.Buffer, nameof(output));
             var args = new KnDecodeAttentionArgs { Q = q.Pointer, QToken = q.Stride(0), QHead = q.Stride(1), Out = output.Pointer, OutToken = output.Stride(0), OutHead = output.Stride(1) };
-            Run(ref args, tokens, cache, kvLens, pages, lse, qStart, tree);
+            Run(ref args, tokens, cache, kvLens, pages, lse, qStart, tree, kvLater, workspace);
         }
         finally
         {
@@ -197,6 +206,13 @@ public sealed unsafe partial class DecodeAttention : IDisposable
         return longest;
     }
 
+    private static void CheckLater(ReadOnlySpan<int> kvLens, ReadOnlySpan<int> kvLater)
+    {
+        KernelsException.Require(kvLater.Length == 0 || kvLater.Length == kvLens.Length, nameof(kvLater), $"none or {kvLens.Length} values, not {kvLater.Length}");
+        for (int b = 0; b < kvLater.Length; b++)
+            KernelsException.Require(kvLater[b] >= 0 && kvLater[b] <= (1 << 28) - kvLens[b], nameof(kvLater), $"0 to 2^28 less the kvLens, {(1 << 28) - kvLens[b]}, not {kvLater[b]}");
+    }
+
     private void CheckCache<TKv>(KvCache<TKv> cache) where TKv : unmanaged
     {
         ArgumentNullException.ThrowIfNull(cache);
@@ -208,28 +224,37 @@ public sealed unsafe partial class DecodeAttention : IDisposable
         KernelsException.Require(cache.Device.Shares(Device), nameof(cache), $"a cache on {Device}, not on {cache.Device}");
     }
 
+    private void CheckWorkspace(Buffer<byte>? workspace)
+    {
+        if (workspace is not null)
+            KernelsException.Require(workspace.Device.Shares(Device) && workspace.Bytes >= WorkspaceBytes, nameof(workspace), $"{WorkspaceBytes} bytes on {Device}, not {workspace.Bytes} on {workspace.Device}");
+    }
+
     private void RequireHost(string argument)
     {
         if (Device.Gpu is not null) throw new KernelsException(Status.Invalid, argument, $"views of buffers on {Device}: this overload takes memory of the host, and no copy is hidden");
     }
 
     private void Run<TKv>(ref KnDecodeAttentionArgs args, long tokens, KvCache<TKv> cache, ReadOnlySpan<int> kvLens, ReadOnlySpan2D<int> pages,
-        Span<LogSumExp> lse, ReadOnlySpan<int> qStart, ReadOnlySpan<uint> tree) where TKv : unmanaged
+        Span<LogSumExp> lse, ReadOnlySpan<int> qStart, ReadOnlySpan<uint> tree, ReadOnlySpan<int> kvLater, Buffer<byte>? workspace) where TKv : unmanaged
     {
         CheckCache(cache);
         int longest = Longest(cache, kvLens, pages, qStart);
         KernelsException.Require(lse.Length == 0 || lse.Length == tokens * Options.QHeads, nameof(lse), $"none or {tokens} x {Options.QHeads} values, not {lse.Length}");
         bool masks = Options.Mask == AttentionMask.Tree;
         KernelsException.Require(tree.Length == (masks ? tokens : 0), nameof(tree), $"{(masks ? tokens : 0)} masks, not {tree.Length}");
+        CheckLater(kvLens, kvLater);
+        CheckWorkspace(workspace);
         if (tokens == 0) return;
         var held = new Held();
         try
         {
             cache.Hold(ref held);
+            held.Add(workspace, nameof(workspace));
             held.Add(_phi, "plan");
             held.Add(_alibi, "plan");
             held.Add(_sinks, "plan");
-            fixed (int* lengths = kvLens)
+            fixed (int* lengths = kvLens, later = kvLater)
             fixed (int* table = pages)
             fixed (int* start = qStart)
             fixed (uint* mask = tree)
@@ -239,6 +264,7 @@ public sealed unsafe partial class DecodeAttention : IDisposable
                 args.Batch = kvLens.Length;
                 args.QStart = start;
                 args.KvLens = lengths;
+                args.KvLater = later;
                 args.Pages = table;
                 args.PagesLd = pages.Stride();
                 args.Tree = mask;
@@ -246,7 +272,7 @@ public sealed unsafe partial class DecodeAttention : IDisposable
                 args.LseToken = Options.QHeads;
                 args.Scale = Options.ScoreScale;
                 Bind(ref args, cache);
-                Run(ref args, longest);
+                Run(ref args, longest, workspace);
             }
         }
         finally
@@ -276,26 +302,28 @@ public sealed unsafe partial class DecodeAttention : IDisposable
         args.Sinks = _sinks is null ? null : _sinks.Pointer;
     }
 
-    private void Run(ref KnDecodeAttentionArgs args, int longest)
+    private void Run(ref KnDecodeAttentionArgs args, int longest, Buffer<byte>? given)
     {
         int i = 0;
         while (_segments[i].To < longest) i++;
         ref readonly Segment<KnDecodeAttentionProblem> segment = ref _segments.ItemRef(i);
-        Workspaces.Slot own = _workspaces!.Take();
+        Workspaces.Slot? own = given is null ? _workspaces!.Take() : null;
+        Buffer<byte> workspace = given ?? own!.Buffer;
+        if (given is not null) _workspaces!.ThrowIfDisposed();
         long recomputed = 0;
         try
         {
             BindHeads(ref args);
             args.Recomputed = &recomputed;
-            args.Workspace = own.Buffer.Pointer;
-            args.WorkspaceBytes = own.Buffer.Bytes;
+            args.Workspace = workspace.Pointer;
+            args.WorkspaceBytes = workspace.Bytes;
             KnDecodeAttentionProblem problem = segment.Problem;
             Call(segment, &problem, ref args, 0);
             if (recomputed > 0) Interlocked.Add(ref _recomputed, recomputed);
         }
         finally
         {
-            _workspaces.Return(own);
+            if (own is not null) _workspaces!.Return(own);
         }
     }
 

@@ -30,23 +30,12 @@ public sealed unsafe partial class DecodeAttention
         fixed (TOut* to = output)
         fixed (LogSumExp* fromLse = lses, toLse = lse)
         {
-            CheckOverlap(from, outs.Length, fromLse, lses.Length, to, output.Length, toLse, rows, mayBePart: true);
+            MergeRows written = MergeRows.Of(to, rows, dim, 1, 0, dim), sums = MergeRows.Of(toLse, rows, 1, 1, 0, 1);
+            for (long i = 0; i < parts; i++)
+                CheckOverlap<T, TOut>(MergeRows.Of(from + i * rows * dim, rows, dim, 1, 0, dim), MergeRows.Of(fromLse + i * rows, rows, 1, 1, 0, 1), written, sums, mayBePart: true);
             for (long r = 0; r < rows; r++)
                 MergeRow(parts, dim, from + r * dim, (long)rows * dim, (float*)fromLse + r, rows, to + r * dim, (float*)toLse + r);
         }
-    }
-
-    /// <summary>What is written overlaps nothing else, but that a result may be exactly one of the parts.</summary>
-    private static void CheckOverlap<T, TOut>(T* outs, long outsLength, LogSumExp* lses, long lsesLength, TOut* output, long length, LogSumExp* lse, long rows, bool mayBePart)
-        where T : unmanaged where TOut : unmanaged
-    {
-        const int Sums = (int)DType.Float32;
-        var (from, fromLse) = (new DecodeAttentionRules.Extent(outs, (int)DTypes.Of<T>(), outsLength, 1, 0), new DecodeAttentionRules.Extent(lses, Sums, lsesLength, 1, 0));
-        var (to, toLse) = (new DecodeAttentionRules.Extent(output, (int)DTypes.Of<TOut>(), length, 1, 0), new DecodeAttentionRules.Extent(lse, Sums, rows, 1, 0));
-        bool isPart = mayBePart && typeof(T) == typeof(TOut) && length > 0 && ((byte*)output - (byte*)outs) % (length * sizeof(TOut)) == 0;
-        bool isPartLse = mayBePart && rows > 0 && ((byte*)lse - (byte*)lses) % (rows * sizeof(LogSumExp)) == 0;
-        KernelsException.Require((isPart || to.Apart(from)) && to.Apart(fromLse), "output", mayBePart ? "memory of exactly one of the parts, or of nothing else" : "memory of nothing else");
-        KernelsException.Require((isPartLse || toLse.Apart(fromLse)) && toLse.Apart(from) && toLse.Apart(to), "lse", mayBePart ? "memory of exactly one of the parts, or of nothing else" : "memory of nothing else");
     }
 
     /// <summary>Joins <paramref name="part"/> into what <paramref name="output"/> and <paramref name="lse"/> hold already.</summary>
@@ -65,7 +54,7 @@ public sealed unsafe partial class DecodeAttention
         fixed (T* from = part, to = output)
         fixed (LogSumExp* fromLse = partLse, toLse = lse)
         {
-            CheckOverlap(from, part.Length, fromLse, rows, to, output.Length, toLse, rows, mayBePart: false);
+            CheckOverlap<T, T>(MergeRows.Of(from, rows, dim, 1, 0, dim), MergeRows.Of(fromLse, rows, 1, 1, 0, 1), MergeRows.Of(to, rows, dim, 1, 0, dim), MergeRows.Of(toLse, rows, 1, 1, 0, 1), mayBePart: false);
             // The two parts are a stride apart like any others, wherever they lie.
             for (long r = 0; r < rows; r++)
                 MergeRow(2, dim, to + r * dim, from - to, (float*)toLse + r, (float*)fromLse - (float*)toLse, to + r * dim, (float*)toLse + r);
@@ -74,6 +63,7 @@ public sealed unsafe partial class DecodeAttention
 
     /// <summary>
     /// Joins strided parts, of the host or, enqueued on a stream, of one GPU; there weights are of float32, within 6 of its roundings.
+    /// Results and parts whose strides differ are taken for all the memory from their first row to their last.
     /// </summary>
     /// <param name="outs">[parts, tokens, heads, dim], the last dimension contiguous.</param>
     /// <param name="lses">[parts, tokens, heads] by any strides.</param>
@@ -103,6 +93,10 @@ public sealed unsafe partial class DecodeAttention
             held.Add(output.Buffer, nameof(output));
             held.Add(lse.Buffer, nameof(lse));
             held.Add(stream, nameof(stream));
+            MergeRows written = MergeRows.Written(output, nameof(output)), sums = MergeRows.Written(lse, nameof(lse));
+            for (long i = 0; i < parts; i++)
+                CheckOverlap<T, TOut>(MergeRows.Of(outs.Pointer + i * outs.Stride(0), tokens, outs.Stride(1), heads, outs.Stride(2), dim),
+                    MergeRows.Of(lses.Pointer + i * lses.Stride(0), tokens, lses.Stride(1), heads, lses.Stride(2), 1), written, sums, mayBePart: true);
             if (device.Gpu is not null)
             {
                 Enqueue(device, Merge(outs, lses, output, lse), tokens * heads, stream);

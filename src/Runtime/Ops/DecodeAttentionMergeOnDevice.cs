@@ -14,7 +14,7 @@ public sealed unsafe partial class DecodeAttention
     /// <param name="output">[tokens, heads, dim], the last dimension contiguous.</param>
     /// <param name="lse">[tokens, heads].</param>
     /// <param name="stream">Of a GPU.</param>
-    /// <exception cref="KernelsException">Shapes, strides or devices that differ, or a type other than float, BFloat16 and Half.</exception>
+    /// <exception cref="KernelsException">Shapes, strides or devices that differ, an overlap, or a type other than float, BFloat16 and Half.</exception>
     public static void MergeInto<T>(in TensorView<T> part, in TensorView<LogSumExp> partLse, in TensorView<T> output, in TensorView<LogSumExp> lse, Stream? stream = null) where T : unmanaged
     {
         CheckMergeTypes<T, T>();
@@ -38,6 +38,8 @@ public sealed unsafe partial class DecodeAttention
             held.Add(output.Buffer, nameof(output));
             held.Add(lse.Buffer, nameof(lse));
             held.Add(stream, nameof(stream));
+            CheckOverlap<T, T>(MergeRows.Of(part.Pointer, tokens, part.Stride(0), heads, part.Stride(1), dim), MergeRows.Of(partLse.Pointer, tokens, partLse.Stride(0), heads, partLse.Stride(1), 1),
+                MergeRows.Written(output, nameof(output)), MergeRows.Written(lse, nameof(lse)), mayBePart: false);
             // The two parts are a stride apart like any others, wherever they lie.
             long apart = part.Pointer - output.Pointer, lseApart = (float*)partLse.Pointer - (float*)lse.Pointer;
             if (device.Gpu is not null) Enqueue(device, Two(output, apart, lse, lseApart), tokens * heads, stream);

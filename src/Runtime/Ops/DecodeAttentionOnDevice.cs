@@ -26,9 +26,11 @@ public sealed unsafe partial class DecodeAttention
     /// such as that of another layer. Wrong ones then read and write anywhere.
     /// </param>
     /// <param name="workspace">At least <see cref="WorkspaceBytes"/>, 64-byte aligned, of no other call until this one is done; null: the driver's pool.</param>
+    /// <param name="kvLater">[batch], where the call has but the first keys of a sequence: its tokens that follow them elsewhere, the new ones last. Null: none.</param>
     /// <exception cref="KernelsException">A shape, type, device or overlap that breaks a rule, or what the driver refuses.</exception>
     public void Run<TQ, TKv, TOut>(in TensorView<TQ> q, KvCache<TKv> cache, in TensorView<int> kvLens, TensorView<int>? pages, in TensorView<TOut> output, Stream? stream,
-        TensorView<LogSumExp>? lse = null, TensorView<int>? qStart = null, TensorView<uint>? tree = null, int longest = 0, bool trusted = false, Buffer<byte>? workspace = null)
+        TensorView<LogSumExp>? lse = null, TensorView<int>? qStart = null, TensorView<uint>? tree = null, int longest = 0, bool trusted = false, Buffer<byte>? workspace = null,
+        TensorView<int>? kvLater = null)
         where TQ : unmanaged where TKv : unmanaged where TOut : unmanaged
     {
         _ = Device.RequireGpu();
@@ -38,11 +40,12 @@ public sealed unsafe partial class DecodeAttention
         CheckView(q, tokens, Options.HeadDim, nameof(q));
         CheckView(output, tokens, Options.ValueDim, nameof(output));
         int batch = CheckLists(tokens, kvLens, qStart, tree, lse);
+        if (kvLater is { } following) DeviceViews.List(Device, following, nameof(kvLater), batch, batch);
         long room = Room(cache, batch, pages);
         longest = longest == 0 ? Options.MaxKvLen : longest;
         KernelsException.Require(longest >= 0 && longest <= Options.MaxKvLen, nameof(longest), $"0 to MaxKvLen = {Options.MaxKvLen}, not {longest}");
         KernelsException.Require(stream?.Device.Shares(Device) != false, nameof(stream), $"a stream of {Device}");
-        if (workspace is not null) KernelsException.Require(workspace.Device.Shares(Device) && workspace.Bytes >= WorkspaceBytes, nameof(workspace), $"{WorkspaceBytes} bytes on {Device}, not {workspace.Bytes} on {workspace.Device}");
+        CheckWorkspace(workspace);
         if (tokens == 0) return;
         var held = new Held();
         try
@@ -64,6 +67,8 @@ public sealed unsafe partial class DecodeAttention
                 Scale = Options.ScoreScale,
             };
             Bind(ref args, kvLens, pages, lse, qStart, tree, ref held);
+            held.Add(kvLater?.Buffer, nameof(kvLater));
+            args.KvLater = kvLater is { } later ? later.Pointer : null;
             Bind(ref args, cache, ref held);
             Enqueue(ref args, tokens, longest, room, stream?.Handle ?? 0, trusted, workspace);
         }
@@ -139,7 +144,8 @@ public sealed unsafe partial class DecodeAttention
         problem.KvLen = longest;
         GpuDriver gpu = Device.Gpu!;
         long checkedBytes = trusted ? 0 : AttentionDoor.Bytes(args.Batch), bytes = segment.Row.Workspace(&problem, segment.Launch);
-        if (!DecodeAttentionRules.CheckOverlapOnDevice(problem, args, tokens, out string? argument, out string? rule)) throw new KernelsException(Status.Invalid, argument, $"requires {rule}");
+        args.Workspace = given is null ? null : given.Pointer;
+        if (!DecodeAttentionRules.CheckOverlapOnDevice(problem, args, tokens, checkedBytes + bytes, out string? argument, out string? rule)) throw new KernelsException(Status.Invalid, argument, $"requires {rule}");
         bool own = given is null && checkedBytes + bytes > 0;
         byte* workspace = given is not null ? given.Pointer : own ? (byte*)gpu.Allocate(checkedBytes + bytes, stream) : null;
         try
@@ -161,6 +167,7 @@ public sealed unsafe partial class DecodeAttention
         {
             QStart = args.QStart,
             KvLens = args.KvLens,
+            KvLater = args.KvLater,
             Pages = args.Pages,
             Tree = args.Tree,
             Checked = kept,

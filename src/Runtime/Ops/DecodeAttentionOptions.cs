@@ -48,9 +48,8 @@ public enum SoftmaxDataflow
 /// </summary>
 /// <remarks>
 /// <code>
-/// query      cache                    output
-/// f32        f32                      f32
-/// bf16 f16   as query, s8, e4m3       as query, f32
+/// query          cache                output
+/// f32 bf16 f16   as query, s8, e4m3   as query, f32
 /// </code>
 /// </remarks>
 public sealed record DecodeAttentionOptions
@@ -202,8 +201,7 @@ public sealed record DecodeAttentionOptions
             $"Bounded by a SoftCap up to 60 in a batch-invariant plan, since the norm of a page covers keys that a token does not see");
         KernelsException.Require(Query is DType.Float32 or DType.BFloat16 or DType.Float16, nameof(Query), $"f32, bf16 or f16, not {Query.Name()}");
         bool quantized = Kv is DType.Int8 or DType.Float8E4M3;
-        KernelsException.Require(Kv == Query || (quantized && Query != DType.Float32), nameof(Kv),
-            $"{Query.Name()}{(Query == DType.Float32 ? "" : ", s8 or e4m3")} under a query of {Query.Name()}, not {Kv.Name()}");
+        KernelsException.Require(Kv == Query || quantized, nameof(Kv), $"{Query.Name()}, s8 or e4m3 under a query of {Query.Name()}, not {Kv.Name()}");
         KernelsException.Require(Output == Query || Output == DType.Float32, nameof(Output), $"f32 or the query's {Query.Name()}, not {Output.Name()}");
         KernelsException.Require(!KvScales || quantized, nameof(KvScales), $"an s8 or e4m3 cache, not {Kv.Name()}");
     }

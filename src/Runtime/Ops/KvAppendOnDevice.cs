@@ -1,4 +1,5 @@
 using Kernels.Interop.Native;
+using Extent = Kernels.DecodeAttentionRules.Extent;
 
 namespace Kernels;
 
@@ -20,7 +21,7 @@ public sealed unsafe partial class KvCache<T> where T : unmanaged
     /// Leaves out the check of what lies on the device, a small launch, for a call with the lengths and pages of one that was checked, such as
     /// that of another layer. Wrong ones then write anywhere.
     /// </param>
-    /// <exception cref="KernelsException">A shape, type or device that breaks a rule, or what the driver refuses.</exception>
+    /// <exception cref="KernelsException">A shape, type, device or overlap with the cache that breaks a rule, or what the driver refuses.</exception>
     public void Append<TIn>(in TensorView<TIn> k, in TensorView<TIn> v, in TensorView<int> kvLens, TensorView<int>? pages, Stream? stream,
         TensorView<int>? qStart = null, bool trusted = false) where TIn : unmanaged
     {
@@ -44,6 +45,11 @@ public sealed unsafe partial class KvCache<T> where T : unmanaged
             held.Add(pages?.Buffer, nameof(pages));
             held.Add(qStart?.Buffer, nameof(qStart));
             held.Add(stream, nameof(stream));
+            CheckOutside(Tokens(k), nameof(k));
+            CheckOutside(Tokens(v), nameof(v));
+            CheckOutside(new Extent(kvLens.Pointer, (int)DType.Float32, batch, 1, 0), nameof(kvLens));
+            if (pages is { } ids) CheckOutside(new Extent(ids.Pointer, (int)DType.Float32, columns, batch, ids.Stride(0)), nameof(pages));
+            if (qStart is { } from) CheckOutside(new Extent(from.Pointer, (int)DType.Float32, batch + 1, 1, 0), nameof(qStart));
             var args = new KnKvAppend
             {
                 QStart = qStart is { } s ? s.Pointer : null,
@@ -76,6 +82,9 @@ public sealed unsafe partial class KvCache<T> where T : unmanaged
     /// </summary>
     /// <exception cref="KernelsException">What was wrong, and in which sequence.</exception>
     public void ThrowIfRefused(Stream? stream = null) => _door?.ThrowIfRefused(stream);
+
+    private static Extent Tokens<TIn>(in TensorView<TIn> view) where TIn : unmanaged =>
+        new(view.Pointer, (int)DTypes.Of<TIn>(), view.Shape(2), view.Shape(0), view.Stride(0), view.Shape(1), view.Stride(1));
 
     private void Bind(ref KnKvAppend args)
     {

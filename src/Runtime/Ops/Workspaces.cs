@@ -39,9 +39,12 @@ internal sealed class Workspaces(long bytes) : IDisposable
     }
 
     /// <exception cref="KernelsException">The plan was disposed.</exception>
+    public void ThrowIfDisposed() => KernelsException.Require(!_disposed, "plan", "a plan that was not disposed");
+
+    /// <inheritdoc cref="ThrowIfDisposed"/>
     public Slot Take()
     {
-        KernelsException.Require(!_disposed, "plan", "a plan that was not disposed");
+        ThrowIfDisposed();
         for (Slot? s = Volatile.Read(ref _first); s is not null; s = s.Next)
             if (s.TryTake()) return s;
         var added = new Slot(bytes);
