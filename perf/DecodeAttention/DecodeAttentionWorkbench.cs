@@ -149,7 +149,7 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
             ["v_head_dim"] = o.ValueDim,
             ["kv_len"] = at,
             ["scale"] = o.ScoreScale,
-            ["head_major"] = layer.HeadMajor,
+            ["head_major"] = layer.Layout == KvLayout.Hnd,
         };
         PeerCall? call = peers.Torch.TryCreate(on.Device, shape, "decode_attention", o.Kv, _timer!.Count, threads, !on.Eager, out string reason);
         if (call is null) reasons.Add(reason);
