@@ -73,7 +73,7 @@ internal static class Arguments
         foreach (string name in result.Tokens.SelectMany(t => t.Value.Split(',')))
         {
             if (DTypes.TryParse(name, out DType type)) types.Add(type);
-            else result.AddError($"{name}: f32, bf16, f16, int8 or int4");
+            else result.AddError($"{name}: f32, bf16, f16, int8, int4 or e4m3");
         }
         return [.. types.Distinct()];
     }

@@ -76,9 +76,12 @@ template <int R, int T>
 inline KN_INLINE void store_scores(__m512 lanes, float* scores) {
   if constexpr (T == 16) _mm512_storeu_ps(scores, lanes);
   if constexpr (T == 8)
-    each<R>([&](auto r) KN_INLINE { _mm256_storeu_ps(scores + r * kChunk, _mm512_extractf32x8_ps(lanes, r)); });
+    each<R>([&](auto r) KN_INLINE {
+      _mm256_storeu_ps(scores + r * kChunk, _mm512_extractf32x8_ps(lanes, decltype(r)::value));
+    });
   if constexpr (T == 4)
-    each<R>([&](auto r) KN_INLINE { _mm_storeu_ps(scores + r * kChunk, _mm512_extractf32x4_ps(lanes, r)); });
+    each<R>([&](auto r)
+                KN_INLINE { _mm_storeu_ps(scores + r * kChunk, _mm512_extractf32x4_ps(lanes, decltype(r)::value)); });
 }
 
 }  // namespace
