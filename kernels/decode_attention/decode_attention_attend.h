@@ -4,6 +4,7 @@
 // An Engine has
 //   kRounds: it multiplies weights in less than f32
 //   value_steps: those of add_values
+//   kWide: heads of 256, too, have code of their own, as those of 128
 //   q_bytes(head_dim): of a row of q as it reads it
 //   pack_q(problem, q, out, i, n): row i of the n of a kv head
 //   scores<R, T, F, D>(m): s = q . k of R rows over T slots, by products<Engine, R, T, F, D>(m); F: it fetches what
@@ -186,17 +187,13 @@ void soften(const call& c, const attending& t, int64_t h, const work& w) {
   }
 }
 
-// Calls f<D>() for the widths that most models have, f<0>() for any other.
-template <class F>
+// Calls f<D>() for the widths that an engine is compiled for, f<0>() for any other.
+template <class Engine, class F>
 inline KN_INLINE void with_width(int64_t width, F f) {
-  if (width == 128)
-    f.template operator()<128>();
-  else if (width == 64)
-    f.template operator()<64>();
-  else if (width == 256)
-    f.template operator()<256>();
-  else
-    f.template operator()<0>();
+  if (width == 128) return f.template operator()<128>();
+  if constexpr (Engine::kWide)
+    if (width == 256) return f.template operator()<256>();
+  f.template operator()<0>();
 }
 
 inline path path_of(const attending& t, int64_t head_bytes, int64_t head_stride, int64_t token_stride, bool few) {
@@ -219,7 +216,7 @@ void attend_chunk(const call& c, const attending& t, const work& w) {
   };
   const int64_t bytes = bytes_of(p.kv_type), k_bytes = p.head_dim * bytes, v_bytes = p.v_head_dim * bytes;
   const path keys = path_of(t, k_bytes, a.k_head * bytes, a.k_token * bytes, p.kv_heads * k_bytes >= kLongToken);
-  with_width(p.head_dim, [&]<int D>() {
+  with_width<Engine>(p.head_dim, [&]<int D>() {
     walk<steps<4, 16>>(keys, t.count, [&]<int R, int T, bool F>(int64_t head, int64_t row, int64_t slot) KN_INLINE {
       multiplication m = rows_at(head, row, slot);
       keys.aim<T, F>(&m, head, [&](int64_t h) { return t.keys[h].k; });
@@ -231,7 +228,7 @@ void attend_chunk(const call& c, const attending& t, const work& w) {
   const bool many_sums = t.heads * t.count * c.out_row * 4 > kManySums;
   const path values = path_of(t, v_bytes, a.v_head * bytes, a.v_token * bytes,
                               p.kv_heads * v_bytes >= kLongToken && (value_steps::kSame || !many_sums));
-  with_width(p.v_head_dim, [&]<int D>() {
+  with_width<Engine>(p.v_head_dim, [&]<int D>() {
     walk<value_steps>(values, t.count, [&]<int R, int T, bool F>(int64_t head, int64_t row, int64_t slot) KN_INLINE {
       multiplication m = rows_at(head, row, slot);
       values.aim<T, F>(&m, head, [&](int64_t h) { return t.keys[h].v; });

@@ -11,6 +11,7 @@ namespace {
 struct s8_engine : paired_rows {
   static constexpr int64_t kBytes = 1;
   static constexpr bool kRounds = false;
+  static constexpr bool kWide = true;
   // The same for any number of rows: where integers become floats is part of the result.
   struct value_steps {
     static constexpr int kMost = 8;

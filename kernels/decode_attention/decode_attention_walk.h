@@ -121,23 +121,29 @@ template <class Steps, class F>
 inline KN_INLINE void walk(const path& along, int64_t rows, F step) {
   const bool inside = along.heads_inside;
   int64_t done = 0;
-  const auto run = [&]<int R, int T>(int64_t end) KN_INLINE {
+  const auto run = [&]<int R, int T, bool kFetch>(int64_t end) KN_INLINE {
     for (int64_t o = 0; o < (inside ? kChunk : along.heads * T); o += T)
       for (int64_t i = 0; i < (inside ? along.heads * T : kChunk); i += T) {
         const int64_t head = (inside ? i : o) / T, slot = inside ? o : i;
-        int64_t row = done;
-        if (row == 0) step.template operator()<R, T, true>(head, 0, slot), row += R;
-        for (; row < end; row += R) step.template operator()<R, T, false>(head, row, slot);
+        step.template operator()<R, T, kFetch>(head, done, slot);
+        // Only runs of the most rows take more than one step for a slot, and they come first.
+        if constexpr (R == Steps::kMost)
+          for (int64_t row = R; row < end; row += R) step.template operator()<R, T, false>(head, row, slot);
       }
     done = end;
   };
   const auto runs = [&]<int R>() KN_INLINE {
+    constexpr int kFew = Steps::few(R), kMany = Steps::many(R);
     const int64_t end = R == Steps::kMost ? rows / R * R : done + (rows & R);
     if (end == done) return;
-    if (along.few && (Steps::kSame || done == 0))
-      run.template operator()<R, Steps::few(R)>(end);
-    else
-      run.template operator()<R, Steps::many(R)>(end);
+    if constexpr (R < Steps::kMost) {
+      if constexpr (Steps::kSame)
+        if (done > 0 && along.few) return run.template operator()<R, kFew, false>(end);
+      if (done > 0) return run.template operator()<R, kMany, false>(end);
+    }
+    if constexpr (kFew != kMany)
+      if (along.few) return run.template operator()<R, kFew, true>(end);
+    run.template operator()<R, kMany, true>(end);
   };
   if constexpr (Steps::kMost >= 8) runs.template operator()<8>();
   runs.template operator()<4>();
