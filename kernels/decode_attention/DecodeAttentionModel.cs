@@ -26,7 +26,7 @@ internal static class DecodeAttentionModel
         "amx" => 0.7e12 * packed / (Math.Ceiling(packed / 16.0) * 16),
         // A key that several rows share is decoded once for them.
         "avx512" or "avx512bf16" => (kv == DType.Float32 ? 120e9 : 90e9) * Math.Min(1, 0.4 + 0.2 * packed),
-        // Some 5 were measured for a bf16 cache and one row of a kv head, and this row is the last choice anyway.
+        // Of a bf16 cache and one row of a kv head, where it is slowest.
         _ => 5e9,
     };
 

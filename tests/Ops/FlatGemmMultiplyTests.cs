@@ -159,6 +159,8 @@ public sealed unsafe class FlatGemmMultiplyTests
         Refused("bias", "8 values or none", () => Kernels.FlatGemm.Multiply(X(), W(), Y(), new float[7]));
         Refused("residual", "shape [2, 8]", () => Kernels.FlatGemm.Multiply(X(), W(), Y(), residual: new ReadOnlySpan2D<float>(new float[8], 1, 8)));
         Refused("threads", "0 <= threads", () => Kernels.FlatGemm.Multiply(X(), W(), Y(), threads: -1));
+        // More than any native row takes: managed alone would run it.
+        Refused("threads", "threads <= 1024", () => Kernels.FlatGemm.Multiply(X(), W(), Y(), threads: 1025));
         Refused("activation", "not 9", () => Kernels.FlatGemm.Multiply(X(), W(), Y(), activation: (Activation)9));
         Refused("w", "bf16 x f32 -> f32", () => Kernels.FlatGemm.Multiply(new ReadOnlySpan2D<BFloat16>(new BFloat16[8], 2, 4), W(), Y()));
         Refused("w", "not s8", () => Kernels.FlatGemm.Multiply(X(), new ReadOnlySpan2D<sbyte>(new sbyte[32], 8, 4), Y()));

@@ -144,6 +144,7 @@ public sealed class FlatGemmPlanTests
         ("Weights", "combination", s_layer with { Weights = (DType)17 }),
         ("Group", "32, 64 or 128", s_layer with { Weights = DType.UInt4, Input = DType.BFloat16, Group = 48 }),
         ("Activation", "not 9", s_layer with { Activation = (Activation)9 }),
+        ("Threads", "Threads <= 1024", s_layer with { Threads = 1025 }),
         ("Row", "flat_gemm/nonsense", s_layer with { Row = "flat_gemm/nonsense" }),
         ("w", "[41, 96]", s_layer with { N = 41 }),
         ("bias", "40 values", s_layer with { Bias = true }),

@@ -42,6 +42,19 @@ public sealed class DecodeAttentionSelectionTests
         Assert.That(many.Row.Value(many.Launch, DecodeAttentionSelection.Split), Is.GreaterThanOrEqualTo(16384));
     }
 
+    /// <summary>The model leaves the managed row to machines and problems that have no other.</summary>
+    [Test]
+    public void Managed_is_not_chosen_where_a_native_row_runs([Values(1, 4, 8, 32, 64)] int kvHeads, [Values(1, 2, 4, 8)] int group, [Values(1, 4)] int tokens, [Values(0, 1)] int threads)
+    {
+        KernelTable table = KernelTable.Default;
+        if (!table.Of(KnOp.DecodeAttention).Any(r => r.Target != "managed" && table.Runs(r, out _))) Assert.Ignore("no native row of decode_attention runs here");
+        foreach (DType kv in (DType[])[DType.BFloat16, DType.Int8, DType.Float8E4M3])
+        {
+            DecodeAttentionOptions options = s_options with { QHeads = kvHeads * group, KvHeads = kvHeads, MaxQLen = tokens, Threads = threads, Query = DType.BFloat16, Kv = kv, Output = DType.BFloat16 };
+            foreach (Segment<KnDecodeAttentionProblem> s in Choose(options)) Assert.That(s.Row.Target, Is.Not.EqualTo("managed"), $"{kv}, kv_len {s.From}..{s.To}");
+        }
+    }
+
     /// <summary>A tile of AMX costs the same for one packed row as for 16.</summary>
     [Test]
     public void Tiles_are_taken_where_many_rows_are_packed()

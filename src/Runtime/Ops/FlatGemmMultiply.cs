@@ -35,7 +35,7 @@ public sealed unsafe partial class FlatGemm
         KernelsException.Require((y.Height, y.Width) == (m, n) || (y.Length == 0 && (long)m * n == 0), nameof(y), $"shape [{m}, {n}], not [{y.Height}, {y.Width}]");
         KernelsException.Require(residual.Length == 0 || (residual.Height, residual.Width) == (m, n), nameof(residual), $"shape [{m}, {n}] or nothing, not [{residual.Height}, {residual.Width}]");
         KernelsException.Require(bias.Length == 0 || bias.Length == n, nameof(bias), $"{n} values or none, not {bias.Length}");
-        KernelsException.Require(threads >= 0, nameof(threads), $"0 <= threads, not {threads}");
+        KernelsException.Require(threads is >= 0 and <= 1024, nameof(threads), $"0 <= threads <= 1024, not {threads}");
         KernelsException.Require(Enum.IsDefined(activation), nameof(activation), $"a value of the enumeration, not {(int)activation}");
         var problem = new KnFlatGemmProblem
         {

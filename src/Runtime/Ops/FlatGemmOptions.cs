@@ -113,7 +113,7 @@ public sealed record FlatGemmOptions
         KernelsException.Require(N is >= 0 and <= 1 << 28, nameof(N), $"0 <= N <= 2^28, not {N}");
         KernelsException.Require(K is >= 0 and <= 1 << 28, nameof(K), $"0 <= K <= 2^28, not {K}");
         KernelsException.Require(MaxM is >= 0 and <= 1 << 28, nameof(MaxM), $"0 <= MaxM <= 2^28, not {MaxM}");
-        KernelsException.Require(Threads >= 0, nameof(Threads), $"0 <= Threads, not {Threads}");
+        KernelsException.Require(Threads is >= 0 and <= 1024, nameof(Threads), $"0 <= Threads <= 1024, not {Threads}");
         bool group = Weights == DType.UInt4 ? Group is 32 or 64 or 128 : Group == 0;
         KernelsException.Require(group, nameof(Group), $"32, 64 or 128 for u4 weights and 0 for others, not {Group} for {Weights.Name()}");
         KernelsException.Require(!ZeroPoints || Weights == DType.UInt4, nameof(ZeroPoints), $"u4 weights, not {Weights.Name()}");
