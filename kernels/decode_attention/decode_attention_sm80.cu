@@ -6,8 +6,9 @@
 // accumulators; the softmax is theirs to do; they then are, in place, the left operand of the product with V.
 //
 // P goes in as two numbers of 16 bits, the second one the rest of the first: the tensor cores have time for it, since K
-// and V come at the speed of memory, and a result has the accuracy of the row on vector units. f16 has no range for a
-// fixed reference, so K and V in f16 take sync and lazy only; narrower ones are multiplied by P in bf16.
+// and V come at the speed of memory, and a result has the accuracy of the row on vector units. f16 has no range for P
+// on a fixed reference: there, and where K and V are narrower, P is in bf16, and V in f16 is two numbers as well,
+// exactly.
 //
 // s8 and e4m3 pass through a second buffer as 16-bit floats, exactly; scales of keys multiply scores, those of values
 // P.
@@ -39,11 +40,20 @@ struct value_of<Element, true> {
   using type = bf16;
 };
 
-// Element: that of the products, q's; KV: how keys and values are stored; Head: of both, at least as long as they are.
-template <class Element, int KV, int Head>
+// f16 as the nearest bf16, and what is returned: the rest, which bf16 holds exactly.
+__device__ __forceinline__ uint32_t split_f16(uint32_t& pair) {
+  const float low = widen(f16{}, pair), high = widen(f16{}, pair >> 16);
+  pair = pack(bf16{}, low, high);
+  return pack(bf16{}, low - widen(bf16{}, pair), high - widen(bf16{}, pair >> 16));
+}
+
+// Element: that of the products, q's; KV: how keys and values are stored; Head: of both, at least as long as they are;
+// Fixed: f16 values by a fixed reference, which the others' kernels take as well.
+template <class Element, int KV, int Head, bool Fixed>
 struct attention {
   static constexpr bool kNarrow = KV == KN_S8 || KV == KN_E4M3;
-  using Value = typename value_of<Element, kNarrow>::type;
+  using Operand = typename value_of<Element, kNarrow>::type;         // V's
+  using Value = typename value_of<Element, kNarrow || Fixed>::type;  // P's
   static constexpr int kStored = Head * (kNarrow ? 1 : 2),
                        kBytes = Head * 2;  // of a key, as it is and as it is multiplied
   static constexpr int kStages = Head <= 128 ? 3 : 2;
@@ -196,8 +206,8 @@ struct attention {
 #pragma unroll
     for (int i = 0; i < 4; i++)
       seen[i] = (hidden >> i * 2 & 1 ? 0u : 0x4080u) | (hidden >> i * 2 & 2 ? 0u : 0x40800000u);
-    mma(bf16{}, o, seen, largest_not_finite(Value{}, b0), largest_not_finite(Value{}, b1));
-    b0 = only_finite(Value{}, b0), b1 = only_finite(Value{}, b1);
+    mma(bf16{}, o, seen, largest_not_finite(Operand{}, b0), largest_not_finite(Operand{}, b1));
+    b0 = only_finite(Operand{}, b0), b1 = only_finite(Operand{}, b1);
 #pragma unroll
     for (int e = 0; e < 4; e++) o[e] = __builtin_fmaf(o[e], 0.0f, o[e]);
   }
@@ -255,6 +265,11 @@ struct attention {
         take_out(hidden, b[0], b[1], x.o[i]);
         take_out(hidden, b[2], b[3], x.o[i + 1]);
       }
+      if constexpr (Fixed) {
+        const uint32_t rest[4] = {split_f16(b[0]), split_f16(b[1]), split_f16(b[2]), split_f16(b[3])};
+        mma(Value{}, x.o[i], high, rest[0], rest[1]);
+        mma(Value{}, x.o[i + 1], high, rest[2], rest[3]);
+      }
       mma(Value{}, x.o[i], high, b[0], b[1]);
       mma(Value{}, x.o[i + 1], high, b[2], b[3]);
       mma(Value{}, x.o[i], low, b[0], b[1]);
@@ -299,7 +314,7 @@ struct attention {
       if constexpr (kNarrow) {
         char* wide = j.memory + kStages * kStageBytes;
         widen_tile<Element>(ks, wide);
-        widen_tile<Value>(vs, wide + kKeys * kBytes);
+        widen_tile<Operand>(vs, wide + kKeys * kBytes);
         __syncwarp();
         ks = wide, vs = wide + kKeys * kBytes;
       }
@@ -317,17 +332,18 @@ struct attention {
 }  // namespace
 }  // namespace kn::decode_attention
 
-#define KN_ATTENTION(q, Q, kv, KV, D)                                                   \
+#define KN_ATTENTION(q, kv, KV, D, Fixed)                                               \
   KN_KERNEL(decode_attention_sm80_##q##_##kv##_d##D, 128, 1, kn_decode_attention_gpu) { \
-    kn::decode_attention::attention<kn::Q, KV, D>::run(args);                           \
+    kn::decode_attention::attention<kn::q, KV, D, Fixed>::run(args);                    \
   }
-#define KN_ATTENTION_HEADS(q, Q, kv, KV) \
-  KN_ATTENTION(q, Q, kv, KV, 64)         \
-  KN_ATTENTION(q, Q, kv, KV, 128)        \
-  KN_ATTENTION(q, Q, kv, KV, 256)
-KN_ATTENTION_HEADS(bf16, bf16, bf16, KN_BF16)
-KN_ATTENTION_HEADS(bf16, bf16, s8, KN_S8)
-KN_ATTENTION_HEADS(bf16, bf16, e4m3, KN_E4M3)
-KN_ATTENTION_HEADS(f16, f16, f16, KN_F16)
-KN_ATTENTION_HEADS(f16, f16, s8, KN_S8)
-KN_ATTENTION_HEADS(f16, f16, e4m3, KN_E4M3)
+#define KN_ATTENTION_HEADS(q, kv, KV, Fixed) \
+  KN_ATTENTION(q, kv, KV, 64, Fixed)         \
+  KN_ATTENTION(q, kv, KV, 128, Fixed)        \
+  KN_ATTENTION(q, kv, KV, 256, Fixed)
+KN_ATTENTION_HEADS(bf16, bf16, KN_BF16, false)
+KN_ATTENTION_HEADS(bf16, s8, KN_S8, false)
+KN_ATTENTION_HEADS(bf16, e4m3, KN_E4M3, false)
+KN_ATTENTION_HEADS(f16, f16, KN_F16, false)
+KN_ATTENTION_HEADS(f16, f16fixed, KN_F16, true)
+KN_ATTENTION_HEADS(f16, s8, KN_S8, false)
+KN_ATTENTION_HEADS(f16, e4m3, KN_E4M3, false)
