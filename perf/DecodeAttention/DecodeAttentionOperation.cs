@@ -61,7 +61,9 @@ internal sealed partial class DecodeAttentionOperation : Operation
 
     public override KnOp Op => KnOp.DecodeAttention;
 
-    public override Axis Axis { get; } = new("kv_len", "Tokens in the cache of a sequence", 1, "4096,1024,16384", "1024,4096,16384", "1024,4096,16384,65536");
+    public override Axis Axis { get; } = new("kv_len", "Tokens in the cache of a sequence", 1, Lengths, Lengths, Lengths, explain: "4096");
+
+    private const string Lengths = "1024,4096,16384,65536,131072";
 
     protected override IReadOnlyList<Option> ShapeOptions =>
     [

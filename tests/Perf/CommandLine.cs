@@ -163,6 +163,18 @@ public sealed class CommandLine
         Assert.That(File.ReadAllText(page), Does.Contain("<svg").And.Contain("64 x 64"));
     }
 
+    /// <summary>--rows has the four dataflows of the softmax in one table, named, whatever a plan of these options may choose.</summary>
+    [Test]
+    public void TheFourDataflowsAreOneTable()
+    {
+        JsonElement[] cells = [.. PerfProcess.Run("bench", "decode_attention", "--q-heads", "4", "--kv-heads", "2", "--head-dim", "64", "--batch", "2", "--q-len", "1", "--kv-len", "300",
+            "--rows", "--cache", "warm", "--seconds", "0.01", "--json").Expect(PerfProcess.Ok).Json().EnumerateArray()];
+        foreach (var row in cells.GroupBy(c => c.GetProperty("row").GetString()!.Split('[')[0]))
+            Assert.That(row.Select(c => c.GetProperty("softmax").GetString()).Distinct(), Is.EquivalentTo(new[] { "sync", "lazy", "unified", "bounded" }), row.Key);
+        foreach (JsonElement cell in cells)
+            Assert.That(cell.GetProperty("recomputed_rows").ValueKind, Is.EqualTo(cell.GetProperty("softmax").GetString() is "unified" or "bounded" ? JsonValueKind.Number : JsonValueKind.Null), cell.ToString());
+    }
+
     /// <summary>A ragged batch is said to be one and counts the bytes of its own lengths; rows done again are counted where there may be any.</summary>
     [Test]
     public void DecodeAttentionIsTimedRaggedInEitherLayout()
