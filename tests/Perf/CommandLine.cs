@@ -132,6 +132,8 @@ public sealed class CommandLine
         Assert.That(results.Select(r => r.GetProperty("row").GetString()).Distinct(), Is.EquivalentTo(
             new[] { "flat_gemm/managed", "decode_attention/managed", "spgemm/managed", "sparse_linear/managed" }));
         Assert.That(results.All(r => r.GetProperty("faults").GetArrayLength() == 0));
+        Assert.That(results.Where(r => r.GetProperty("row").GetString() == "decode_attention/managed").Select(r => r.GetProperty("figures").GetProperty("worst_of_twice_plain").GetDouble()),
+            Is.Not.Empty.And.All.GreaterThan(0).And.All.LessThanOrEqualTo(1), "error against float64 beside that of a plain reference");
     }
 
     [Test]
