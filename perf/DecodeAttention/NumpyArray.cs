@@ -25,7 +25,7 @@ internal sealed partial class NumpyArray : IDisposable
             Match header = Header().Match(HeaderText());
             if (!header.Success) throw Wrong("a .npy header of a little-endian array of float16, float32 or float64 in C order");
             _size = header.Groups["size"].ValueSpan[0] - '0';
-            Shape = [.. header.Groups["shape"].Value.Split(',', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries).Select(n => int.Parse(n, CultureInfo.InvariantCulture))];
+            Shape = [.. header.Groups["shape"].Value.Split(',', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries).Select(Extent)];
             if (Shape.Aggregate((Int128)_size, (n, extent) => n * extent) is var bytes && _file.Length - _file.Position != bytes) throw Wrong($"{bytes} bytes of elements, as its shape says");
         }
         catch
@@ -38,6 +38,8 @@ internal sealed partial class NumpyArray : IDisposable
     public string Path { get; }
 
     public int[] Shape { get; } = [];
+
+    private int Extent(string n) => int.TryParse(n, NumberStyles.None, CultureInfo.InvariantCulture, out int extent) ? extent : throw Wrong("extents below 2^31");
 
     /// <summary>The error that names the file and the rule.</summary>
     public UsageException Wrong(string rule) => new($"{Path}: requires {rule}");

@@ -1,5 +1,6 @@
 using System.CommandLine;
 using System.Numerics;
+using Kernels.Interop.Native;
 using Kernels.Tuning;
 
 namespace Kernels.Perf;
@@ -32,7 +33,7 @@ internal sealed partial class SpGemmOperation
         screen.Show(table);
         SpGemmSample? sample = device.Gpu is null ? plan.Sample() : null;
         List<Threshold> thresholds = sample is null ? [] : Thresholds(new SpGemmThresholds(device, threads, plan.Problem, sample), c, store, cache);
-        if (sample is not null) Show(screen, sample, thresholds, plan.Products);
+        if (sample is not null) Show(screen, c.Dataflow.Row, sample, thresholds, plan.Products);
         return new { op = Name, layer = layer.Case, device = Devices.NameOf(device), threads, products = plan.Products, most = plan.MostProducts, @class = sample?.Class, thresholds, dataflow = c.Dataflow.ToString(), source = c.Source, reason = c.Reason, workspace_bytes = c.WorkspaceBytes };
     }
 
@@ -48,10 +49,11 @@ internal sealed partial class SpGemmOperation
     private static double Model(SpGemmThresholds selection, Dataflow flow) =>
         selection.Rows.FirstOrDefault(r => r.Name == flow.Row) is { } row ? selection.Seconds(row, row.Launch(flow), SpGemmThresholds.Memory) : double.NaN;
 
-    private static void Show(Screen screen, SpGemmSample sample, List<Threshold> thresholds, long products)
+    private static void Show(Screen screen, string row, SpGemmSample sample, List<Threshold> thresholds, long products)
     {
         screen.Line($"Class: {sample.Class}{(products < SpGemmSelection.LeastTuned ? $"; below {SpGemmSelection.LeastTuned} products thresholds are the defaults" : "")}.");
-        var table = new Table("thresholds (window, sort, density, cached, table)", "dataflow", ">model us", ">tuned us", "");
+        IEnumerable<string> names = KernelTable.Default.Of(KnOp.SpGemm).Single(r => r.Name == row).Parameters.Select(p => p.Name);
+        var table = new Table($"thresholds ({string.Join(", ", names)})", "dataflow", ">model us", ">tuned us", "");
         foreach (Threshold t in thresholds) table.Add(Format.Short(t.Dataflow), Format.Number(t.ModelUs), Tuned(t.TunedUs), t.Chosen ? "chosen" : "");
         screen.Show(table);
     }

@@ -9,9 +9,12 @@ namespace Kernels.Tests.Perf;
 public sealed class CalibrateTests
 {
     /// <summary>As numpy.save writes it: the header padded to a multiple of 64 bytes.</summary>
-    private static string Save<T>(Tuning.Scratch scratch, string name, string descr, T[] values, params int[] shape) where T : unmanaged
+    private static string Save<T>(Tuning.Scratch scratch, string name, string descr, T[] values, params int[] shape) where T : unmanaged =>
+        Save(scratch, name, descr, values, string.Join(", ", shape) + (shape.Length == 1 ? "," : ""));
+
+    private static string Save<T>(Tuning.Scratch scratch, string name, string descr, T[] values, string shape) where T : unmanaged
     {
-        string header = $"{{'descr': '{descr}', 'fortran_order': False, 'shape': ({string.Join(", ", shape)}{(shape.Length == 1 ? "," : "")}), }}";
+        string header = $"{{'descr': '{descr}', 'fortran_order': False, 'shape': ({shape}), }}";
         header = header.PadRight((header.Length + 11 + 63) / 64 * 64 - 11) + "\n";
         byte[] bytes = [0x93, .. "NUMPY"u8, 1, 0, .. BitConverter.GetBytes((ushort)header.Length), .. Encoding.ASCII.GetBytes(header), .. MemoryMarshal.AsBytes<T>(values)];
         File.WriteAllBytes(scratch[name], bytes);
@@ -47,6 +50,7 @@ public sealed class CalibrateTests
         File.WriteAllText(text, "no array");
         foreach ((string[] files, string rule) in ((string[], string)[])
             [([scratch["none.npy"]], "no such file"), ([text], "a .npy header"), ([cut], "40 bytes"), ([Save(scratch, "whole.npy", "<i4", new int[10], 2, 5)], "a .npy header"),
+             ([Save(scratch, "huge.npy", "<f4", new float[9], "3000000000, 1")], "extents below 2^31"), ([Save(scratch, "gap.npy", "<f4", new float[9], "3 3, 1")], "extents"),
              ([Save(scratch, "flat.npy", "<f4", new float[5], 5)], "shape [tokens, heads, kv_len]"), ([two, Save(scratch, "three.npy", "<f4", new float[15], 3, 5)], "2 heads"),
              ([two, "--largest-value", "-1"], "largestValue")])
             Assert.That(PerfProcess.Run(["calibrate", .. files]).Expect(PerfProcess.Usage).Error, Does.StartWith("perf: ").And.Contain(rule));
