@@ -21,9 +21,21 @@ internal static class SpGemmMatrixSpec
     private static (SparseStructure, double[]?) Load(string path)
     {
         if (!File.Exists(path)) throw new UsageException($"--matrix file:{path}: no such file");
-        using CsrMatrix<double> x = MatrixMarket.Read<double>(path);
+        using CsrMatrix<double> x = Read(path);
         if (!x.HasValues) Screen.Note($"{path} is a pattern: it gets values from 1 to 2");
         return (new SparseStructure(x.Rows, x.Columns, x.RowOffsets.ToArray(), x.ColumnIndices.ToArray()), x.HasValues ? x.Values.ToArray() : null);
+    }
+
+    private static CsrMatrix<double> Read(string path)
+    {
+        try
+        {
+            return MatrixMarket.Read<double>(path);
+        }
+        catch (KernelsException e)
+        {
+            throw new UsageException($"--matrix file:{path}: {e.Message}");
+        }
     }
 
     private static SparseStructure Generate(string spec)

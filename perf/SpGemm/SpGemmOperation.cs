@@ -76,9 +76,19 @@ internal sealed partial class SpGemmOperation : Operation
         bool[] products = named is null && parsed.GetResult(s_transpose) is null or { Implicit: true } ? [false, true] : [parsed.GetValue(s_transpose)];
         var layers = new List<Layer>();
         foreach (string matrix in named ?? SpGemmSuite.Matrices())
+        {
+            SparseStructure s;
+            try
+            {
+                s = SpGemmMatrixSpec.Structure(matrix);
+            }
+            catch (UsageException e) when (named is null)
+            {
+                Screen.Note($"{e.Message}: it is left out");
+                continue;
+            }
             foreach (bool transpose in products)
             {
-                SparseStructure s = SpGemmMatrixSpec.Structure(matrix);
                 double count = Products(s, transpose);
                 string? without = s.Rows != s.Columns && !transpose ? $"{s.Rows} x {s.Columns}, which only --transpose multiplies"
                     : s.Rows != s.Columns && (masked || accumulate) ? $"{s.Rows} x {s.Columns}, which as mask or addend has not the shape of C" : null;
@@ -87,6 +97,7 @@ internal sealed partial class SpGemmOperation : Operation
                 if (without is not null) Screen.Note($"{matrix} {Product(transpose)} is left out: {without}");
                 else layers.Add(new SpGemmLayer(matrix, transpose, type, options, masked, accumulate, index, more, named is not null || count >= SpGemmSelection.LeastTuned));
             }
+        }
         return layers;
     }
 

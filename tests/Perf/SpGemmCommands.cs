@@ -48,7 +48,8 @@ public sealed class SpGemmCommands
     public void TheSuiteHasFilesAndEveryKindAndSaysWhatItLeavesOut()
     {
         using var scratch = new Tuning.Scratch();
-        string file = Written(scratch);
+        string file = Written(scratch), complex = scratch["b.mtx"];
+        File.WriteAllText(complex, "%%MatrixMarket matrix coordinate complex general\n1 1 0\n");
         PerfProcess Bench(string folder, params string[] more) =>
             PerfProcess.Run([("KN_MATRICES", folder)], ["bench", "spgemm", "--most-products", "1e5", "--reuse", "2", "--threads", "1", "--seconds", "0.01", .. more, "--json"]);
         PerfProcess bench = Bench(scratch.Path).Expect(PerfProcess.Ok);
@@ -56,8 +57,11 @@ public sealed class SpGemmCommands
         foreach (string kind in (string[])["rmat:14", "rmat:15", "rmat:16", "rmat:17", "rmat:18", "laplace2d:1000", "laplace3d:100", "banded", "uniform", "powerlaw"])
             foreach (string product in (string[])["A·A", "A·Aᵀ"])
                 Assert.That(bench.Error, Does.Match($"{kind}[0-9:]* {product} is left out: .* more than --most-products"));
+        Assert.That(bench.Error, Does.Match("b.mtx: line 1: .* complex .* left out"));
         Assert.That(Bench(scratch.Path, "--transpose", "false").Expect(PerfProcess.Ok).Json().GetArrayLength(), Is.EqualTo(1));
         Assert.That(Bench(scratch["none"]).Error, Does.Contain($"files are left out: {scratch["none"]} is not there"));
+        Assert.That(PerfProcess.Run("check", "spgemm", "--matrix", $"file:{scratch.Path}").Expect(PerfProcess.Usage).Error, Does.Contain("b.mtx: line 1: "));
+        File.Delete(complex);
         Assert.That(PerfProcess.Run("check", "spgemm", "--matrix", $"file:{scratch.Path}", "--row", "managed", "--json").Expect(PerfProcess.Ok).Json().GetArrayLength(), Is.EqualTo(1));
     }
 
