@@ -37,8 +37,8 @@ public sealed unsafe class CsrMatrix<T> : CsrStructure where T : unmanaged
     public nint ValuePointer => (nint)ValuesAt;
 
     /// <summary>
-    /// The transposed matrix, its rows sorted, where this one is. The CPU counts columns by blocks of rows, then moves every entry once; a GPU
-    /// brings the entries of a column together by atomics and sorts them. It waits for what it enqueued on the default stream.
+    /// The transposed matrix, its rows sorted, where this one is. The CPU counts columns by blocks of rows, then moves every entry once, or twice where columns are
+    /// many and all over the place; a GPU brings the entries of a column together by atomics and sorts them. It waits for what it enqueued on the default stream.
     /// </summary>
     /// <exception cref="KernelsException">No memory; on a GPU also more than 2^32 rows or columns, or what the driver refuses.</exception>
     public CsrMatrix<T> Transpose()
