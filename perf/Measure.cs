@@ -61,6 +61,9 @@ internal sealed record Cell(string Op, string Row, string Case, string Axis, str
     /// <summary>Rows that one call does again because a fixed reference of the softmax did not fit them; null where no call can.</summary>
     public long? RecomputedRows { get; init; }
 
+    /// <summary>sync, lazy, unified or bounded; null where there is no softmax.</summary>
+    public string? Softmax { get; init; }
+
     /// <summary>The extents, the axis among them: m, n and k beside the other fields.</summary>
     [JsonExtensionData]
     public Dictionary<string, JsonElement> Shape { get; init; } = [];
@@ -109,6 +112,7 @@ internal sealed record Cell(string Op, string Row, string Case, string Axis, str
         {
             MegaEntries = work.Entries > 0 ? work.Entries / ours.Median / 1e6 : null,
             RecomputedRows = bench.RecomputedRows(row),
+            Softmax = bench.SoftmaxOf(row),
             Device = on.Device.Gpu is null ? "cpu" : Devices.TitleOf(on.Device),
             Call = on.Call,
             Pinned = on.Pinned,

@@ -27,7 +27,7 @@ internal abstract record Layer(string Case, string Dtypes, bool Tune)
 internal sealed record Work(long Bytes, double Flops, IReadOnlyList<string> PeakKinds, long Entries = 0);
 
 /// <summary>The extent over which a layer is timed and choices are stored: m of flat_gemm, kv_len of decode_attention.</summary>
-internal sealed class Axis(string name, string description, int least, string bench, string compare, string tune)
+internal sealed class Axis(string name, string description, int least, string bench, string compare, string tune, string? explain = null)
 {
     public string Name { get; } = name;
 
@@ -40,7 +40,7 @@ internal sealed class Axis(string name, string description, int least, string be
 
     public int[] Tune(ParseResult parsed) => Points(parsed, tune);
 
-    public int[] Explain(ParseResult parsed) => Points(parsed, bench.Split(',')[0]);
+    public int[] Explain(ParseResult parsed) => Points(parsed, explain ?? bench.Split(',')[0]);
 
     private int[] Points(ParseResult parsed, string byDefault) => parsed.GetValue(Option) is { Length: > 0 } given ? given : Arguments.IntList(byDefault, least);
 }
@@ -64,6 +64,9 @@ internal abstract class Workbench : IDisposable
 
     /// <summary>Rows that one call of the dataflow at the last point does again, where it may do any.</summary>
     public virtual long? RecomputedRows(string dataflow) => null;
+
+    /// <summary>What the dataflow subtracts before exp, where there is a softmax.</summary>
+    public virtual string? SoftmaxOf(string dataflow) => null;
 
     /// <summary>The chosen dataflow at a point of the axis, and with <paramref name="every"/> every row that takes it.</summary>
     public abstract IReadOnlyList<TimedCall> Calls(int at, int threads, bool every);

@@ -8,7 +8,7 @@ internal static class Program
     {
         var root = new RootCommand($"Checks, times, compares and tunes the rows of Kernels on this machine. {Exit.Help}");
         foreach (Command verb in (Command[])[DoctorVerb.Create(), ListVerb.Create(), ExplainVerb.Create(), CheckVerb.Create(), BenchVerb.Create(),
-            TuneVerb.Create(), CompareVerb.Create(), ReportVerb.Create(), DbVerb.Create()])
+            TuneVerb.Create(), CalibrateVerb.Create(), CompareVerb.Create(), ReportVerb.Create(), DbVerb.Create()])
             root.Add(verb);
         ParseResult parsed = root.Parse(args);
         if (parsed.Errors.Count > 0)

@@ -258,7 +258,7 @@ __device__ __forceinline__ float widen_e4m3(uint32_t byte) {
   return bits_as<float>(b | (byte & 0x80u) << 24);
 }
 
-// 2^x within 2 ulp, denormal results as zero or exact: the hardware's own instruction.
+// 2^x within 2 ulp, denormal results as zero (AMD: or exact): the hardware's own instruction.
 __device__ __forceinline__ float exp2_fast(float x) {
 #if defined(__CUDA_ARCH__)
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(x) : "f"(x));
@@ -266,7 +266,7 @@ __device__ __forceinline__ float exp2_fast(float x) {
 #elif defined(__AMDGCN__)
   return __builtin_amdgcn_exp2f(x);
 #else
-  return __builtin_exp2f(x);
+  return x < -126.0f ? 0.0f : __builtin_exp2f(x);
 #endif
 }
 

@@ -27,7 +27,7 @@ internal abstract unsafe class DecodeAttentionGpu : GpuRow
     protected abstract string? Refuses(in KnDecodeAttentionProblem p, KnSoftmax softmax);
 
     /// <summary>The kernel for the problem with what a block takes: rows (tokens times heads of a group), threads, shared memory.</summary>
-    protected abstract (GpuKernel Kernel, int Rows, int Threads, int SharedBytes) Choose(in KnDecodeAttentionProblem p);
+    protected abstract (GpuKernel Kernel, int Rows, int Threads, int SharedBytes) Choose(in KnDecodeAttentionProblem p, KnSoftmax softmax);
 
     /// <summary>Multiply-adds a clock of a multiprocessor that a launch can count on, with blocks of so many rows, those that are not filled among them.</summary>
     protected abstract double RatePerClock(int rows);
@@ -73,7 +73,9 @@ internal abstract unsafe class DecodeAttentionGpu : GpuRow
 
     private static int SplitOf(in KnLaunch launch) => launch.Param[1] == 0 ? 512 : launch.Param[1];
 
-    private static bool Fixed(in KnLaunch launch) => SoftmaxOf(launch) is KnSoftmax.Unified or KnSoftmax.Bounded;
+    private static bool Fixed(in KnLaunch launch) => Fixed(SoftmaxOf(launch));
+
+    protected static bool Fixed(KnSoftmax softmax) => softmax is KnSoftmax.Unified or KnSoftmax.Bounded;
 
     /// <summary>Splits of the longest sequence: of the keys that its window leaves, which may begin at a split's last.</summary>
     private static int SplitsOf(in KnDecodeAttentionProblem p, in KnLaunch launch)
@@ -93,7 +95,7 @@ internal abstract unsafe class DecodeAttentionGpu : GpuRow
         k.Softmax = (int)SoftmaxOf(launch);
         k.Splits = SplitsOf(p, launch);
         k.SplitLen = SplitOf(launch);
-        (GpuKernel kernel, int rows, int threads, int shared) = Choose(p);
+        (GpuKernel kernel, int rows, int threads, int shared) = Choose(p, SoftmaxOf(launch));
         Attend(kernel, new GpuGrid(a.Batch * k.Splits, (int)Blocks(p, rows), 1, threads, SharedBytes: shared), stream, p, a, k);
         if (Fixed(launch)) CheckOf(p).Launch(new GpuGrid(a.Batch * p.QLen, p.QHeads, 1, 4 * Gpu.Limits.WaveSize), stream, k);
         else if (k.Splits > 1) _combine.Launch(new GpuGrid(a.Batch * p.QLen, p.QHeads, 1, CombineThreads), stream, k);
@@ -186,7 +188,7 @@ internal abstract unsafe class DecodeAttentionGpu : GpuRow
     public double Seconds(in KnDecodeAttentionProblem p, in KnLaunch launch)
     {
         const double Launch = 2.5e-6, Clock = 1.5e9, UnknownRate = 500e9, L2Gain = 3;
-        int multiprocessors = Math.Max(1, Gpu.Limits.Multiprocessors), splits = SplitsOf(p, launch), rows = Choose(p).Rows;
+        int multiprocessors = Math.Max(1, Gpu.Limits.Multiprocessors), splits = SplitsOf(p, launch), rows = Choose(p, SoftmaxOf(launch)).Rows;
         double seen = p.Window > 0 ? Math.Min(p.KvLen, p.Window + p.QLen - 1.0) : p.KvLen, packed = (double)p.QHeads / p.KvHeads * p.QLen, passes = Math.Ceiling(packed / rows);
         double heads = (double)p.Batch * p.KvHeads, bytes = heads * seen * (p.HeadDim + p.VHeadDim) * ((DType)p.KvType).Bits() / 8;
         double rate = Gpu.Limits.MemoryRate > 0 ? 0.85 * Gpu.Limits.MemoryRate : UnknownRate;
@@ -210,7 +212,7 @@ internal sealed class DecodeAttentionVector(GpuDriver gpu) : DecodeAttentionGpu(
     protected override double RatePerClock(int rows) => 48;
 
     /// <summary>Rows of a block: the most that the packed ones fill. They never follow from the batch, so that the bits do not.</summary>
-    protected override (GpuKernel Kernel, int Rows, int Threads, int SharedBytes) Choose(in KnDecodeAttentionProblem p)
+    protected override (GpuKernel Kernel, int Rows, int Threads, int SharedBytes) Choose(in KnDecodeAttentionProblem p, KnSoftmax softmax)
     {
         int head = HeadOf(p), group = p.QHeads / p.KvHeads;
         int rows = head == 1024 ? 2 : group == 1 ? 1 : group <= 4 ? 4 : 8;
@@ -226,24 +228,25 @@ internal sealed class DecodeAttentionVector(GpuDriver gpu) : DecodeAttentionGpu(
 /// <summary>decode_attention/sm80: tensor cores for 16 rows of a kv head at a time. NVIDIA from sm_80 on.</summary>
 internal sealed class DecodeAttentionSm80(GpuDriver gpu) : DecodeAttentionGpu(gpu, "decode_attention/sm80", "decode_attention_sm80", "decode_attention_sm80_bf16_bf16_d64")
 {
-    private readonly Dictionary<(int, int, int), GpuKernel> _kernels = [];
+    private readonly Dictionary<(int, string, int), GpuKernel> _kernels = [];
 
     protected override string? Refuses(in KnDecodeAttentionProblem p, KnSoftmax softmax) =>
         p.QType is not ((int)DType.BFloat16 or (int)DType.Float16) ? "q of bf16 or f16"
         : Math.Max(p.HeadDim, p.VHeadDim) > 256 ? "p.HeadDim <= 256 && p.VHeadDim <= 256"
-        : p.KvType == (int)DType.Float16 && softmax is not (KnSoftmax.Sync or KnSoftmax.Lazy) ? "sync or lazy for f16 values, which have no range for a fixed reference"
         : null;
 
     protected override double RatePerClock(int rows) => 512;
 
-    protected override (GpuKernel Kernel, int Rows, int Threads, int SharedBytes) Choose(in KnDecodeAttentionProblem p)
+    protected override (GpuKernel Kernel, int Rows, int Threads, int SharedBytes) Choose(in KnDecodeAttentionProblem p, KnSoftmax softmax)
     {
         int head = HeadOf(p), size = ((DType)p.KvType).Bits() / 8, stages = head <= 128 ? 3 : 2;
         int shared = Math.Max(64 * (stages * (2 * head * size + 8) + (size == 1 ? 4 * head : 0)), 256 * head + 512);
+        // P in f16 has no range for a fixed reference.
+        string kv = NameOf(p.KvType) + (p.KvType == (int)DType.Float16 && Fixed(softmax) ? "fixed" : "");
         lock (_kernels)
         {
-            if (!_kernels.TryGetValue((p.QType, p.KvType, head), out GpuKernel? kernel))
-                _kernels.Add((p.QType, p.KvType, head), kernel = Kernel($"decode_attention_sm80_{NameOf(p.QType)}_{NameOf(p.KvType)}_d{head}"));
+            if (!_kernels.TryGetValue((p.QType, kv, head), out GpuKernel? kernel))
+                _kernels.Add((p.QType, kv, head), kernel = Kernel($"decode_attention_sm80_{NameOf(p.QType)}_{kv}_d{head}"));
             return (kernel, 16, 128, shared);
         }
     }

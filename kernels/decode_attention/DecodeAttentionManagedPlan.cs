@@ -258,7 +258,6 @@ internal unsafe struct DecodeAttentionManagedPlan
             }
             bound = Math.Min(bound, 1.001 * Math.Sqrt(square) * longest * Args->Scale);
         }
-        if ((Flags & KnAttentionFlags.Sinks) != 0) bound = Math.Max(bound, Args->Sinks[h]);
         return (float)Math.Max(0, bound - Headroom);
     }
 
@@ -300,26 +299,30 @@ internal unsafe struct DecodeAttentionManagedPlan
             l += (double)weight * o[PaddedV];
             for (int d = 0; d < Problem->VHeadDim; d++) partials[d] = (i == 0 ? 0 : partials[d]) + weight * o[d];
         }
-        if (!float.IsNegativeInfinity(sink)) l += MathF.Exp(sink - reference);
-        if (@fixed && !Passes(partials, (float)l, s.KvLen)) return false;
-        Write(token, h, partials, l, (float)(reference + Math.Log(l)));
+        bool sinks = !float.IsNegativeInfinity(sink);
+        if (@fixed && !Passes(partials, (float)l, sinks ? Math.Exp((double)sink - reference) : 0, s.KvLen)) return false;
+        float top = Math.Max(reference, sink);
+        double kept = top > reference ? Math.Exp((double)reference - top) : 1;
+        l *= kept;
+        if (sinks) l += Math.Exp((double)sink - top);
+        Write(token, h, partials, kept / l, (float)(top + Math.Log(l)));
         return true;
     }
 
-    private readonly bool Passes(float* o, float l, int kvLen)
+    // The end test of decode_attention.h.
+    private readonly bool Passes(float* o, float l, double sink, int kvLen)
     {
-        bool finite = float.IsFinite(l) && l >= kvLen * 1.9721523e-31f;  // 2^-102
+        bool finite = float.IsFinite(l) && l + sink >= kvLen * 1.9721523e-31;  // 2^-102
         for (int d = 0; d < Problem->VHeadDim && finite; d++) finite = float.IsFinite(o[d]);
         return finite;
     }
 
-    private readonly void Write(long token, int h, float* o, double l, float lse)
+    private readonly void Write(long token, int h, float* o, double factor, float lse)
     {
         byte* at = (byte*)Args->Out + (token * Args->OutToken + h * Args->OutHead) * ((DType)Problem->OutType).Bits() / 8;
-        float inverse = (float)(1 / l);
         for (int d = 0; d < Problem->VHeadDim; d++)
         {
-            float value = o == null ? 0 : o[d] * inverse;
+            float value = o == null ? 0 : (float)(o[d] * factor);
             if (Problem->OutType == (int)DType.Float32) ((float*)at)[d] = value;
             else if (Problem->OutType == (int)DType.BFloat16) ((BFloat16*)at)[d] = (BFloat16)value;
             else ((Half*)at)[d] = (Half)value;

@@ -138,17 +138,21 @@ internal static unsafe class DecodeAttentionRules
             || !Holds(a.PagesLd >= needed && a.PagesLd <= LongestStride, "pages_ld", out argument, out rule)
             || !Holds(a.Pages != null, "pages", out argument, out rule))
             return false;
-        for (int b = 0; b < a.Batch; b++)
+        bool idsAreBelowPageCount = WrongPage(p, a) is null;
+        return Holds(idsAreBelowPageCount, "pages", out argument, out rule);
+    }
+
+    /// <summary>A page in use that the cache does not have, where the table itself keeps the rules; null: none. Only for memory of the host.</summary>
+    public static (int Sequence, int Id)? WrongPage(in KnDecodeAttentionProblem p, in KnDecodeAttentionArgs a)
+    {
+        for (int b = 0; p.PageSize > 0 && b < a.Batch; b++)
         {
             int count = Tokens(p, a, b, out _);
             int first = FirstKey(p, FirstNew(a, b, count));
             for (long i = first / p.PageSize; count > 0 && first < a.KvLens[b] && i * p.PageSize < a.KvLens[b]; i++)
-            {
-                int id = a.Pages[b * a.PagesLd + i];
-                if (!Holds(id >= 0 && id < a.PageCount, "pages", out argument, out rule)) return false;
-            }
+                if (a.Pages[b * a.PagesLd + i] is var id && (id < 0 || id >= a.PageCount)) return (b, id);
         }
-        return true;
+        return null;
     }
 
     private static bool CheckHeads(in KnDecodeAttentionProblem p, in KnDecodeAttentionArgs a,

@@ -29,7 +29,7 @@ internal sealed unsafe class DecodeAttentionSm90(GpuDriver gpu) : DecodeAttentio
     /// <summary>64 keys by 16 of k take 16 clocks to read from shared memory, which up to 32 rows do not exceed; V is multiplied twice.</summary>
     protected override double RatePerClock(int rows) => 64 * rows / 1.5;
 
-    protected override (GpuKernel Kernel, int Rows, int Threads, int SharedBytes) Choose(in KnDecodeAttentionProblem p)
+    protected override (GpuKernel Kernel, int Rows, int Threads, int SharedBytes) Choose(in KnDecodeAttentionProblem p, KnSoftmax softmax)
     {
         int head = HeadOf(p), packed = p.QHeads / p.KvHeads * p.QLen, rows = packed <= 8 ? 8 : packed <= 16 ? 16 : MostRows;
         int others = 1024 + rows * (2 * head + 2 * TileBytes), slot = head * TileBytes, shared = others + ((head <= 128 ? Half : Whole) - others) / slot * slot;

@@ -10,6 +10,9 @@ namespace Kernels;
 /// </summary>
 internal readonly record struct DecodeAttentionVerdict(bool Ok, double Fraction, double Error, double Plain, double LseError, string Worst, string? Fault)
 {
+    /// <summary>The error as a fraction of twice that of the plain reference and the spread of f32: at most 1.</summary>
+    public double OfTwicePlain { get; init; }
+
     public override string ToString() => Fault
         ?? $"{Fraction:0.###} of the tolerance, error {Error:0.##e+0}, plain reference {Plain:0.##e+0}, lse {LseError:0.##e+0}; worst at {Worst}";
 }
@@ -192,9 +195,10 @@ internal sealed unsafe partial class DecodeAttentionTrial : IDisposable
                 ok &= agrees;
             }
         }
-        if (ok && error > 2 * rows.PlainError + rows.Spread)
+        double twice = 2 * rows.PlainError + rows.Spread;
+        if (ok && error > twice)
             fault = $"error {error:0.###e+0} is more than twice that of the plain reference ({rows.PlainError:0.###e+0}) and the spread of f32 ({rows.Spread:0.###e+0})";
-        return new DecodeAttentionVerdict(ok && fault is null, worst, error, rows.PlainError, lseError, at, fault);
+        return new DecodeAttentionVerdict(ok && fault is null, worst, error, rows.PlainError, lseError, at, fault) { OfTwicePlain = error == 0 ? 0 : error / twice };
     }
 
     public void Dispose()

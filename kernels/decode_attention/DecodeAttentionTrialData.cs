@@ -247,7 +247,11 @@ internal sealed unsafe partial class DecodeAttentionTrial
                 {
                     (long k, _, long scale) = Places(b, j, h);
                     double square = 0;
-                    for (int d = 0; d < p.HeadDim; d++) square += Math.Pow(Decode((DType)p.KvType, _args.K, k + d), 2);
+                    for (int d = 0; d < p.HeadDim; d++)
+                    {
+                        double x = Decode((DType)p.KvType, _args.K, k + d);
+                        square += x * x;
+                    }
                     double norm = Math.Sqrt(square) * (_args.KScales == null ? 1 : Math.Abs(_args.KScales[scale])) * (1 + 1e-6);
                     long page = p.PageSize == 0 ? b : _args.Pages[b * _args.PagesLd + j / p.PageSize];
                     ref float at = ref _args.KeyNorms[page * p.KvHeads + h];

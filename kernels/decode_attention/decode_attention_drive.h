@@ -16,37 +16,44 @@ inline bool fixed_reference(const call& c) {
 
 inline float sum_lanes(const float* lanes16) { return _mm512_reduce_add_ps(_mm512_load_ps(lanes16)); }
 
-// Finite sums, and a denominator beside which the weights that flushed to 0, each below 2^-126, are 2^-24 at most.
-inline bool fits(const call& c, const sequence& s, const float* sums, float total) {
+// Finite sums, and a denominator, its sink included, beside which the weights that flushed to 0, each below 2^-126, are
+// 2^-24 at most.
+inline bool fits(const call& c, const sequence& s, const float* sums, float total, float sink) {
   __m512 spoiled = _mm512_set1_ps(total - total);  // 0, or NaN if anything is infinite or NaN
   for (int64_t d = 0; d < c.out_row; d += 16) {
     const __m512 v = _mm512_load_ps(sums + d);
     spoiled = _mm512_add_ps(spoiled, _mm512_sub_ps(v, v));
   }
-  return _mm512_cmp_ps_mask(spoiled, spoiled, _CMP_UNORD_Q) == 0 && total >= static_cast<float>(s.kv_len) * 0x1p-102f;
+  return _mm512_cmp_ps_mask(spoiled, spoiled, _CMP_UNORD_Q) == 0 &&
+         total + sink >= static_cast<float>(s.kv_len) * 0x1p-102f;
 }
 
-// One row to out and lse, its sink included; false and nothing written if a fixed reference does not fit it.
+inline float exp2(float x) { return _mm512_cvtss_f32(exp2(1, _mm512_set1_ps(x))); }
+
+// One row to out and lse, its sink included; false and nothing written if a fixed reference does not fit it. What the
+// sink takes from the sums is multiplied as its root, twice: on a fixed reference they may be e^88, and e^-88 alone
+// would flush to 0.
 inline bool conclude(const call& c, const sequence& s, int64_t token, int64_t head, const float* sums, float total,
                      float reference, bool fixed) {
   const kn_decode_attention_problem& p = *c.problem;
   const kn_decode_attention_args& a = *c.args;
   const bool any = sees_any(p, a, s, token), sink = (p.flags & KN_ATTN_SINKS) != 0;
-  float shrink = 1;
+  const float sink2 = sink ? a.sinks[head] * kLog2e : 0;
+  if (any && fixed && !fits(c, s, sums, total, sink ? exp2(sink2 - reference) : 0)) return false;
+  float root = 1;
   if (any && sink) {
-    const float sink2 = a.sinks[head] * kLog2e;
-    if (!fixed && sink2 > reference) {
-      shrink = _mm512_cvtss_f32(exp2(1, _mm512_set1_ps(reference - sink2)));
+    if (sink2 > reference) {
+      root = exp2((reference - sink2) / 2);
       reference = sink2;
     }
-    total = total * shrink + _mm512_cvtss_f32(exp2(1, _mm512_set1_ps(sink2 - reference)));
+    total = total * root * root + exp2(sink2 - reference);
   }
-  if (any && fixed && !fits(c, s, sums, total)) return false;
   const int64_t row = s.token0 + token;
   char* const out = static_cast<char*>(a.out) + (row * a.out_token + head * a.out_head) * bytes_of(p.out_type);
-  const __m512 factor = _mm512_set1_ps(shrink), divisor = _mm512_set1_ps(total);
+  const __m512 factor = _mm512_set1_ps(root), divisor = _mm512_set1_ps(total);
   for (int64_t d = 0; d < p.v_head_dim; d += 16) {
-    const __m512 mean = _mm512_div_ps(_mm512_mul_ps(_mm512_load_ps(sums + d), factor), divisor);
+    const __m512 sum = _mm512_mul_ps(_mm512_mul_ps(_mm512_load_ps(sums + d), factor), factor);
+    const __m512 mean = _mm512_div_ps(sum, divisor);
     store(p.out_type, out, d, first_lanes(p.v_head_dim - d), any ? mean : _mm512_setzero_ps());
   }
   if (a.lse == nullptr) return true;
@@ -159,7 +166,7 @@ inline float gather(const call& c, const sequence& s, int64_t head, int64_t toke
     const int64_t part = part_of(c, s, i, head, token);
     const float r = c.part_marks[part * 2 + 1];
     if (!fixed && r == -__builtin_inff() && c.part_marks[part * 2] == 0) continue;  // a split that the row does not see
-    const float scale = fixed || r == *reference ? 1 : _mm512_cvtss_f32(exp2(1, _mm512_set1_ps(r - *reference)));
+    const float scale = fixed || r == *reference ? 1 : exp2(r - *reference);
     total += c.part_marks[part * 2] * scale;
     for (int64_t d = 0; d < c.out_row; d += 16)
       _mm512_store_ps(sums + d, _mm512_fmadd_ps(_mm512_load_ps(c.part_sums + part * c.out_row + d),

@@ -162,16 +162,17 @@ __device__ __forceinline__ float* partial_of(const problem& a, int64_t token, in
   return a.partial + ((token * a.q_heads + head) * a.splits + split) * (a.v_head_dim + 2);
 }
 
-// The sink is one more key of value 0: `reference` and `denominator` with it. Values are then scaled by what is
-// returned.
-__device__ __forceinline__ float with_sink(const problem& a, int32_t head, float& reference, float& denominator) {
-  if (!(a.flags & KN_ATTN_SINKS)) return 1.0f;
+// The sink is one more key of value 0. What it takes from the sums is multiplied as its root, twice: on a fixed
+// reference they may be e^88, and e^-88 alone would flush to 0.
+__device__ __forceinline__ void add_sink(const problem& a, int32_t head, float& sum, float& reference,
+                                         float& denominator) {
+  if (!(a.flags & KN_ATTN_SINKS)) return;
   const float sink = a.sinks[head];
   const float larger = denominator > 0.0f ? __builtin_fmaxf(reference, sink) : sink;
-  const float factor = denominator > 0.0f ? weight(reference, larger) : 0.0f;
-  denominator = denominator * factor + weight(sink, larger);
+  const float root = denominator > 0.0f ? exp2_fast((reference - larger) * (0.5f * kLog2e)) : 0.0f;
+  sum = sum * root * root;
+  denominator = denominator * root * root + weight(sink, larger);
   reference = larger;
-  return factor;
 }
 
 // Natural logarithm of denominator e^reference; NaN and infinity stay, which `log` does not promise.
@@ -183,7 +184,7 @@ __device__ __forceinline__ float log_sum(float reference, float denominator) {
 // out and, by the thread that has the first value, lse.
 __device__ __forceinline__ void write_value(const problem& a, int64_t token, int32_t head, int32_t d, float sum,
                                             float reference, float denominator) {
-  sum *= with_sink(a, head, reference, denominator);
+  add_sink(a, head, sum, reference, denominator);
   const float value = denominator == 0.0f ? 0.0f : sum / denominator;
   store_float(a.out_type, a.out, token * a.out_token + head * a.out_head + d, value);
   if (d == 0 && a.lse != nullptr) a.lse[token * a.lse_token + head] = log_sum(reference, denominator);

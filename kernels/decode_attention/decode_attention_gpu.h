@@ -9,7 +9,7 @@
 //     <kv>: f32 bf16 f16 s8 e4m3; q_type any float; D = 64 128 256 with R = 1 4 8, or D = 1024 with R = 2; D is the
 //     least that holds head_dim and v_head_dim
 //   decode_attention_sm80_<q>_<kv>_d<D>     grid (batch splits, kv_heads ceil(G q_len / 16)), block of 128
-//     <q>: bf16 f16; <kv>: q's (f16 for sync and lazy only), s8, e4m3; D = 64 128 256
+//     <q>: bf16 f16; <kv>: q's, s8, e4m3, and f16fixed for unified and bounded over f16; D = 64 128 256
 //     dynamic shared memory: the larger of 64 (stages (2 D size + 8) + (size = 1 ? 4 D : 0)) and 256 D + 512 bytes,
 //     with size = bytes of a stored element and stages = D <= 128 ? 3 : 2
 //   decode_attention_sm90_<q>_d<D>_r<R>     grid (batch splits, kv_heads ceil(G q_len / R)), block of 160, argument

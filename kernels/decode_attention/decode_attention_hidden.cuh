@@ -32,13 +32,6 @@ __device__ __forceinline__ uint32_t only_finite(Element, uint32_t pair) {
          (all_finite(Element{}, pair & 0xffff0000u) ? pair & 0xffff0000u : 0u);
 }
 
-// The largest bf16 in place of what is not finite, and 0 elsewhere.
-template <class Element>
-__device__ __forceinline__ uint32_t largest_not_finite(Element, uint32_t pair) {
-  return (all_finite(Element{}, pair & 0xffffu) ? 0u : 0x7f7fu) |
-         (all_finite(Element{}, pair & 0xffff0000u) ? 0u : 0x7f7f0000u);
-}
-
 // Whether all of a tile in shared memory is finite, as far as this thread of `threads` looks.
 template <class Element>
 __device__ __forceinline__ bool all_finite(Element, const char* at, int bytes, int thread, int threads) {

@@ -6,8 +6,9 @@
 // accumulators; the softmax is theirs to do; they then are, in place, the left operand of the product with V.
 //
 // P goes in as two numbers of 16 bits, the second one the rest of the first: the tensor cores have time for it, since K
-// and V come at the speed of memory, and a result has the accuracy of the row on vector units. f16 has no range for a
-// fixed reference, so K and V in f16 take sync and lazy only; narrower ones are multiplied by P in bf16.
+// and V come at the speed of memory, and a result has the accuracy of the row on vector units. f16 has no range for P
+// on a fixed reference: there, and where K and V are narrower, P is in bf16, and V in f16 is two numbers as well,
+// exactly.
 //
 // s8 and e4m3 pass through a second buffer as 16-bit floats, exactly; scales of keys multiply scores, those of values
 // P.
@@ -39,20 +40,27 @@ struct value_of<Element, true> {
   using type = bf16;
 };
 
-// Element: that of the products, q's; KV: how keys and values are stored; Head: of both, at least as long as they are.
-template <class Element, int KV, int Head>
+// f16 as the nearest bf16, and what is returned: the rest, which bf16 holds exactly.
+__device__ __forceinline__ uint32_t split_f16(uint32_t& pair) {
+  const float low = widen(f16{}, pair), high = widen(f16{}, pair >> 16);
+  pair = pack(bf16{}, low, high);
+  return pack(bf16{}, low - widen(bf16{}, pair), high - widen(bf16{}, pair >> 16));
+}
+
+// Element: that of the products, q's; KV: how keys and values are stored; Head: of both, at least as long as they are;
+// Fixed: f16 values by a fixed reference, which the others' kernels take as well.
+template <class Element, int KV, int Head, bool Fixed>
 struct attention {
   static constexpr bool kNarrow = KV == KN_S8 || KV == KN_E4M3;
-  using Value = typename value_of<Element, kNarrow>::type;
+  using Operand = typename value_of<Element, kNarrow>::type;         // V's
+  using Value = typename value_of<Element, kNarrow || Fixed>::type;  // P's
   static constexpr int kStored = Head * (kNarrow ? 1 : 2),
                        kBytes = Head * 2;  // of a key, as it is and as it is multiplied
   static constexpr int kStages = Head <= 128 ? 3 : 2;
   static constexpr int kStageBytes = kKeys * (2 * kStored + 8);  // K, V, their scales
   static constexpr int kWaveBytes = kStages * kStageBytes + (kNarrow ? kKeys * 2 * kBytes : 0);
   static constexpr int kUnits = Head / 32, kTiles = Head / 8;
-  // s8 is finite; longer heads have no registers left for it, and a row's result may be NaN for a key that it does not
-  // see.
-  static constexpr bool kTakesOut = KV != KN_S8 && Head <= 128;
+  static constexpr bool kTakesOut = KV != KN_S8;  // which is finite
   using shared = exchange<kWaves, kRows, Head>;
   // What decode_attention_gpu.h tells the launch of dynamic shared memory: the larger of these two.
   static_assert(kWaves * kWaveBytes == 64 * (kStages * (2 * kStored + 8) + (kNarrow ? 4 * Head : 0)));
@@ -61,7 +69,8 @@ struct attention {
   struct job {
     const problem& a;
     const work& w;
-    char* memory;  // of the wave
+    char* memory;      // of the wave
+    uint32_t* spoilt;  // [kTiles / 8], of the thread
     bool aligned;
   };
 
@@ -176,34 +185,34 @@ struct attention {
       for (int e = 0; e < 4; e++) x.o[i][e] *= factor[e / 2];
   }
 
-  // Keys that a mask may hide: bit 8 is set, and of bits 0 to 7 those that these rows do not see, which keys beyond the
-  // end, that have no mask, are among. 0: nothing is hidden.
-  static __device__ __forceinline__ uint32_t hidden_keys(const job& j, int64_t tile, const rows& x) {
-    if (!kTakesOut || !masks(j.a, j.w.s, tile, kKeys)) return 0;
-    uint32_t bits = 256;
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-      const int key = static_cast<int>(tile) + i / 4 * 8 + lane_id() % 4 * 2 + i % 2;
-      if (key >= j.w.end || !sees(j.a, j.w.s, x.r[i / 2 % 2], key)) bits |= 1u << i;
+  // Values that are not finite, in a tile with keys that a mask may hide: they become 0, and where a row sees one of
+  // them, that is kept for the end: bits 4 (i % 8) + 2 (row of two) + e of word i / 8 are of o[i]'s pairs.
+  static __device__ __forceinline__ void take_out(const job& j, int64_t tile, char* vs, const rows& x) {
+    if (!any_lane(!all_finite(Operand{}, vs, kKeys * kBytes, lane_id(), 32))) return;
+#pragma unroll 1
+    for (int n = 0; n < kKeys; n++) {
+      const int key = static_cast<int>(tile) + n;
+      const bool seen[2] = {key < j.w.end && sees(j.a, j.w.s, x.r[0], key),
+                            key < j.w.end && sees(j.a, j.w.s, x.r[1], key)};
+#pragma unroll 1
+      for (int i = 0; i < kTiles; i++) {
+        const uint32_t pair = *reinterpret_cast<const uint32_t*>(vs + swizzled<kBytes>(n, i * 16 + lane_id() % 4 * 4));
+        const uint32_t wrong =
+            (all_finite(Operand{}, pair & 0xffffu) ? 0u : 1u) | (all_finite(Operand{}, pair & 0xffff0000u) ? 0u : 2u);
+        j.spoilt[i / 8] |= ((seen[0] ? wrong : 0u) | (seen[1] ? wrong << 2 : 0u)) << (i % 8 * 4);
+      }
     }
-    return bits;
-  }
-
-  // Operands of which some are not finite: they become 0, and rows that see them get a number beyond the range of f32
-  // in their place, then NaN: 0 times the largest bf16 is 0.
-  static __device__ __forceinline__ void take_out(uint32_t hidden, uint32_t& b0, uint32_t& b1, float (&o)[4]) {
-    uint32_t seen[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-      seen[i] = (hidden >> i * 2 & 1 ? 0u : 0x4080u) | (hidden >> i * 2 & 2 ? 0u : 0x40800000u);
-    mma(bf16{}, o, seen, largest_not_finite(Value{}, b0), largest_not_finite(Value{}, b1));
-    b0 = only_finite(Value{}, b0), b1 = only_finite(Value{}, b1);
-#pragma unroll
-    for (int e = 0; e < 4; e++) o[e] = __builtin_fmaf(o[e], 0.0f, o[e]);
+    __syncwarp();
+#pragma unroll 1
+    for (int i = lane_id() * 4; i < kKeys * kBytes; i += 128) {
+      uint32_t& pair = *reinterpret_cast<uint32_t*>(vs + i);
+      pair = only_finite(Operand{}, pair);
+    }
+    __syncwarp();
   }
 
   static __device__ __forceinline__ void multiply(const job& j, int64_t tile, const char* stage, const char* ks,
-                                                  const char* vs, rows& x) {
+                                                  char* vs, rows& x) {
     const problem& a = j.a;
     const int g = lane_id() / 4, t = lane_id() % 4;
     float s[2][4] = {};
@@ -246,14 +255,15 @@ struct attention {
         high[n * 2 + i] = pair;
         low[n * 2 + i] = pack(Value{}, p[0] - widen(Value{}, pair), p[1] - widen(Value{}, pair >> 16));
       }
-    const uint32_t hidden = hidden_keys(j, tile, x);
+    if (kTakesOut && masks(a, j.w.s, tile, kKeys)) take_out(j, tile, vs, x);
 #pragma unroll
     for (int i = 0; i < kTiles; i += 2) {
       uint32_t b[4];
       ldmatrix_x4_trans(b, vs + swizzled<kBytes>(lane_id() % 16, (i + lane_id() / 16) * 16));
-      if (hidden != 0) {
-        take_out(hidden, b[0], b[1], x.o[i]);
-        take_out(hidden, b[2], b[3], x.o[i + 1]);
+      if constexpr (Fixed) {
+        const uint32_t rest[4] = {split_f16(b[0]), split_f16(b[1]), split_f16(b[2]), split_f16(b[3])};
+        mma(Value{}, x.o[i], high, rest[0], rest[1]);
+        mma(Value{}, x.o[i + 1], high, rest[2], rest[3]);
       }
       mma(Value{}, x.o[i], high, b[0], b[1]);
       mma(Value{}, x.o[i + 1], high, b[2], b[3]);
@@ -262,7 +272,7 @@ struct attention {
     }
   }
 
-  static __device__ __forceinline__ void publish(rows& x, shared& to) {
+  static __device__ __forceinline__ void publish(const job& j, rows& x, shared& to) {
     const int g = lane_id() / 4, t = lane_id() % 4;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
@@ -272,7 +282,10 @@ struct attention {
 #pragma unroll
     for (int i = 0; i < kTiles; i++)
 #pragma unroll
-      for (int e = 0; e < 4; e++) to.o[wave_id()][g + e / 2 * 8][i * 8 + t * 2 + e % 2] = x.o[i][e];
+      for (int e = 0; e < 4; e++) {
+        const bool spoilt = kTakesOut && (j.spoilt[i / 8] >> (i % 8 * 4 + e) & 1) != 0;
+        to.o[wave_id()][g + e / 2 * 8][i * 8 + t * 2 + e % 2] = spoilt ? __builtin_nanf("") : x.o[i][e];
+      }
     __syncthreads();
   }
 
@@ -283,7 +296,9 @@ struct attention {
     const uint64_t odd =
         reinterpret_cast<uint64_t>(a.k) | reinterpret_cast<uint64_t>(a.v) |
         static_cast<uint64_t>((a.k_page | a.k_token | a.k_head | a.v_page | a.v_token | a.v_head) * (kNarrow ? 1 : 2));
-    const job j{a, w, memory + wave_id() * kWaveBytes, odd % 16 == 0};
+    __shared__ uint32_t spoilt[kWaves * 32][kTiles / 8];  // 1 KB beside the stages of 128
+    for (int i = 0; i < kTiles / 8; i++) spoilt[threadIdx.x][i] = 0;
+    const job j{a, w, memory + wave_id() * kWaveBytes, spoilt[threadIdx.x], odd % 16 == 0};
     rows x;
     load_rows(a, w, x);
     const int64_t first = w.walk + int64_t{wave_id()} * kKeys, stride = kWaves * kKeys;
@@ -294,12 +309,12 @@ struct attention {
       cp_async_wait<kStages - 2>();
       __syncwarp();  // this stage is there for all lanes, and all have done with the one that is filled next
       load_stage(j, tile + (kStages - 1) * stride, j.memory + (at + kStages - 1) % kStages * kStageBytes);
-      const char* stage = j.memory + at * kStageBytes;
-      const char *ks = stage, *vs = stage + kKeys * kStored;
+      char* stage = j.memory + at * kStageBytes;
+      char *ks = stage, *vs = stage + kKeys * kStored;
       if constexpr (kNarrow) {
         char* wide = j.memory + kStages * kStageBytes;
         widen_tile<Element>(ks, wide);
-        widen_tile<Value>(vs, wide + kKeys * kBytes);
+        widen_tile<Operand>(vs, wide + kKeys * kBytes);
         __syncwarp();
         ks = wide, vs = wide + kKeys * kBytes;
       }
@@ -309,7 +324,7 @@ struct attention {
     cp_async_wait<0>();
     __syncthreads();  // the stages are no longer needed: the sums take their place
     shared& to = *reinterpret_cast<shared*>(memory);
-    publish(x, to);
+    publish(j, x, to);
     to.write(a, w.s, w.kv_head, w.row0, w.split, w.direct);
   }
 };
@@ -317,17 +332,18 @@ struct attention {
 }  // namespace
 }  // namespace kn::decode_attention
 
-#define KN_ATTENTION(q, Q, kv, KV, D)                                                   \
+#define KN_ATTENTION(q, kv, KV, D, Fixed)                                               \
   KN_KERNEL(decode_attention_sm80_##q##_##kv##_d##D, 128, 1, kn_decode_attention_gpu) { \
-    kn::decode_attention::attention<kn::Q, KV, D>::run(args);                           \
+    kn::decode_attention::attention<kn::q, KV, D, Fixed>::run(args);                    \
   }
-#define KN_ATTENTION_HEADS(q, Q, kv, KV) \
-  KN_ATTENTION(q, Q, kv, KV, 64)         \
-  KN_ATTENTION(q, Q, kv, KV, 128)        \
-  KN_ATTENTION(q, Q, kv, KV, 256)
-KN_ATTENTION_HEADS(bf16, bf16, bf16, KN_BF16)
-KN_ATTENTION_HEADS(bf16, bf16, s8, KN_S8)
-KN_ATTENTION_HEADS(bf16, bf16, e4m3, KN_E4M3)
-KN_ATTENTION_HEADS(f16, f16, f16, KN_F16)
-KN_ATTENTION_HEADS(f16, f16, s8, KN_S8)
-KN_ATTENTION_HEADS(f16, f16, e4m3, KN_E4M3)
+#define KN_ATTENTION_HEADS(q, kv, KV, Fixed) \
+  KN_ATTENTION(q, kv, KV, 64, Fixed)         \
+  KN_ATTENTION(q, kv, KV, 128, Fixed)        \
+  KN_ATTENTION(q, kv, KV, 256, Fixed)
+KN_ATTENTION_HEADS(bf16, bf16, KN_BF16, false)
+KN_ATTENTION_HEADS(bf16, s8, KN_S8, false)
+KN_ATTENTION_HEADS(bf16, e4m3, KN_E4M3, false)
+KN_ATTENTION_HEADS(f16, f16, KN_F16, false)
+KN_ATTENTION_HEADS(f16, f16fixed, KN_F16, true)
+KN_ATTENTION_HEADS(f16, s8, KN_S8, false)
+KN_ATTENTION_HEADS(f16, e4m3, KN_E4M3, false)

@@ -10,6 +10,7 @@ internal static class SpGemmModel
 {
     // kShort and kShortColumns of spgemm_operands.h: such rows are computed alike by every launch.
     private const long ShortProducts = 64, ShortColumns = 1 << 26;
+    private const long BlockSpan = 128;  // kBlockSpan of spgemm_blocks.h
     private const double Slots = 1 << 16;  // kHash of spgemm_rows.h
     private const double CallSeconds = 2e-6, SlotSeconds = 1e-6, Managed = 20e-9;
 
@@ -31,6 +32,7 @@ internal static class SpGemmModel
     {
         bool masked = SpGemmRules.Has(p, KnSpgemmFlags.Mask);
         if (!masked && r.Products <= ShortProducts && p.N <= ShortColumns) return r.Products * 2.5;
+        if (MayBlock(row, launch, p) && r.Span <= BlockSpan * r.Products) return r.Products * 0.6 + r.Span / 512.0;
         double marks = r.Span / 64.0, scatter = Scatter(r.Span, p, device);
         if (masked || r.Span <= (long)row.Value(launch, "density") * r.Products) return r.Products * scatter + marks;
         if (r.Products <= row.Value(launch, "sort")) return r.Products * (1.5 + 0.12 * Math.Pow(Math.Log2(r.Products + 1), 2));
@@ -39,6 +41,10 @@ internal static class SpGemmModel
         double reach = Reach(slots * (p.IndexBytes + ((DType)p.Type).Bits() / 8.0), device), load = r.Entries / slots;
         return r.Products * (2 + reach + 2 * load * load) + r.Entries * Math.Log2(r.Entries + 2);
     }
+
+    /// <summary>Whether B is taken in blocks if it fills them, which a sample of C does not tell: such launches are timed.</summary>
+    private static bool MayBlock(Row row, in KnLaunch launch, in KnSpgemmProblem p) =>
+        !SpGemmRules.Has(p, KnSpgemmFlags.Mask) && SpGemmRules.Has(p, KnSpgemmFlags.BSorted) && p.BNnz > 0 && p.Products / p.BNnz >= row.Value(launch, "blocks");
 
     /// <summary>A product into sums and marks that lie where their span has room: L1, L2, beyond.</summary>
     private static double Scatter(long span, in KnSpgemmProblem p, Device device) => Reach(span * (1 + ((DType)p.Type).Bits() / 8.0), device);

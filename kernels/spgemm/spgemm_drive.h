@@ -17,7 +17,7 @@ constexpr int kBuffers = 4;  // finished slots that a worker may keep
 struct sizes {
   int64_t slots, entries;  // of a buffer
   int64_t index, value;
-  int64_t shared, worker;
+  int64_t shared, blocks, worker;
 };
 
 inline sizes sizes_of(const kn_spgemm_problem& p, const limits& l) {
@@ -28,6 +28,8 @@ inline sizes sizes_of(const kn_spgemm_problem& p, const limits& l) {
   // Rows that begin in a slot have less than two windows of products, and before them lies a part of a longer one.
   z.entries = 2 * l.window + smaller(p.most, p.n) + 64;
   z.shared = 2 * round_up((z.slots + 1) * 8, 64);
+  z.blocks = z.shared;
+  z.shared += blocks_bytes(p, l);
   z.worker = round_up(l.sort + 64, 16) * (4 + z.value) + l.dense * z.value +
              round_up(l.dense + l.dense / kLine + 128, 64) + l.hash * (z.index + z.value) +
              round_up(l.hashed() + 8, 8) * 8 + kBuffers * round_up(z.entries, 64) * (z.index + z.value) +
@@ -51,6 +53,8 @@ struct driver {
   int64_t* bases;   // [slots + 1] where a slot goes, up to `ready`
   std::atomic<int64_t> ready, stop;
   std::atomic<bool> busy;
+  blocked_operand<I, S> blocks;
+  bool blocked;
 
   struct worker {
     scratch<I, S> s;
@@ -69,11 +73,23 @@ struct driver {
   };
 
   driver(const kn_spgemm_problem& problem, const kn_spgemm_args& args, const limits& l, const sizes& z, int32_t t)
-      : p(problem), a(args), limit(l), size(z), threads(t), ready(0), stop(INT64_MAX), busy(false) {
+      : p(problem),
+        a(args),
+        limit(l),
+        size(z),
+        threads(t),
+        ready(0),
+        stop(INT64_MAX),
+        busy(false),
+        blocks{p, a.a, a.b, nullptr, nullptr},
+        blocked(false) {
     first_product = a.products[a.row_from];
     slots = (a.products[a.row_to] - first_product) / l.window + 1;
     counts = static_cast<int64_t*>(a.workspace);
     bases = counts + round_up((z.slots + 1) * 8, 64) / 8;
+    char* at = static_cast<char*>(a.workspace) + z.blocks;
+    blocks.ranges = reinterpret_cast<block_range*>(at);
+    blocks.records = reinterpret_cast<block_record*>(at + ranges_bytes(p));
   }
 
   worker worker_of(int32_t index) const {
@@ -151,7 +167,7 @@ struct driver {
 
   // Computes a slot to these addresses; ends of rows are relative to it.
   int64_t compute(worker& w, int64_t slot, I* c, V* v) {
-    row_engine<I, S> engine(p, a, limit, w.s);
+    row_engine<I, S> engine(p, a, limit, w.s, blocked ? &blocks : nullptr);
     const share h = share_of(slot);
     int64_t count = 0;
     if (h.split >= 0) {
@@ -297,7 +313,7 @@ struct driver {
   static void numeric_task(void* context, int64_t slot, int32_t index) {
     driver& d = *static_cast<driver*>(context);
     worker w = d.worker_of(index);
-    row_engine<I, S> engine(d.p, d.a, d.limit, w.s);
+    row_engine<I, S> engine(d.p, d.a, d.limit, w.s, d.blocked ? &d.blocks : nullptr);
     const share h = d.share_of(slot);
     if (h.split >= 0) d.numeric(engine, w, d.part_of(h.split, slot - d.slot_of(h.split)));
     for (int64_t i = h.first; i < h.last; i++) {
@@ -323,6 +339,10 @@ struct driver {
       *w.s.state = {};
       for (int b = 0; b < kBuffers; b++) w.waiting[b] = -1;
     }
+    // Values alone need no marks, and gain less.
+    const int64_t least = a.phase == KN_SPGEMM_NUMERIC ? 3 : 2, some = a.products[a.row_to] - a.products[a.row_from];
+    blocked = may_block(p, limit) && some / p.b_nnz >= limit.blocks && blocks.fill(least);
+    if (blocked) blocks.make(threads);
     if (a.phase == KN_SPGEMM_NUMERIC) {
       kn_parallel(threads, slots, numeric_task, this);
       return;

@@ -1,14 +1,15 @@
-// Values of a row of C whose columns are known: products are added in the dense accumulator, without marks, and sums
-// are read at C's columns, which leaves no order to find. Products of a row of long enough segments are first written
-// one after the other: the loads of all its rows of B are then in flight together, and one loop adds them.
+// Values of a row of C whose columns are known. Where B is in blocks, marks find the order anew; else products are
+// added in the dense accumulator, without marks, and sums are read at C's columns, which leaves no order to find.
+// Products of a row of long enough segments are first written one after the other: the loads of all its rows of B are
+// then in flight together, and one loop adds them.
 #pragma once
 #include "spgemm_row.h"
 
 namespace kn::spgemm {
 namespace {
 
-constexpr int64_t kFew = kShortBatch * (kShort + 32) - 16;  // a register is stored behind the last product
-constexpr int64_t kLongSegment = 7;                         // up to it (stencils) unfilled registers cost more
+constexpr int64_t kFew = 8 * (kShort + 32) - 16;  // a register is stored behind the last product
+constexpr int64_t kLongSegment = 7;               // up to it (stencils) unfilled registers cost more
 
 template <class I, class S>
 struct numeric_rows {
@@ -23,6 +24,11 @@ struct numeric_rows {
     if (engine.has(KN_SPGEMM_MASK) || !engine.ordered(r.i)) {
       const int64_t count = engine.compute(r, spare_columns, spare_values);
       memcpy(v, spare_values, static_cast<size_t>(smaller(count, n)) * sizeof(V));
+      return;
+    }
+    if (n > 0 && engine.blocks != nullptr && r.whole) {
+      const typename row_engine<I, S>::extent x = {0, 0, c[0], c[n - 1]};
+      engine.template blocked<false>(r.i, x, nullptr, v, n);
       return;
     }
     engine.ready_dense();

@@ -15,7 +15,7 @@ struct scratch_state {
 // Rows of at most kShort products are computed a batch at a time, see spgemm_short.h; whole registers are stored behind
 // the last product.
 constexpr int64_t kShort = 64, kShortColumns = int64_t{1} << 26;
-constexpr int kShortBits = 6, kShortBatch = 8;
+constexpr int kShortBits = 6, kShortBatch = 16;
 
 template <class V>
 struct short_batch {

@@ -2,9 +2,10 @@
 // in spgemm_short.h.
 //   sort   products with their places, sorted by column, equal columns added in the order of A's row: few products
 //   dense  a sum and a mark per column: when the products are a good part of the span, or the span fits L2
+//   blocks dense, a register of columns at once, where B is in blocks (spgemm_blocks.h)
 //   hash   lines of one register of columns, compared at once: many products over a span that no cache holds
 #pragma once
-#include "spgemm_operands.h"
+#include "spgemm_blocks.h"
 #include "spgemm_short.h"
 
 namespace kn::spgemm {
@@ -26,17 +27,18 @@ struct row_engine : row_operands<I, S> {
   using typename base::extent;
   using typename base::V;
   using L = lanes<V>;
-  using key_lanes = std::conditional_t<sizeof(I) == 4, __mmask16, __mmask8>;
   static constexpr int kColumns = 64 / sizeof(I);
 
   const limits& limit;
   scratch<I, S>& s;
+  const blocked_operand<I, S>* blocks;  // null: B is not in blocks
 
   // A row that may be shared is sorted whatever is asked, so that its order does not say who computed it.
   bool ordered(int64_t i) const { return !has(KN_SPGEMM_UNSORTED) || a.products[i + 1] - a.products[i] > limit.window; }
 
-  row_engine(const kn_spgemm_problem& problem, const kn_spgemm_args& args, const limits& l, scratch<I, S>& worker)
-      : base{problem, args}, limit(l), s(worker) {}
+  row_engine(const kn_spgemm_problem& problem, const kn_spgemm_args& args, const limits& l, scratch<I, S>& worker,
+             const blocked_operand<I, S>* b)
+      : base{problem, args}, limit(l), s(worker), blocks(b) {}
 
   // Writes columns and values of the part and returns how many; v may be null where C has no values.
   int64_t compute(const part& r, I* c, V* v) {
@@ -45,6 +47,7 @@ struct row_engine : row_operands<I, S> {
     if (has(KN_SPGEMM_MASK)) return masked(r, x, c, v);
     if (x.segments == 1 && has(KN_SPGEMM_B_SORTED) && !has(KN_SPGEMM_ACCUMULATE)) return copy(r, c, v);
     const int64_t span = x.high - x.low + 1;
+    if (blocks != nullptr && r.whole && span <= kBlockSpan * x.products) return blocked<true>(r.i, x, c, v);
     const bool dense_fits = p.n <= limit.dense || span <= limit.dense - 64;
     if (dense_fits && span <= limit.density * x.products) return dense<false, false>(r, x, c, v);
     const int bits = 64 - __builtin_clzll(static_cast<uint64_t>(x.products));
@@ -206,19 +209,29 @@ struct row_engine : row_operands<I, S> {
       else
         scatter<Masked, Lines>(coefficient, from, b, n, zero, wanted);
     });
-    int64_t count = 0;
+    emission to{zero, c, v};
     const int64_t first = (x.low - zero) / 64, last = (x.high - zero) / 64;
     if (Lines) {
       for (int64_t line = first / 8; line <= last / 8; line++) {
         if (!s.lines[line]) continue;
         s.lines[line] = 0;
-        for (int64_t block = line * 8; block < line * 8 + 8; block++) emit(block, zero, c, v, count);
+        emit(line * 8, line * 8 + 8, to);
       }
     } else {
-      for (int64_t block = first; block <= last; block++) emit(block, zero, c, v, count);
+      for (int64_t block = first; block <= last; block += 64) emit(block, smaller(block + 64, last + 1), to);
     }
+    gather(to);
     if (Masked) mask_marks(r, zero, 0);
-    return count;
+    return to.count;
+  }
+
+  template <bool Columns>
+  int64_t blocked(int64_t i, const extent& x, I* c, V* v, int64_t most = INT64_MAX) {
+    using mask = typename L::mask;
+    ready_dense();
+    mask* marks = reinterpret_cast<mask*>(s.marks);
+    blocks->add(*this, i, s.sums, marks);
+    return blocks->template take<Columns>(x.low, x.high, s.sums, marks, c, v, most);
   }
 
   void mask_marks(const part& r, int64_t zero, uint8_t mark) {
@@ -264,55 +277,64 @@ struct row_engine : row_operands<I, S> {
       for (int64_t line = at / kLine; line <= (at + n - 1) / kLine; line++) s.lines[line] = 1;
   }
 
-  // The touched columns of 64, and their sums back to zero.
-  void emit(int64_t block, int64_t zero, I* c, V* v, int64_t& count) {
-    const __m512i marks = _mm512_load_si512(s.marks + block * 64);
-    uint64_t touched = _mm512_test_epi8_mask(marks, _mm512_set1_epi8(2));
-    if (touched == 0) return;
-    _mm512_store_si512(s.marks + block * 64, _mm512_and_si512(marks, _mm512_set1_epi8(1)));
-    const int64_t base = zero + block * 64;
-    V* sums = s.sums + block * 64;
-    const int n = __builtin_popcountll(touched);
-    if (n < 12) {
-      for (; touched != 0; touched &= touched - 1, count++) {
-        const int at = __builtin_ctzll(touched);
-        c[count] = static_cast<I>(base + at);
-        if (S::kValues) {
-          v[count] = sums[at];
-          sums[at] = S::zero();
+  // Where the entries of a row go: columns of `count`, values of `gathered` so far.
+  struct emission {
+    int64_t zero;
+    I* c;
+    V* v;
+    int64_t count = 0, gathered = 0;
+  };
+
+  // The touched columns of blocks [first, end) of 64, at most 64 of them, and their sums back to zero. Which blocks
+  // have any is found without a branch: it is nothing that could be predicted.
+  void emit(int64_t first, int64_t end, emission& to) {
+    uint64_t touched[64], some = 0;
+    for (int64_t block = first; block < end; block++) {
+      const __m512i marks = _mm512_load_si512(s.marks + block * 64);
+      const uint64_t t = _mm512_test_epi8_mask(marks, _mm512_set1_epi8(2));
+      touched[block - first] = t;
+      some |= uint64_t{t != 0} << (block - first);
+    }
+    for (; some != 0; some &= some - 1) {
+      const int64_t block = first + __builtin_ctzll(some);
+      const uint64_t t = touched[block - first];
+      __m512i* marks = reinterpret_cast<__m512i*>(s.marks + block * 64);
+      _mm512_store_si512(marks, _mm512_and_si512(_mm512_load_si512(marks), _mm512_set1_epi8(1)));
+      emit_columns(t, to.zero + block * 64, to.c + to.count);
+      const int n = __builtin_popcountll(t);
+      if (S::kValues && n >= 12) {
+        gather(to);
+        V *sums = s.sums + block * 64, *v = to.v + to.count;
+        for (int at = 0; at < 64; at += L::count) {
+          const auto m = static_cast<typename L::mask>(t >> at);
+          const int some_here = __builtin_popcount(m);
+          L::store(v, static_cast<typename L::mask>(first_lanes(some_here)), L::compress(m, L::load(sums + at)));
+          L::store(sums + at, L::set(S::zero()));
+          v += some_here;
         }
+        to.gathered = to.count + n;
       }
-      return;
+      to.count += n;
     }
-    emit_columns(touched, base, c + count);
-    if (S::kValues) {
-      V* to = v + count;
-      for (int at = 0; at < 64; at += L::count) {
-        const auto m = static_cast<typename L::mask>(touched >> at);
-        const int some = __builtin_popcount(m);
-        L::store(to, static_cast<typename L::mask>(first_lanes(some)), L::compress(m, L::load(sums + at)));
-        L::store(sums + at, L::set(S::zero()));
-        to += some;
-      }
-    }
-    count += n;
   }
 
-  static void emit_columns(uint64_t touched, int64_t base, I* to) {
-    for (int at = 0; at < 64; at += kColumns) {
-      const auto m = static_cast<key_lanes>(touched >> at);
-      const int some = __builtin_popcount(m);
-      const auto kept = static_cast<key_lanes>(first_lanes(some));
-      if constexpr (sizeof(I) == 4) {
-        const __m512i iota = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-        const __m512i columns = _mm512_add_epi32(_mm512_set1_epi32(static_cast<int32_t>(base + at)), iota);
-        _mm512_mask_storeu_epi32(to, kept, _mm512_maskz_compress_epi32(m, columns));
-      } else {
-        const __m512i columns =
-            _mm512_add_epi64(_mm512_set1_epi64(base + at), _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0));
-        _mm512_mask_storeu_epi64(to, kept, _mm512_maskz_compress_epi64(m, columns));
+  // Values of columns that stand alone.
+  void gather(emission& to) {
+    V* sums = s.sums - to.zero;
+    if (S::kValues)
+      for (int64_t j = to.gathered; j < to.count; j++) {
+        to.v[j] = sums[to.c[j]];
+        sums[to.c[j]] = S::zero();
       }
-      to += some;
+    to.gathered = to.count;
+  }
+
+  // Whole registers are stored: what is behind the last column is written again or not read.
+  static void emit_columns(uint64_t touched, int64_t base, I* to) {
+    for (int at = 0; at < 64; at += 16) {
+      const auto m = static_cast<__mmask16>(touched >> at);
+      lanes<float>::store_columns(to, m, base + at);
+      to += __builtin_popcount(m);
     }
   }
 

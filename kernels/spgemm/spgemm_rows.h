@@ -19,16 +19,18 @@ constexpr int kSlotBits = 22;
 // sort      products of a row that are sorted
 // density   dense when the span of columns is at most this many times the products
 // cached    columns of a dense accumulator that stays in the caches
+// blocks    B is taken in blocks when its entries are used at least this often; the last value: never
 // table     slots of the hash table for a product: fewer stay nearer and suit products that meet, more collide less
 inline constexpr kn_param row_params[] = {{"window", 4, {32768, 8192, 131072, 2048}},
                                           {"sort", 4, {1024, 256, 512, 2048}},
                                           {"density", 3, {16, 4, 64}},
                                           {"cached", 3, {262144, 65536, 1048576}},
-                                          {"table", 3, {2, 1, 4}}};
+                                          {"table", 3, {2, 1, 4}},
+                                          {"blocks", 3, {8, 2, 1 << 30}}};
 inline constexpr int kParams = sizeof row_params / sizeof *row_params;
 
 struct limits {
-  int64_t window, sort, density, cached, table, dense, hash;
+  int64_t window, sort, density, cached, table, blocks, dense, hash;
   int64_t hashed() const { return hash / table; }  // products that the table takes
 };
 
@@ -38,7 +40,7 @@ inline int64_t round_up(int64_t a, int64_t to) { return (a + to - 1) / to * to; 
 
 inline limits limits_of(const kn_spgemm_problem& p, const kn_launch* launch) {
   auto value = [launch](int i) { return param(row_params, launch, i); };
-  limits l = {value(0), value(1), value(2), value(3), value(4), 0, 64};
+  limits l = {value(0), value(1), value(2), value(3), value(4), value(5), 0, 64};
   l.dense = round_up(smaller(larger(p.n, 1), kDense), 512);
   while (l.hash < kHash && l.hash < l.table * smaller(p.most, p.n)) l.hash *= 2;
   return l;

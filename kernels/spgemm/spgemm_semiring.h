@@ -10,6 +10,15 @@
 namespace kn::spgemm {
 namespace {
 
+// Zen 5 waits for the old destination of a zero-masked vpexpand too; what is cleared first has none.
+inline __m512i cleared() {
+  __m512i zero = _mm512_setzero_si512();
+#if defined(__GNUC__)
+  __asm__("" : "+v"(zero));  // or the compiler would see zero-masking in it
+#endif
+  return zero;
+}
+
 template <class V>
 struct lanes;
 
@@ -24,6 +33,17 @@ struct lanes<double> {
   static void store(double* p, mask m, reg v) { _mm512_mask_storeu_pd(p, m, v); }
   static void store(double* p, reg v) { _mm512_storeu_pd(p, v); }
   static reg compress(mask m, reg v) { return _mm512_maskz_compress_pd(m, v); }
+  static reg expand(mask m, reg v) { return _mm512_mask_expand_pd(_mm512_castsi512_pd(cleared()), m, v); }
+  // Whole registers of the columns base + i of a mask.
+  static void store_columns(int32_t* to, mask m, int64_t base) {
+    const __m256i iota = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+    const __m256i columns = _mm256_add_epi32(iota, _mm256_set1_epi32(static_cast<int32_t>(base)));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm256_maskz_compress_epi32(m, columns));
+  }
+  static void store_columns(int64_t* to, mask m, int64_t base) {
+    const __m512i columns = _mm512_add_epi64(_mm512_set1_epi64(base), _mm512_set_epi64(7, 6, 5, 4, 3, 2, 1, 0));
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi64(m, columns));
+  }
   static reg add(reg a, reg b) { return _mm512_add_pd(a, b); }
   static reg mul(reg a, reg b) { return _mm512_mul_pd(a, b); }
   static reg min(reg a, reg b) { return _mm512_min_pd(a, b); }  // b where either is NaN
@@ -71,6 +91,16 @@ struct lanes<float> {
   static void store(float* p, mask m, reg v) { _mm512_mask_storeu_ps(p, m, v); }
   static void store(float* p, reg v) { _mm512_storeu_ps(p, v); }
   static reg compress(mask m, reg v) { return _mm512_maskz_compress_ps(m, v); }
+  static reg expand(mask m, reg v) { return _mm512_mask_expand_ps(_mm512_castsi512_ps(cleared()), m, v); }
+  static void store_columns(int32_t* to, mask m, int64_t base) {
+    const __m512i iota = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    const __m512i columns = _mm512_add_epi32(iota, _mm512_set1_epi32(static_cast<int32_t>(base)));
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(m, columns));
+  }
+  static void store_columns(int64_t* to, mask m, int64_t base) {
+    lanes<double>::store_columns(to, static_cast<__mmask8>(m), base);
+    lanes<double>::store_columns(to + __builtin_popcount(m & 255), static_cast<__mmask8>(m >> 8), base + 8);
+  }
   static reg add(reg a, reg b) { return _mm512_add_ps(a, b); }
   static reg mul(reg a, reg b) { return _mm512_mul_ps(a, b); }
   static reg min(reg a, reg b) { return _mm512_min_ps(a, b); }

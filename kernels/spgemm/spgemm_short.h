@@ -3,6 +3,7 @@
 // first one, lane after lane in the order of A's row. Each step is taken for all rows of a batch before the next: a
 // step is one chain of dependent instructions, and several rows of it are in flight at once.
 #pragma once
+#include "spgemm_lanes.h"
 #include "spgemm_operands.h"
 #include "spgemm_sort.h"
 
@@ -48,9 +49,37 @@ struct short_rows {
     batch.counts[b] = count;
   }
 
+  void sort(int n) {
+    int64_t most = 0, all = 0;
+    for (int b = 0; b < n; b++) most = larger(most, registers_of(b)), all += registers_of(b);
+    if (n == kShortBatch && all > kShortBatch * most * 5 / 8)
+      in_lanes(most);
+    else
+      in_registers(n);
+  }
+
+  // All rows at once, as if they had as many registers as the longest.
+  void in_lanes(int64_t registers) {
+    uint32_t* rows[kShortBatch];
+    for (int b = 0; b < kShortBatch; b++) {
+      rows[b] = batch.keys[b];
+      for (int64_t i = registers_of(b); i < registers; i++) _mm512_store_si512(rows[b] + 16 * i, _mm512_set1_epi32(-1));
+    }
+    switch (registers) {
+      case 1:
+        return lane_sort::sort<1>(rows);
+      case 2:
+        return lane_sort::sort<2>(rows);
+      case 3:
+        return lane_sort::sort<3>(rows);
+      default:
+        return lane_sort::sort<4>(rows);
+    }
+  }
+
   // Long rows two at a time: a sort is one chain of steps, and more than one of a long row never fits the window in
   // which instructions wait for each other.
-  void sort(int n) {
+  void in_registers(int n) {
     for (int b = 0; b < n; b++) {
       const int64_t registers = registers_of(b);
       const bool two = registers > 2 && b + 1 < n && registers_of(b + 1) == registers;

@@ -10,7 +10,7 @@ internal sealed partial class DecodeAttentionOperation
     private sealed class Tally
     {
         public int Cases, Refused;
-        public double Fraction, Error, Plain, Lse;
+        public double Fraction, Error, Plain, OfTwicePlain, Lse;
         public List<string> Faults { get; } = [];
     }
 
@@ -26,7 +26,7 @@ internal sealed partial class DecodeAttentionOperation
         }
         foreach ((string kind, Tally t) in tallies)
             yield return new CheckResult(row.Name, kind, t.Cases, t.Refused, t.Fraction,
-                [("error", t.Error), ("of plain reference", t.Plain), ("lse error", t.Lse)], t.Faults);
+                [("error", t.Error), ("of plain reference", t.Plain), ("worst of twice plain", t.OfTwicePlain), ("lse error", t.Lse)], t.Faults);
     }
 
     /// <summary>One case: launches, among them every softmax, and thread bounds take turns.</summary>
@@ -46,6 +46,7 @@ internal sealed partial class DecodeAttentionOperation
         tally.Fraction = Math.Max(tally.Fraction, verdict.Fraction);
         tally.Error = Math.Max(tally.Error, verdict.Error);
         tally.Plain = Math.Max(tally.Plain, verdict.Plain);
+        tally.OfTwicePlain = Math.Max(tally.OfTwicePlain, verdict.OfTwicePlain);
         tally.Lse = Math.Max(tally.Lse, verdict.LseError);
         if (!verdict.Ok && tally.Faults.Count < MostFaults) tally.Faults.Add($"{row.Dataflow(launch)} on {one}: {verdict}");
     }

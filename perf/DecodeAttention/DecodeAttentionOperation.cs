@@ -61,7 +61,9 @@ internal sealed partial class DecodeAttentionOperation : Operation
 
     public override KnOp Op => KnOp.DecodeAttention;
 
-    public override Axis Axis { get; } = new("kv_len", "Tokens in the cache of a sequence", 1, "4096,1024,16384", "1024,4096,16384", "1024,4096,16384,65536");
+    public override Axis Axis { get; } = new("kv_len", "Tokens in the cache of a sequence", 1, Lengths, Lengths, Lengths, explain: "4096");
+
+    private const string Lengths = "1024,4096,16384,65536,131072";
 
     protected override IReadOnlyList<Option> ShapeOptions =>
     [
@@ -144,6 +146,7 @@ internal sealed partial class DecodeAttentionOperation : Operation
                 var selection = new DecodeAttentionSelection(device, options, layer.Phi);
                 var segments = DecodeAttentionSelection.Choose(device, options, layer.Phi, store, cache);
                 object said = new Explanation<KnDecodeAttentionProblem>(selection, segments, Op, cache).Show(screen, Title(layer, threads, cache, $"softmax {options.Softmax}"), points, store);
+                screen.Line($"The first parameter of a dataflow is its softmax: {string.Join(", ", Enum.GetValues<KnSoftmax>().Select(s => $"{(int)s} {s.ToString().ToLowerInvariant()}"))}.");
                 all.Add(new { op = Name, layer = layer.Case, layer.Dtypes, shape = layer.ShapeByName, threads, cache, said });
             }
         screen.Json(all);

@@ -22,9 +22,10 @@ internal sealed partial class DecodeAttentionOperation
 /// <summary>Operands of one attention at one kv_len after the other, with the calls of ours and of a peer on them.</summary>
 internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer, Conditions on, TuningStore store) : Workbench
 {
-    private readonly Dictionary<string, long> _recomputed = [];
+    private readonly Dictionary<string, (KnSoftmax Softmax, long Recomputed)> _ran = [];
     private DecodeAttentionTrial? _trial;
     private CallTimer? _timer;
+    private bool _norms;
     private int _at;
 
     public override Layer Layer => layer;
@@ -38,12 +39,17 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
         return on.Device.Gpu is not null && layer.Options.Query == DType.Float16 ? work with { PeakKinds = ["f16", "f32"] } : work;
     }
 
-    public override long? RecomputedRows(string dataflow) => _recomputed.TryGetValue(dataflow, out long rows) ? rows : null;
+    public override long? RecomputedRows(string dataflow) => _ran.TryGetValue(dataflow, out var ran) && ran.Softmax is KnSoftmax.Unified or KnSoftmax.Bounded ? ran.Recomputed : null;
 
-    /// <summary>Chosen first; with <paramref name="every"/> the best launch of every row and every softmax by the model.</summary>
+    public override string? SoftmaxOf(string dataflow) => _ran.TryGetValue(dataflow, out var ran) ? ran.Softmax.ToString().ToLowerInvariant() : null;
+
+    /// <summary>
+    /// Chosen first; with <paramref name="every"/> the best launch of every row and every softmax by the model, on a cache that keeps key norms:
+    /// all four can be compared, whatever a plan of these options may choose.
+    /// </summary>
     public override IReadOnlyList<TimedCall> Calls(int at, int threads, bool every)
     {
-        if (!Narrow(at)) return [];
+        if (!Narrow(at, every && !layer.Options.BatchInvariant)) return [];
         DecodeAttentionOptions options = layer.Options with { Threads = threads, MaxKvLen = at };
         Segment<KnDecodeAttentionProblem> chosen = DecodeAttentionSelection.Choose(on.Device, options, layer.Phi, store, on.Cache)[^1];
         var calls = new List<(Row Row, KnLaunch Launch)> { (chosen.Row, chosen.Launch) };
@@ -56,7 +62,7 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
         foreach (Row row in on.Device.Table.Of(KnOp.DecodeAttention).Where(r => on.Device.Table.Runs(r, out _)))
             foreach (SoftmaxDataflow softmax in (SoftmaxDataflow[])[SoftmaxDataflow.Sync, SoftmaxDataflow.Lazy, SoftmaxDataflow.Unified, SoftmaxDataflow.Bounded])
             {
-                var selection = new DecodeAttentionSelection(on.Device, options with { Row = row.Name, Softmax = softmax }, layer.Phi);
+                var selection = new DecodeAttentionSelection(on.Device, options with { Row = row.Name, Softmax = softmax, KeyNorms = _norms }, layer.Phi);
                 if (!row.Launches(options.Threads).Any(l => selection.Accepts(row, at, l))) continue;
                 (_, KnLaunch launch, _) = selection.Best(at);
                 yield return (row, launch);
@@ -64,7 +70,7 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
     }
 
     /// <summary>False where the cache alone is more than a measurement may take of this machine's memory.</summary>
-    private bool Narrow(int at)
+    private bool Narrow(int at, bool norms = false)
     {
         if (_at == at && _trial is not null) return true;
         Dispose();
@@ -75,7 +81,8 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
             return false;
         }
         int copies = CallTimer.Copies(on.Device, on.Cache, bytes);
-        _trial = new DecodeAttentionTrial(layer.Options.Problem(at, layer.Phi), new DecodeAttentionData(7)
+        (_at, _norms) = (at, norms || layer.Options.KeyNorms);
+        _trial = new DecodeAttentionTrial((layer.Options with { KeyNorms = _norms }).Problem(at, layer.Phi), new DecodeAttentionData(7)
         {
             KvLens = layer.KvLens(at),
             QLens = [.. Enumerable.Repeat(layer.Options.MaxQLen, layer.Options.MaxBatch)],
@@ -84,7 +91,6 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
             SampleRows = 8,
         });
         _timer = CallTimer.On(on.Device, copies, on.Cache, on.Eager);
-        _at = at;
         return true;
     }
 
@@ -101,7 +107,7 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
         trial.Poison();
         if (trial.Run(row, launch) is var ran and not KnStatus.Ok) throw row.Failure(ran);
         DecodeAttentionVerdict verdict = trial.Check();
-        if ((KnSoftmax)row.Value(launch, DecodeAttentionSelection.Softmax) is KnSoftmax.Unified or KnSoftmax.Bounded) _recomputed[call.Name] = trial.Recomputed;
+        _ran[call.Name] = ((KnSoftmax)row.Value(launch, DecodeAttentionSelection.Softmax), trial.Recomputed);
         return verdict.Ok ? call : throw new KernelsException(Status.Internal, call.Name, $"{layer.Case}, kv_len {_at}: {verdict}");
     }
 

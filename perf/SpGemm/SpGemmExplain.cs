@@ -51,7 +51,7 @@ internal sealed partial class SpGemmOperation
     private static void Show(Screen screen, SpGemmSample sample, List<Threshold> thresholds, long products)
     {
         screen.Line($"Class: {sample.Class}{(products < SpGemmSelection.LeastTuned ? $"; below {SpGemmSelection.LeastTuned} products thresholds are the defaults" : "")}.");
-        var table = new Table("thresholds (window, sort, density, cached, table)", "dataflow", ">model us", ">tuned us", "");
+        var table = new Table("thresholds (window, sort, density, cached, table, blocks)", "dataflow", ">model us", ">tuned us", "");
         foreach (Threshold t in thresholds) table.Add(Format.Short(t.Dataflow), Format.Number(t.ModelUs), Tuned(t.TunedUs), t.Chosen ? "chosen" : "");
         screen.Show(table);
     }

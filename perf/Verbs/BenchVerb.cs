@@ -66,11 +66,11 @@ internal static class BenchVerb
     private static Table Table(IEnumerable<Cell> group)
     {
         Cell first = group.First();
-        bool entries = first.MegaEntries is not null, again = group.Any(c => c.RecomputedRows is not null);
+        bool entries = first.MegaEntries is not null, softmax = first.Softmax is not null, again = group.Any(c => c.RecomputedRows is not null);
         var table = new Table($"{first.Op} {first.Case}: {first.Extents}, {first.Dtypes}, {first.Where}, {first.Cache}",
-            [$">{first.Axis}", "dataflow", ">us", ">95 % interval", ">GB/s", ">GFLOP/s", .. entries ? [">Mnnz/s"] : Array.Empty<string>(), .. again ? [">rows again"] : Array.Empty<string>(), ">of limit"]);
+            [$">{first.Axis}", "dataflow", .. softmax ? ["softmax"] : Array.Empty<string>(), ">us", ">95 % interval", ">GB/s", ">GFLOP/s", .. entries ? [">Mnnz/s"] : Array.Empty<string>(), .. again ? [">rows again"] : Array.Empty<string>(), ">of limit"]);
         foreach (Cell c in group)
-            table.Add([Format.Int(c.At), Format.Short(c.Row), Format.Number(c.MedianUs), $"{Format.Number(c.CiLowUs)}..{Format.Number(c.CiHighUs)}", Format.Number(c.Gbps),
+            table.Add([Format.Int(c.At), Format.Short(c.Row), .. softmax ? [c.Softmax ?? "-"] : Array.Empty<string>(), Format.Number(c.MedianUs), $"{Format.Number(c.CiLowUs)}..{Format.Number(c.CiHighUs)}", Format.Number(c.Gbps),
                 Format.Number(c.Gflops), .. c.MegaEntries is { } m ? [Format.Number(m)] : Array.Empty<string>(), .. again ? [c.RecomputedRows is { } r ? Format.Int(r) : "-"] : Array.Empty<string>(), Format.Percent(c.LimitFraction)]);
         return table;
     }

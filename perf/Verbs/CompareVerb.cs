@@ -107,14 +107,14 @@ internal static class CompareVerb
     private static Table Table(IEnumerable<Cell> group)
     {
         Cell first = group.First();
-        bool entries = first.MegaEntries is not null, again = group.Any(c => c.RecomputedRows is not null);
+        bool entries = first.MegaEntries is not null, softmax = first.Softmax is not null, again = group.Any(c => c.RecomputedRows is not null);
         string[] peers = [.. group.Select(c => c.Peer).OfType<string>().Distinct()];
         var table = new Table($"{first.Op} {first.Case}: {first.Extents}, {first.Dtypes}, {first.Where}, {first.Cache}; ratio = peer's time / ours",
-            [$">{first.Axis}", "dataflow", ">us", ">GB/s", ">GFLOP/s", .. entries ? [">Mnnz/s"] : Array.Empty<string>(), .. again ? [">rows again"] : Array.Empty<string>(), ">of limit", .. peers.SelectMany(p => new[] { $">{p} us", ">ratio" })]);
+            [$">{first.Axis}", "dataflow", .. softmax ? ["softmax"] : Array.Empty<string>(), ">us", ">GB/s", ">GFLOP/s", .. entries ? [">Mnnz/s"] : Array.Empty<string>(), .. again ? [">rows again"] : Array.Empty<string>(), ">of limit", .. peers.SelectMany(p => new[] { $">{p} us", ">ratio" })]);
         foreach (var cell in group.GroupBy(c => c.At))
         {
             Cell c = cell.First();
-            table.Add([Format.Int(c.At), Format.Short(c.Row), Format.Number(c.MedianUs), Format.Number(c.Gbps), Format.Number(c.Gflops), .. c.MegaEntries is { } m ? [Format.Number(m)] : Array.Empty<string>(), .. again ? [c.RecomputedRows is { } r ? Format.Int(r) : "-"] : Array.Empty<string>(), Format.Percent(c.LimitFraction),
+            table.Add([Format.Int(c.At), Format.Short(c.Row), .. softmax ? [c.Softmax ?? "-"] : Array.Empty<string>(), Format.Number(c.MedianUs), Format.Number(c.Gbps), Format.Number(c.Gflops), .. c.MegaEntries is { } m ? [Format.Number(m)] : Array.Empty<string>(), .. again ? [c.RecomputedRows is { } r ? Format.Int(r) : "-"] : Array.Empty<string>(), Format.Percent(c.LimitFraction),
                 .. peers.SelectMany(p => cell.FirstOrDefault(x => x.Peer == p) is { PeerMedianUs: { } us, Ratio: { } ratio } ? new[] { Format.Number(us), Format.Number(ratio) } : ["-", "-"])]);
         }
         return table;

@@ -22,7 +22,7 @@ public sealed class NonFinite
     private static readonly DecodeAttentionData s_data = new(5) { KvLens = [90, 40, 65], QLens = [4, 1, 3] };
 
     private static IEnumerable<KnDecodeAttentionProblem> Problems(int kind) =>
-        [Problem(kind, 0, KnAttentionFlags.None), Problem(kind, 10, KnAttentionFlags.Sinks), Problem(kind, 0, KnAttentionFlags.Tree)];
+        [Problem(kind, 0, KnAttentionFlags.None), Problem(kind, 10, KnAttentionFlags.Sinks), Problem(kind, 0, KnAttentionFlags.Tree), Problem(kind, 0, KnAttentionFlags.None) with { HeadDim = 136, VHeadDim = 256 }];
 
     [TestCaseSource(nameof(RowsByKind))]
     public void InQuerySpoilsItsOwnRow(string name, int kind)

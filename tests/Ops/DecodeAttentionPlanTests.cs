@@ -263,7 +263,7 @@ public sealed partial class DecodeAttentionPlanTests
         ("Mask", "positions", s_options with { Mask = AttentionMask.Full, Window = 8 }),
         ("Mask", "not 7", s_options with { Mask = (AttentionMask)7 }),
         ("Softmax", "without phi", s_options with { Softmax = SoftmaxDataflow.Unified }),
-        ("Softmax", "Bounded", s_options with { Softmax = SoftmaxDataflow.Bounded }),
+        ("Softmax", "not Bounded without KeyNorms or a SoftCap up to 60", s_options with { Softmax = SoftmaxDataflow.Bounded }),
         ("Softmax", "batch-invariant", s_options with { Softmax = SoftmaxDataflow.Bounded, KeyNorms = true, BatchInvariant = true }),
         ("Row", "decode_attention/nonsense", s_options with { Row = "decode_attention/nonsense" }),
         ("alibi", "6 values", s_options with { Alibi = true }),
@@ -320,6 +320,7 @@ public sealed partial class DecodeAttentionPlanTests
         Refused("kvLens", () => plan.Run<float, float, float>(q, cache, [1, 1, 1, 1, 1], pages, output, lse));
         Refused("pages", () => plan.Run<float, float, float>(q, cache, s_lens, pages.AsSpan2D()[..3, ..], output, lse));
         Refused("pages", () => plan.Run<float, float, float>(q, cache, s_lens, badPages, output, lse));
+        Assert.That(() => plan.Run<float, float, float>(q, cache, s_lens, badPages, output, lse), Throws.TypeOf<KernelsException>().With.Message.EqualTo("pages: ids below 32, not 32 of sequence 3"));
         Refused("qStart", () => plan.Run<float, float, float>(q, cache, s_lens, pages, output, lse, [0, 1, 2]));
         Refused("qStart", () => plan.Run<float, float, float>(q, cache, s_lens, pages, output, lse, [0, 2, 2, 3, 4]));
         Refused("kvLater", () => plan.Run<float, float, float>(q, cache, s_lens, pages, output, lse, kvLater: [1, 1, 1]));

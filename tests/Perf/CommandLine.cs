@@ -132,6 +132,8 @@ public sealed class CommandLine
         Assert.That(results.Select(r => r.GetProperty("row").GetString()).Distinct(), Is.EquivalentTo(
             new[] { "flat_gemm/managed", "decode_attention/managed", "spgemm/managed", "sparse_linear/managed" }));
         Assert.That(results.All(r => r.GetProperty("faults").GetArrayLength() == 0));
+        Assert.That(results.Where(r => r.GetProperty("row").GetString() == "decode_attention/managed").Select(r => r.GetProperty("figures").GetProperty("worst_of_twice_plain").GetDouble()),
+            Is.Not.Empty.And.All.GreaterThan(0).And.All.LessThanOrEqualTo(1), "error against float64 beside that of a plain reference");
     }
 
     [Test]
@@ -161,6 +163,18 @@ public sealed class CommandLine
         JsonElement report = PerfProcess.Run("report", results, "--out", page, "--no-limits", "--db", scratch["none"], "--json").Expect(PerfProcess.Ok).Json();
         Assert.That(report.GetProperty("results").GetInt32(), Is.EqualTo(document.RootElement.GetArrayLength()));
         Assert.That(File.ReadAllText(page), Does.Contain("<svg").And.Contain("64 x 64"));
+    }
+
+    /// <summary>--rows has the four dataflows of the softmax in one table, named, whatever a plan of these options may choose.</summary>
+    [Test]
+    public void TheFourDataflowsAreOneTable()
+    {
+        JsonElement[] cells = [.. PerfProcess.Run("bench", "decode_attention", "--q-heads", "4", "--kv-heads", "2", "--head-dim", "64", "--batch", "2", "--q-len", "1", "--kv-len", "300",
+            "--rows", "--cache", "warm", "--seconds", "0.01", "--json").Expect(PerfProcess.Ok).Json().EnumerateArray()];
+        foreach (var row in cells.GroupBy(c => c.GetProperty("row").GetString()!.Split('[')[0]))
+            Assert.That(row.Select(c => c.GetProperty("softmax").GetString()).Distinct(), Is.EquivalentTo(new[] { "sync", "lazy", "unified", "bounded" }), row.Key);
+        foreach (JsonElement cell in cells)
+            Assert.That(cell.GetProperty("recomputed_rows").ValueKind, Is.EqualTo(cell.GetProperty("softmax").GetString() is "unified" or "bounded" ? JsonValueKind.Number : JsonValueKind.Null), cell.ToString());
     }
 
     /// <summary>A ragged batch is said to be one and counts the bytes of its own lengths; rows done again are counted where there may be any.</summary>

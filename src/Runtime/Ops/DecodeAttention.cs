@@ -318,7 +318,14 @@ public sealed unsafe partial class DecodeAttention : IDisposable
             args.Workspace = workspace.Pointer;
             args.WorkspaceBytes = workspace.Bytes;
             KnDecodeAttentionProblem problem = segment.Problem;
-            Call(segment, &problem, ref args, 0);
+            try
+            {
+                Call(segment, &problem, ref args, 0);
+            }
+            catch (KernelsException e) when (e.Argument == "pages" && DecodeAttentionRules.WrongPage(problem, args) is { } wrong)
+            {
+                throw new KernelsException(e.Status, "pages", $"ids below {args.PageCount}, not {wrong.Id} of sequence {wrong.Sequence}");
+            }
             if (recomputed > 0) Interlocked.Add(ref _recomputed, recomputed);
         }
         finally

@@ -36,7 +36,7 @@ public enum SoftmaxDataflow
     Unified = 3,
     /// <summary>
     /// As Unified with a phi that cannot overflow: 0 where <see cref="DecodeAttentionOptions.SoftCap"/> is at most 60, else
-    /// from |q| times the largest norm of a page's keys; a larger sink raises it. Rows far below such a bound are done again.
+    /// from |q| times the largest norm of a page's keys. Rows far below such a bound are done again.
     /// </summary>
     Bounded = 4,
 }

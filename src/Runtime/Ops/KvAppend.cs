@@ -17,7 +17,8 @@ public sealed unsafe partial class KvCache<T> where T : unmanaged
     /// 2^-4 |x| (or scale 2^-10 near zero), by scale = max|x| / 448 where there are scales; with scale = max|x| / 127 per token and
     /// head to sbyte, an error of at most scale / 2 and the rounding of float. A quantised head whose largest element is below
     /// 2^-119 becomes zeros, and one with a NaN or an infinity becomes NaN by its scale. The bounds of the key norms, of what is
-    /// stored, grow with every key and start again with the first slot of a page. Allocates nothing.
+    /// stored, grow with every key and start again with the first slot of a page. Sequences may share pages that are full: a slot that two
+    /// new tokens are given holds either. Allocates nothing.
     /// </summary>
     /// <param name="k">[tokens, KvHeads, HeadDim].</param>
     /// <param name="v">[tokens, KvHeads, VHeadDim].</param>

@@ -73,8 +73,16 @@ internal sealed unsafe class DecodeAttentionSelection : Selection<KnDecodeAttent
         if (_options.Row is not null && !Rows[0].Launches(Threads).Any(l => base.Accepts(Rows[0], at, l)))
             return new KernelsException(Status.Unsupported, Rows[0].Name, $"requires {(Rows[0].Accepts(&problem, Rows[0].DefaultLaunch(Threads), out string? why) ? "" : why)}");
         return new KernelsException(Status.Unsupported, nameof(_options.Softmax),
-            $"a dataflow that {string.Join(", ", Rows)} can run here, not {_options.Softmax}{(_options.Softmax == SoftmaxDataflow.Unified && !_phi ? " without phi" : "")}");
+            $"a dataflow that {string.Join(", ", Rows)} can run here, not {_options.Softmax}{Lacking}");
     }
+
+    /// <summary>What the softmax that was asked for does not have.</summary>
+    private string Lacking => _options.Softmax switch
+    {
+        SoftmaxDataflow.Unified when !_phi => " without phi",
+        SoftmaxDataflow.Bounded when !_options.CapBounds && !_options.KeyNorms => " without KeyNorms or a SoftCap up to 60",
+        _ => "",
+    };
 
     /// <summary>The choice for every kv_len in 0..MaxKvLen, in order and without gaps.</summary>
     internal static ImmutableArray<Segment<KnDecodeAttentionProblem>> Choose(Device device, DecodeAttentionOptions options, bool phi, TuningStore? store,
