@@ -5,29 +5,29 @@ using Kernels.Interop.Native;
 namespace Kernels;
 
 /// <summary>
-/// spgemm/gpu: hash tables filled by 8 lanes, a wave or a block for each row of C (spgemm_gpu.h), NVIDIA and AMD, columns of 32 bits.
+/// spgemm/gpu: hash tables filled by 8 lanes, a wave or a block for each row of C (spgemm_gpu.h), NVIDIA and AMD.
 /// Ordered: the bits are those of the CPU's rows, whatever the schedule. ANALYSE waits for the stream, since what it finds wrong is
 /// its answer; the other phases only enqueue. Rows of C come out sorted where that is not asked for, too.
 /// </summary>
 internal sealed unsafe class SpGemmGpu : GpuRow
 {
     private const string File = "spgemm_gpu";
-    // KN_SPGEMM_GPU_TILE, _MOST, _MASKED_N, _FAULT_PRODUCTS
-    private const int Tile = 2048, Most = 1 << 28, MaskedN = 1 << 30, FaultProducts = 256;
+    // KN_SPGEMM_GPU_MOST, _MASKED_N, _FAULT_PRODUCTS
+    private const int Most = 1 << 28, MaskedN = 1 << 30, FaultProducts = 256;
     private const int Threads = 256, SmallThreads = 128, Lanes = 8, LongestGrid = 65535, CounterBytes = 256;
     private const int LanesEntries = 64, WaveEntries = 512, BlockEntries = 2048;
     private const long LanesProducts = 1024, MostTableBytes = 256L << 20;
 
     private enum Step { Count, Fill, Values }
 
-    private readonly GpuKernel _offsets, _columns, _count, _total, _tiles, _sums, _add, _bin, _done;
+    private readonly GpuKernel _offsets, _columns, _count, _total, _bin, _done;
+    private readonly GpuScan _scan;
     private readonly GpuKernel[] _rows;  // [structure f32 f64][lanes wave block device]
 
     public SpGemmGpu(GpuDriver gpu) : base(gpu, "spgemm/gpu", File, "spgemm_gpu_bin")
     {
         (_offsets, _columns, _count, _total) = (Kernel("spgemm_gpu_offsets"), Kernel("spgemm_gpu_columns"), Kernel("spgemm_gpu_count"), Kernel("spgemm_gpu_total"));
-        (_tiles, _sums, _add) = (Kernel("spgemm_gpu_scan_tiles"), Kernel("spgemm_gpu_scan_sums"), Kernel("spgemm_gpu_scan_add"));
-        (_bin, _done) = (Kernel("spgemm_gpu_bin"), Kernel("spgemm_gpu_done"));
+        (_bin, _done, _scan) = (Kernel("spgemm_gpu_bin"), Kernel("spgemm_gpu_done"), new GpuScan(gpu));
         _rows = [.. from value in (string[])["structure", "f32", "f64"] from width in (string[])["lanes", "wave", "block", "device"] select Kernel($"spgemm_gpu_{value}_{width}")];
     }
 
@@ -49,7 +49,7 @@ internal sealed unsafe class SpGemmGpu : GpuRow
         if (!SpGemmRules.Valid(p, out why)) return false;
         bool values = Parameters[0].Values.Contains(launch.Param[0]) && !((ReadOnlySpan<int>)launch.Param)[1..].ContainsAnyExcept(0);
         why = !values ? "launch parameters among the values of this row"
-            : p.IndexBytes != 4 ? "p.IndexBytes == 4"
+            : Math.Max(p.M, p.N) > SpGemmRules.Longest32 ? "p.M < 2^31 && p.N < 2^31"
             : p.Most > Most ? "p.Most <= 2^28"
             : SpGemmRules.Has(p, KnSpgemmFlags.Mask) && p.N >= MaskedN ? "p.N < 2^30 with a mask"
             : null;
@@ -66,7 +66,7 @@ internal sealed unsafe class SpGemmGpu : GpuRow
         public Scratch(in KnSpgemmProblem p, in KnLaunch launch, GpuDriver gpu)
         {
             TileSumsAt = CounterBytes;
-            ListAt = TileSumsAt + RoundUp((p.M + Tile - 1) / Tile * sizeof(long), 256);
+            ListAt = TileSumsAt + RoundUp(GpuScan.Bytes(p.M), 256);
             TablesAt = ListAt + RoundUp(2 * p.M * sizeof(int), 256);
             Bytes = TablesAt;
             long entries = Math.Min(p.N, SpGemmRules.Has(p, KnSpgemmFlags.Mask) ? 2 * p.Most : p.Most);
@@ -98,7 +98,7 @@ internal sealed unsafe class SpGemmGpu : GpuRow
                 break;
             default:
                 Rows(p, k, Step.Count, stream);
-                Scan(k, a.COffsets, a.RowTo - a.RowFrom, stream);
+                _scan.Run(a.COffsets, a.RowTo - a.RowFrom, k.TileSums, stream);
                 if (a.Phase == (int)KnSpgemmPhase.Symbolic) break;
                 _done.Launch(new GpuGrid(1, 1, 1, 1), stream, k);
                 Rows(p, k, Step.Fill, stream);
@@ -118,7 +118,7 @@ internal sealed unsafe class SpGemmGpu : GpuRow
             Products = a.Products,
             Most = a.Most,
             COffsets = a.COffsets,
-            CColumns = (int*)a.CColumns,
+            CColumns = a.CColumns,
             CValues = a.CValues,
             RowsDone = a.RowsDone,
             TileSums = (long*)(workspace + scratch.TileSumsAt),
@@ -138,6 +138,7 @@ internal sealed unsafe class SpGemmGpu : GpuRow
             Semiring = p.Semiring,
             Flags = p.Flags,
             MaskBytes = SpGemmRules.Has(p, KnSpgemmFlags.Valued) ? ValueBytes(p) : 0,
+            IndexBytes = p.IndexBytes,
         };
     }
 
@@ -148,7 +149,7 @@ internal sealed unsafe class SpGemmGpu : GpuRow
         return new GpuGrid((int)Math.Min(Math.Min(wanted, full), LongestGrid), 1, 1, threads);
     }
 
-    private static GpuGrid All(long elements, int each = Threads) => new((int)Math.Max(1, (elements + each - 1) / each), 1, 1, Threads);
+    private static GpuGrid All(long elements) => new((int)Math.Max(1, (elements + Threads - 1) / Threads), 1, 1, Threads);
 
     private void Analyse(in KnSpgemmProblem p, in KnSpgemmGpu k, nint stream)
     {
@@ -157,7 +158,7 @@ internal sealed unsafe class SpGemmGpu : GpuRow
         _offsets.Launch(Some(Math.Max(p.M, p.K)), stream, k);
         _columns.Launch(Some(Math.Max(p.ANnz, p.BNnz)), stream, k);
         _count.Launch(All(p.M), stream, k);
-        Scan(k, k.Products, p.M, stream);
+        _scan.Run(k.Products, p.M, k.TileSums, stream);
         _total.Launch(Some(p.M), stream, k);
         uint faults = 0;
         Gpu.Copy(GpuCopy.ToHost, (nint)(&faults), (nint)k.Counters, sizeof(uint), stream);
@@ -167,17 +168,6 @@ internal sealed unsafe class SpGemmGpu : GpuRow
         if ((faults & (FaultProducts - 1)) == 0) throw new KernelsException(Status.Invalid, "products", "requires products[m] <= 2^60");
         throw new KernelsException(Status.Invalid, ((string[])["a", "b", "mask", "d"])[operand],
             $"requires {((faults & 15) != 0 ? "ascending offsets" : operand == 0 ? "0 <= column < k" : "0 <= column < n")}");
-    }
-
-    private void Scan(in KnSpgemmGpu args, long* values, long count, nint stream)
-    {
-        if (count == 0) return;
-        KnSpgemmGpu k = args;
-        k.Scan = values;
-        k.ScanCount = count;
-        _tiles.Launch(All(count, Tile), stream, k);
-        _sums.Launch(new GpuGrid(1, 1, 1, Threads), stream, k);
-        _add.Launch(All(count, Tile), stream, k);
     }
 
     /// <summary>All rows, width by width; a width that no row can need is not launched.</summary>

@@ -3,9 +3,9 @@ namespace Kernels;
 /// <summary>Matrices of the host as a device multiplies them: there themselves, or copies that are freed with this.</summary>
 internal sealed class SpGemmOperands<T> : IDisposable where T : unmanaged
 {
-    private readonly Dictionary<CsrMatrix<T>, CsrMatrix<T>> _copies = [];
+    private readonly Dictionary<CsrStructure, CsrStructure> _copies = [];
 
-    public SpGemmOperands(CsrMatrix<T> a, CsrMatrix<T> b, Device device, CsrMatrix<T>? mask = null, CsrMatrix<T>? addend = null)
+    public SpGemmOperands(CsrMatrix<T> a, CsrMatrix<T> b, Device device, CsrStructure? mask = null, CsrMatrix<T>? addend = null)
     {
         Device = device;
         (A, B, Mask, Addend) = (There(a), There(b), mask is null ? null : There(mask), addend is null ? null : There(addend));
@@ -17,7 +17,7 @@ internal sealed class SpGemmOperands<T> : IDisposable where T : unmanaged
 
     public CsrMatrix<T> B { get; }
 
-    public CsrMatrix<T>? Mask { get; }
+    public CsrStructure? Mask { get; }
 
     public CsrMatrix<T>? Addend { get; }
 
@@ -30,15 +30,15 @@ internal sealed class SpGemmOperands<T> : IDisposable where T : unmanaged
     }
 
     /// <summary>One copy of a matrix, however often it is an operand.</summary>
-    private CsrMatrix<T> There(CsrMatrix<T> x)
+    private TMatrix There<TMatrix>(TMatrix x) where TMatrix : CsrStructure
     {
         if (Device.Gpu is null) return x;
-        if (!_copies.TryGetValue(x, out CsrMatrix<T>? copy)) _copies[x] = copy = x.CopyTo(Device);
-        return copy;
+        if (!_copies.TryGetValue(x, out CsrStructure? copy)) _copies[x] = copy = x.Copy(Device);
+        return (TMatrix)copy;
     }
 
     public void Dispose()
     {
-        foreach (CsrMatrix<T> copy in _copies.Values) copy.Dispose();
+        foreach (CsrStructure copy in _copies.Values) copy.Dispose();
     }
 }

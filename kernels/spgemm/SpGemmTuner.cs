@@ -39,7 +39,7 @@ internal sealed unsafe class SpGemmTuner<T> : Tuner<KnSpgemmProblem> where T : u
 
     /// <summary>Of operands in the host's memory; a device gets copies.</summary>
     /// <exception cref="KernelsException">Operands that do not fit, a product too small to have tuned thresholds, or no memory.</exception>
-    public static TuningResult Tune(Device device, TuningStore store, SpGemmTuning what, CsrMatrix<T> a, CsrMatrix<T> b, CsrMatrix<T>? mask = null,
+    public static TuningResult Tune(Device device, TuningStore store, SpGemmTuning what, CsrMatrix<T> a, CsrMatrix<T> b, CsrStructure? mask = null,
         CsrMatrix<T>? addend = null)
     {
         long start = Stopwatch.GetTimestamp();

@@ -5,6 +5,7 @@
 // is known before the run, whatever C is.
 #pragma once
 #include <atomic>
+#include <thread>
 
 #include "spgemm_numeric.h"
 
@@ -249,13 +250,17 @@ struct driver {
   }
 
   int free_buffer(worker& w) {
-    for (;;) {
+    for (int turns = 0;; turns++) {
       flush(w);
       for (int b = 0; b < kBuffers; b++)
         if (w.waiting[b] < 0) return b;
       if (stop.load(std::memory_order_relaxed) != INT64_MAX) return -1;
       advance();
-      _mm_pause();
+      // The worker that has the slot may be waiting for this core.
+      if (turns < 1024)
+        _mm_pause();
+      else
+        std::this_thread::yield();
     }
   }
 

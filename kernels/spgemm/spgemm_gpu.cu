@@ -1,6 +1,7 @@
-// spgemm/gpu: row-wise products (Gustavson 1978) in hash tables, for NVIDIA and AMD; columns of 32 bits. A group of
-// threads computes a row: 8 lanes, a wave or a block with the table in shared memory, or a block with it in device
-// memory, by an upper bound of its entries and its products (windows of SMASH, arXiv 2105.14156, with one row each).
+// spgemm/gpu: row-wise products (Gustavson 1978) in hash tables, for NVIDIA and AMD; tables hold columns of 32 bits,
+// matrices those or 64. A group of threads computes a row: 8 lanes, a wave or a block with the table in shared memory,
+// or a block with it in device memory, by an upper bound of its entries and its products (windows of SMASH, arXiv
+// 2105.14156, with one row each).
 //
 // Ordered: entries of A's row follow one another, a barrier apart, and threads share the entries of one row of B, whose
 // columns are distinct. So slots are claimed by atomics and sums are not added by them: an entry of C is zero (+) d (+)
@@ -21,8 +22,13 @@ __device__ __forceinline__ bool has(const args& a, int32_t flag) { return (a.fla
 __device__ __forceinline__ int64_t thread_of_grid() { return int64_t{blockIdx.x} * kBlockThreads + threadIdx.x; }
 __device__ __forceinline__ int64_t threads_of_grid() { return int64_t{gridDim.x} * kBlockThreads; }
 
-__device__ __forceinline__ uint32_t column(const kn_csr& x, int64_t j) {
-  return static_cast<uint32_t>(static_cast<const int32_t*>(x.columns)[j]);
+__device__ __forceinline__ int64_t column(const args& a, const kn_csr& x, int64_t j) {
+  return a.index_bytes == 4 ? static_cast<const int32_t*>(x.columns)[j] : static_cast<const int64_t*>(x.columns)[j];
+}
+
+// The same where columns are known to fit a table.
+__device__ __forceinline__ uint32_t key(const args& a, const kn_csr& x, int64_t j) {
+  return static_cast<uint32_t>(column(a, x, j));
 }
 
 __device__ __forceinline__ int64_t length(const kn_csr& x, int64_t row) { return x.offsets[row + 1] - x.offsets[row]; }
@@ -94,14 +100,14 @@ __device__ __forceinline__ void sum_row(const args& a, int64_t i, table<V>& t, u
     for (int64_t j = a.mask.offsets[i] + thread; j < a.mask.offsets[i + 1]; j += Width) {
       if (!counts(a, j)) continue;
       uint32_t before;
-      t.claim(column(a.mask, j), kInMask, &before);
+      t.claim(key(a, a.mask, j), kInMask, &before);
     }
     sync_group<Width>();
   }
   if (has(a, KN_SPGEMM_ACCUMULATE)) {
     for (int64_t j = a.d.offsets[i] + thread; j < a.d.offsets[i + 1]; j += Width) {
       uint32_t before;
-      const uint32_t c = column(a.d, j), at = t.claim(c, masked ? kTouched : 0u, &before);
+      const uint32_t c = key(a, a.d, j), at = t.claim(c, masked ? kTouched : 0u, &before);
       if constexpr (kValues<V>)
         accumulate(a, t, at, before, c, static_cast<const V*>(a.d.values)[j]);
       else
@@ -110,14 +116,14 @@ __device__ __forceinline__ void sum_row(const args& a, int64_t i, table<V>& t, u
     sync_group<Width>();
   }
   for (int64_t e = a.a.offsets[i], end = a.a.offsets[i + 1]; e < end; e++) {
-    const int64_t k = column(a.a, e), to = a.b.offsets[k + 1];
+    const int64_t k = column(a, a.a, e), to = a.b.offsets[k + 1];
     for (int64_t j = a.b.offsets[k] + thread; j < to; j += Width) {
       V value{};
       if constexpr (kValues<V>) {
         const V x = reads ? static_cast<const V*>(a.a.values)[e] : V(1);
         value = multiply(a.semiring, x, reads ? static_cast<const V*>(a.b.values)[j] : V(1));
       }
-      product(a, t, column(a.b, j), value);
+      product(a, t, key(a, a.b, j), value);
     }
     sync_group<Width>();
   }
@@ -133,8 +139,11 @@ __device__ __forceinline__ void write_row(const args& a, int64_t i, const table<
   const int64_t begin = ends[0], count = ends[1] - begin;
   if (a.step == KN_SPGEMM_STEP_FILL) sort<Width>(t.list, static_cast<uint32_t>(count), thread);
   for (int64_t j = thread; j < count; j += Width) {
-    const uint32_t c = a.step == KN_SPGEMM_STEP_FILL ? t.list[j] : static_cast<uint32_t>(a.c_columns[begin + j]);
-    if (a.step == KN_SPGEMM_STEP_FILL) a.c_columns[begin + j] = static_cast<int32_t>(c);
+    const uint32_t c =
+        a.step == KN_SPGEMM_STEP_FILL ? t.list[j] : key(a, kn_csr{nullptr, a.c_columns, nullptr}, begin + j);
+    if (a.step == KN_SPGEMM_STEP_FILL && a.index_bytes == 4)
+      static_cast<int32_t*>(a.c_columns)[begin + j] = static_cast<int32_t>(c);
+    if (a.step == KN_SPGEMM_STEP_FILL && a.index_bytes == 8) static_cast<int64_t*>(a.c_columns)[begin + j] = c;
     if constexpr (kValues<V>) {
       const uint32_t at = t.find(c);
       const bool there = at != kEmpty && (!has(a, KN_SPGEMM_MASK) || (load_atomic(t.keys + at) & kTouched));
@@ -164,8 +173,8 @@ __device__ __forceinline__ table<V> shared_table(const args& a, char* memory, in
   table<V> t{};
   t.sums = reinterpret_cast<V*>(at);
   t.keys = reinterpret_cast<uint32_t*>(at + slots * kBytes<V>);
-  t.list = t.keys + slots;
-  t.count = t.list + entries;
+  t.list = {t.keys + slots, 0};
+  t.count = t.keys + slots + entries;
   t.columns = has(a, KN_SPGEMM_MASK) ? kTouched - 1 : kInMask - 1;
   return t;
 }
@@ -194,7 +203,7 @@ __device__ __forceinline__ void run_block(const args& a, char* memory) {
     row<V, kBlock>(a, a.list[a.m - 1 - r], t, threadIdx.x);
 }
 
-// The list of a row is its place in C, sorted there.
+// The list of a row is its place in C, sorted there: with columns of 64 bits in their low halves.
 template <class V>
 __device__ __forceinline__ void run_device(const args& a, char* memory) {
   table<V> t = shared_table<V>(a, memory, 0, 0);
@@ -203,7 +212,10 @@ __device__ __forceinline__ void run_device(const args& a, char* memory) {
       reinterpret_cast<uint32_t*>(a.tables + blockIdx.x * a.table_slots * (4 + kBytes<V>)+a.table_slots * kBytes<V>);
   for (int64_t r = blockIdx.x; r < a.counters[3]; r += gridDim.x) {
     const int64_t i = a.list[a.m + r];
-    if (a.step == KN_SPGEMM_STEP_FILL) t.list = reinterpret_cast<uint32_t*>(a.c_columns) + a.c_offsets[i - a.row_from];
+    if (a.step == KN_SPGEMM_STEP_FILL)
+      t.list = {
+          reinterpret_cast<uint32_t*>(static_cast<char*>(a.c_columns) + a.c_offsets[i - a.row_from] * a.index_bytes),
+          a.index_bytes / 8};
     row<V, kBlock>(a, i, t, threadIdx.x);
   }
 }
@@ -221,7 +233,7 @@ __device__ __forceinline__ void check_columns(const args& a, const kn_csr& x, in
   if (x.offsets == nullptr || (load_atomic(a.counters) >> operand & 1)) return;
   bool sound = true;
   for (int64_t j = thread_of_grid(), nnz = x.offsets[rows]; j < nnz; j += threads_of_grid())
-    sound &= column(x, j) < static_cast<uint64_t>(columns);
+    sound &= static_cast<uint64_t>(column(a, x, j)) < static_cast<uint64_t>(columns);
   if (!sound) atomicOr(a.counters, 16u << operand);
 }
 
@@ -267,7 +279,7 @@ KN_KERNEL(spgemm_gpu_count, 256, 4, kn_spgemm_gpu) {
   if (args.counters[0] == 0) {  // else columns may be anything
     if (args.d.offsets != nullptr) products = length(args.d, i);
     for (int64_t e = args.a.offsets[i]; e < args.a.offsets[i + 1] && products <= kMostProducts; e++)
-      products += length(args.b, column(args.a, e));
+      products += length(args.b, column(args, args.a, e));
     const int64_t masked = args.mask.offsets != nullptr ? length(args.mask, i) : 0;
     atomicMax(reinterpret_cast<unsigned long long*>(args.most),
               static_cast<unsigned long long>(products > masked ? products : masked));

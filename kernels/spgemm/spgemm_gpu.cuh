@@ -35,12 +35,19 @@ __device__ __forceinline__ void sync_group() {
 // A key is a column; with a mask its two highest bits say whether the mask has it and whether C has it.
 constexpr uint32_t kEmpty = ~0u, kInMask = 1u << 31, kTouched = 1u << 30;
 
+// Columns of C, of 32 bits each, packed or with as much room behind each.
+struct column_list {
+  uint32_t* at;
+  int32_t spread;  // 1: with room
+  __device__ __forceinline__ uint32_t& operator[](int64_t i) const { return at[i << spread]; }
+};
+
 template <class V>
 struct table {
   V* sums;
   uint32_t* keys;
-  uint32_t* list;   // columns of C in the order they came
-  uint32_t* count;  // of them
+  column_list list;  // columns of C in the order they came
+  uint32_t* count;   // of them
   uint32_t slots, shift;
   uint32_t columns;  // the bits of a key that are the column
 
@@ -108,8 +115,8 @@ __device__ __forceinline__ V add(int32_t semiring, V sum, V product) {
 
 // Ascending, by a bitonic network in which every exchange puts the larger one behind: so what is beyond the count would
 // stay there, and need not be.
-template <int Width>
-__device__ __forceinline__ void sort(uint32_t* list, uint32_t count, uint32_t thread) {
+template <int Width, class List>
+__device__ __forceinline__ void sort(const List& list, uint32_t count, uint32_t thread) {
   uint32_t size = 1;
   while (size < count) size *= 2;
   for (uint32_t run = 2; run <= size; run *= 2) {
@@ -118,7 +125,7 @@ __device__ __forceinline__ void sort(uint32_t* list, uint32_t count, uint32_t th
         const uint32_t low = i / step * 2 * step + i % step;
         const uint32_t high = step == run / 2 ? low + 2 * (step - i % step) - 1 : low + step;  // the first one mirrors
         if (high < count && list[low] > list[high]) {
-          const uint32_t v = list[low];
+          const auto v = list[low];
           list[low] = list[high];
           list[high] = v;
         }

@@ -1,5 +1,4 @@
-// The argument of the GPU kernels of spgemm, one struct for all of them. Addresses are the device's; columns have 32
-// bits.
+// The argument of the GPU kernels of spgemm, one struct for all of them. Addresses are the device's.
 //
 //   spgemm_gpu_offsets, _columns       any grid, block of 256: marks operands that are not sound in counters[0]
 //   spgemm_gpu_count                   grid (ceil(m / 256)), block of 256: products[i + 1] of each row, and most
@@ -36,7 +35,7 @@ typedef struct kn_spgemm_gpu {
   int64_t* products;     // [m + 1]
   int64_t* most;         // [1], 0 before count
   int64_t* c_offsets;    // [row_to - row_from + 1]
-  int32_t* c_columns;
+  void* c_columns;
   void* c_values;
   int64_t* rows_done;
   int64_t* scan;
@@ -49,8 +48,10 @@ typedef struct kn_spgemm_gpu {
   int64_t table_slots, table_count;
   int64_t row_from, row_to;
   int64_t m, k, n, a_nnz, b_nnz;
-  int32_t semiring;    // kn_semiring
-  int32_t flags;       // KN_SPGEMM_*
-  int32_t step;        // kn_spgemm_step
-  int32_t mask_bytes;  // of a value, with KN_SPGEMM_VALUED; 0: every entry of the mask counts
+  int32_t semiring;     // kn_semiring
+  int32_t flags;        // KN_SPGEMM_*
+  int32_t step;         // kn_spgemm_step
+  int32_t mask_bytes;   // of a value, with KN_SPGEMM_VALUED; 0: every entry of the mask counts
+  int32_t index_bytes;  // of a column: 4, or 8 with m and n below 2^31
+  int32_t reserved;
 } kn_spgemm_gpu;

@@ -6,7 +6,7 @@ namespace Kernels.Perf;
 
 internal sealed partial class SpGemmOperation
 {
-    public override IReadOnlyList<Option> CheckOptions => [s_matrix, s_transpose, s_values, s_semiring, s_mask, s_complement, s_accumulate, s_unsorted, s_structure, s_index, s_most];
+    public override IReadOnlyList<Option> CheckOptions => [s_matrix, s_transpose, s_values, s_semiring, s_mask, s_complement, s_valued, s_accumulate, s_unsorted, s_structure, s_index, s_most];
 
     public override IEnumerable<CheckResult> Check(KernelTable table, Row row)
     {
@@ -61,7 +61,9 @@ internal sealed partial class SpGemmOperation
             return new CheckResult(row.Name, layer.Case, 0, 1, 0, Figures(0, 0), []);
         }
         SpGemmOperand left = Operand(a), right = layer.Transposed ? Operand(b) : left;
-        SpGemmExpectedRow Expected(long i) => SpGemmOracle.Row(i, left, right, layer.Accumulate ? left : null, layer.Masked ? left.Structure : null, options.Complement, options.Semiring, layer.Type);
+        using CsrMatrix<T>? counts = options.ValuedMask ? SpGemmMatrixSpec.NotZero(a) : null;
+        SparseStructure? mask = !layer.Masked ? null : counts is null ? left.Structure : Operand(counts).Structure;
+        SpGemmExpectedRow Expected(long i) => SpGemmOracle.Row(i, left, right, layer.Accumulate ? left : null, mask, options.Complement, options.Semiring, layer.Type);
         using (plan)
         {
             using CsrMatrix<T> c = Here(plan.Product());

@@ -8,10 +8,7 @@ internal static class SpGemmMatrixSpec
     private const ulong Seed = 1;
     private static readonly Dictionary<string, (SparseStructure Structure, double[]? Values)> s_made = [];
 
-    public const string Help = "rmat:SCALE:EDGES, laplace2d:SIDE, laplace3d:SIDE, uniform:ROWS:PER_ROW, banded:NODES:UNKNOWNS:NEAR, powerlaw:ROWS:DEGREE, file:PATH";
-
-    /// <summary>What is measured when nothing is named.</summary>
-    public const string Suite = "rmat:14:16,laplace2d:500,laplace3d:60,uniform:100000:8,banded:10000:3:5,powerlaw:50000:8";
+    public const string Help = "rmat:SCALE:EDGES, laplace2d:SIDE, laplace3d:SIDE, uniform:ROWS:PER_ROW, banded:NODES:UNKNOWNS:NEAR, powerlaw:ROWS:DEGREE, file:PATH of a .mtx file or a folder of them";
 
     public static SparseStructure Structure(string spec) => Make(spec).Structure;
 
@@ -24,9 +21,21 @@ internal static class SpGemmMatrixSpec
     private static (SparseStructure, double[]?) Load(string path)
     {
         if (!File.Exists(path)) throw new UsageException($"--matrix file:{path}: no such file");
-        using CsrMatrix<double> x = MatrixMarket.Read<double>(path);
+        using CsrMatrix<double> x = Read(path);
         if (!x.HasValues) Screen.Note($"{path} is a pattern: it gets values from 1 to 2");
         return (new SparseStructure(x.Rows, x.Columns, x.RowOffsets.ToArray(), x.ColumnIndices.ToArray()), x.HasValues ? x.Values.ToArray() : null);
+    }
+
+    private static CsrMatrix<double> Read(string path)
+    {
+        try
+        {
+            return MatrixMarket.Read<double>(path);
+        }
+        catch (KernelsException e)
+        {
+            throw new UsageException($"--matrix file:{path}: {e.Message}");
+        }
     }
 
     private static SparseStructure Generate(string spec)
@@ -56,5 +65,25 @@ internal static class SpGemmMatrixSpec
         for (long j = 0; j < values.Length; j++) values[j] = T.CreateChecked(known is null ? 1 + j % 89 / 89.0 : known[j]);
         return indexBits == 32 ? CsrMatrix.Create<T>(s.Rows, s.Columns, s.Offsets, s.Indices, values)
             : CsrMatrix.Create<T>(s.Rows, s.Columns, s.Offsets, Array.ConvertAll(s.Indices, c => (long)c), values);
+    }
+
+    /// <summary>The entries that are not 0: where a valued mask counts.</summary>
+    public static CsrMatrix<T> NotZero<T>(CsrMatrix<T> a) where T : unmanaged, System.Numerics.INumber<T>
+    {
+        var offsets = new long[a.Rows + 1];
+        var indices = new List<long>();
+        var values = new List<T>();
+        for (int i = 0; i < a.Rows; i++)
+        {
+            for (long j = a.RowOffsets[i]; j < a.RowOffsets[i + 1]; j++)
+            {
+                if (T.IsZero(a.Values[(int)j])) continue;
+                indices.Add(a.ColumnAt(j));
+                values.Add(a.Values[(int)j]);
+            }
+            offsets[i + 1] = indices.Count;
+        }
+        return a.IndexBits == 64 ? CsrMatrix.Create<T>(a.Rows, a.Columns, offsets, indices.ToArray(), values.ToArray())
+            : CsrMatrix.Create<T>(a.Rows, a.Columns, offsets, indices.ConvertAll(c => (int)c).ToArray(), values.ToArray());
     }
 }

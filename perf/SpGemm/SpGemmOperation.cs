@@ -8,8 +8,9 @@ namespace Kernels.Perf;
 
 /// <summary>A product of a named matrix with itself or with its transpose.</summary>
 /// <param name="More">What is asked beyond the plain product, for the head of a table: nothing, or ", min_plus, mask A".</param>
-internal sealed record SpGemmLayer(string Matrix, bool Transposed, DType Type, SpGemmOptions Options, bool Masked, bool Accumulate, int IndexBits, string More)
-    : Layer($"{Matrix} A·{(Transposed ? "Aᵀ" : "A")}{More}", Type.Name(), true)
+/// <param name="Tune">Not of a suite's product that is too small for thresholds of its own.</param>
+internal sealed record SpGemmLayer(string Matrix, bool Transposed, DType Type, SpGemmOptions Options, bool Masked, bool Accumulate, int IndexBits, string More, bool Tune)
+    : Layer($"{Matrix} {SpGemmOperation.Product(Transposed)}{More}", Type.Name(), Tune)
 {
     public override IReadOnlyList<(string, int)> Shape =>
         [("rows", (int)SpGemmMatrixSpec.Structure(Matrix).Rows), ("nnz", (int)Math.Min(SpGemmMatrixSpec.Structure(Matrix).NonZeros, int.MaxValue))];
@@ -22,14 +23,13 @@ internal sealed partial class SpGemmOperation : Operation
 
     private static readonly Option<string[]> s_matrix = new("--matrix")
     {
-        Description = $"A list of {SpGemmMatrixSpec.Help} (default {SpGemmMatrixSpec.Suite})",
+        Description = $"A list of {SpGemmMatrixSpec.Help} (default a suite: {SpGemmSuite.Help})",
         HelpName = "LIST",
-        CustomParser = result => [.. result.Tokens.SelectMany(t => t.Value.Split(',', StringSplitOptions.RemoveEmptyEntries))],
-        DefaultValueFactory = _ => SpGemmMatrixSpec.Suite.Split(','),
+        CustomParser = result => [.. result.Tokens.SelectMany(t => t.Value.Split(',', StringSplitOptions.RemoveEmptyEntries)).SelectMany(SpGemmSuite.Expand)],
     };
     private static readonly Option<double> s_most = new("--most-products") { Description = "Leave out products with more multiplications (default 2e8: C, its copies and their bounds take some 15 GB)", DefaultValueFactory = _ => 2e8 };
     private static readonly Option<long> s_budget = new("--memory-budget") { Description = "MiB for scratch and C: C comes in pieces, and the process is measured against it", HelpName = "MIB" };
-    private static readonly Option<bool> s_transpose = new("--transpose") { Description = "Multiply by the transpose: A·Aᵀ" };
+    private static readonly Option<bool> s_transpose = new("--transpose") { Description = "A·Aᵀ in place of A·A; of the suite, which has both, it or with false the other alone" };
     private static readonly Option<Semiring> s_semiring = new("--semiring")
     {
         Description = $"One of {string.Join(", ", Enum.GetValues<Semiring>().Select(SemiringName))} (default plus_times)",
@@ -44,6 +44,7 @@ internal sealed partial class SpGemmOperation : Operation
     };
     private static readonly Option<bool> s_mask = new("--masked") { Description = "Keep what falls on entries of A, which is the mask" };
     private static readonly Option<bool> s_complement = new("--complement") { Description = "With --masked: leave that out instead" };
+    private static readonly Option<bool> s_valued = new("--valued") { Description = "With --masked: entries of A count where they are not 0" };
     private static readonly Option<bool> s_accumulate = new("--accumulate") { Description = "Add A to the product" };
     private static readonly Option<bool> s_unsorted = new("--unsorted") { Description = "Rows of C in any order" };
     private static readonly Option<bool> s_structure = new("--structure") { Description = "The structure of C alone" };
@@ -59,29 +60,48 @@ internal sealed partial class SpGemmOperation : Operation
 
     public override Axis Axis { get; } = new("reuse", "What a call may reuse: 1 nothing, 2 memory, 3 the structure of C (numeric phase alone)", 1, "1,2,3", "1,2", "2");
 
-    protected override IReadOnlyList<Option> ShapeOptions => [s_matrix, s_transpose, s_values, s_semiring, s_mask, s_complement, s_accumulate, s_unsorted, s_structure, s_index, s_most, s_budget, Arguments.Row];
+    protected override IReadOnlyList<Option> ShapeOptions => [s_matrix, s_transpose, s_values, s_semiring, s_mask, s_complement, s_valued, s_accumulate, s_unsorted, s_structure, s_index, s_most, s_budget, Arguments.Row];
 
     public override IReadOnlyList<Layer> Layers(ParseResult parsed, int threads)
     {
         DType type = parsed.GetValue(s_values) switch { "f64" => DType.Float64, "f32" => DType.Float32, var other => throw new UsageException($"--values: f64 or f32, not {other}") };
-        bool transpose = parsed.GetValue(s_transpose), masked = parsed.GetValue(s_mask), accumulate = parsed.GetValue(s_accumulate);
+        bool masked = parsed.GetValue(s_mask), accumulate = parsed.GetValue(s_accumulate);
         int index = parsed.GetValue(s_index);
         if (index is not (32 or 64)) throw new UsageException($"--index: 32 or 64, not {index}");
         if (parsed.GetValue(s_complement) && !masked) throw new UsageException("--complement: of a mask, so with --masked");
+        if (parsed.GetValue(s_valued) && (!masked || parsed.GetValue(s_structure))) throw new UsageException("--valued: of a mask, so with --masked, and of a product with values, so without --structure");
         SpGemmOptions options = Options(parsed, threads);
         string more = More(options, masked, accumulate, index);
+        string[]? named = parsed.GetValue(s_matrix) is { Length: > 0 } given ? given : null;
+        bool[] products = named is null && parsed.GetResult(s_transpose) is null or { Implicit: true } ? [false, true] : [parsed.GetValue(s_transpose)];
         var layers = new List<Layer>();
-        foreach (string matrix in parsed.GetValue(s_matrix)!)
+        foreach (string matrix in named ?? SpGemmSuite.Matrices())
         {
-            SparseStructure s = SpGemmMatrixSpec.Structure(matrix);
-            if (!transpose && s.Rows != s.Columns) throw new UsageException($"--matrix {matrix}: {s.Rows} x {s.Columns}, which only --transpose multiplies");
-            if ((masked || accumulate) && s.Rows != s.Columns) throw new UsageException($"--matrix {matrix}: {s.Rows} x {s.Columns}, which as mask or addend has not the shape of C");
-            double products = Products(s, transpose);
-            if (products > parsed.GetValue(s_most)) Screen.Note(string.Create(CultureInfo.InvariantCulture, $"{matrix}{(transpose ? " A·Aᵀ" : "")} is left out: {products:0.##e+0} products, more than --most-products"));
-            else layers.Add(new SpGemmLayer(matrix, transpose, type, options, masked, accumulate, index, more));
+            SparseStructure s;
+            try
+            {
+                s = SpGemmMatrixSpec.Structure(matrix);
+            }
+            catch (UsageException e) when (named is null)
+            {
+                Screen.Note($"{e.Message}: it is left out");
+                continue;
+            }
+            foreach (bool transpose in products)
+            {
+                double count = Products(s, transpose);
+                string? without = s.Rows != s.Columns && !transpose ? $"{s.Rows} x {s.Columns}, which only --transpose multiplies"
+                    : s.Rows != s.Columns && (masked || accumulate) ? $"{s.Rows} x {s.Columns}, which as mask or addend has not the shape of C" : null;
+                if (without is not null && named is not null) throw new UsageException($"--matrix {matrix}: {without}");
+                if (count > parsed.GetValue(s_most)) without ??= string.Create(CultureInfo.InvariantCulture, $"{count:0.##e+0} products, more than --most-products");
+                if (without is not null) Screen.Note($"{matrix} {Product(transpose)} is left out: {without}");
+                else layers.Add(new SpGemmLayer(matrix, transpose, type, options, masked, accumulate, index, more, named is not null || count >= SpGemmSelection.LeastTuned));
+            }
         }
         return layers;
     }
+
+    internal static string Product(bool transposed) => transposed ? "A·Aᵀ" : "A·A";
 
     private SpGemmOptions Options(ParseResult parsed, int threads) => new()
     {
@@ -90,6 +110,7 @@ internal sealed partial class SpGemmOperation : Operation
         MemoryBudget = parsed.GetValue(s_budget) << 20,
         Semiring = parsed.GetValue(s_semiring),
         Complement = parsed.GetValue(s_complement),
+        ValuedMask = parsed.GetValue(s_valued),
         Sorted = !parsed.GetValue(s_unsorted),
         StructureOnly = parsed.GetValue(s_structure),
     };
@@ -104,7 +125,7 @@ internal sealed partial class SpGemmOperation : Operation
     };
 
     private static string More(SpGemmOptions o, bool masked, bool accumulate, int index) =>
-        (accumulate ? " + A" : "") + (o.Semiring == Semiring.PlusTimes ? "" : $", {SemiringName(o.Semiring)}") + (!masked ? "" : o.Complement ? ", mask not A" : ", mask A")
+        (accumulate ? " + A" : "") + (o.Semiring == Semiring.PlusTimes ? "" : $", {SemiringName(o.Semiring)}") + (!masked ? "" : $", mask {(o.Complement ? "not " : "")}A{(o.ValuedMask ? " != 0" : "")}")
         + (o.Sorted ? "" : ", unsorted") + (o.StructureOnly ? ", structure" : "") + (index == 32 ? "" : $", {index}-bit columns");
 
     /// <summary>Multiplications, by the structure alone: sums of the rows of B that A's entries name.</summary>

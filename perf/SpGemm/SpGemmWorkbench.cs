@@ -19,6 +19,7 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
     private readonly SpGemmOperands<T> _there;
     private readonly List<IDisposable> _held = [];
     private readonly long _products;
+    private readonly CsrMatrix<T>? _counts;  // the mask's entries that count
     private CsrMatrix<double>? _bounds;
 
     public SpGemmWorkbench(SpGemmLayer layer, Device device)
@@ -27,6 +28,7 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
         _a = SpGemmMatrixSpec.Matrix<T>(layer.Matrix, layer.IndexBits);
         _b = layer.Transposed ? _a.Transpose() : _a;
         CsrMatrix<T>? mask = layer.Masked ? _a : null, addend = layer.Accumulate ? _a : null;
+        _counts = layer.Options.ValuedMask ? SpGemmMatrixSpec.NotZero(_a) : mask;
         using SpGemmPlan<T> plan = SpGemmPlan<T>.Create(_a, _b, layer.Options with { Row = "spgemm/managed", MemoryBudget = 0, Sorted = true }, mask, addend);
         _products = plan.Products;
         _c = plan.Product();
@@ -173,8 +175,8 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
             BOffsets = _b.OffsetsAt,
             BColumns = (int*)_b.ColumnsAt,
             BValues = _b.ValuesAt,
-            MaskOffsets = _layer.Masked ? _a.OffsetsAt : null,
-            MaskColumns = _layer.Masked ? (int*)_a.ColumnsAt : null,
+            MaskOffsets = _counts is null ? null : _counts.OffsetsAt,
+            MaskColumns = _counts is null ? null : (int*)_counts.ColumnsAt,
             DOffsets = _layer.Accumulate ? _a.OffsetsAt : null,
             DColumns = _layer.Accumulate ? (int*)_a.ColumnsAt : null,
             DValues = _layer.Accumulate ? _a.ValuesAt : null,
@@ -221,11 +223,10 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
     private CsrMatrix<double> MakeBounds()
     {
         using CsrMatrix<double> a = Sizes(_a), b = _layer.Transposed ? a.Transpose() : Sizes(_b);
-        CsrMatrix<T>? mask = _layer.Masked ? _a : null;
         using CsrMatrix<double> ones = CsrMatrix.Create<double>(a.Rows, a.Columns, a.RowOffsets, a.ColumnIndices, Enumerable.Repeat(1.0, (int)a.NonZeros).ToArray());
         var options = new SpGemmOptions { Complement = _layer.Options.Complement };
-        using CsrMatrix<double> terms = SpGemm.Multiply(a, b, options with { Semiring = Semiring.PlusPair }, mask, _layer.Accumulate ? ones : null);
-        CsrMatrix<double> bounds = SpGemm.Multiply(a, b, options with { Semiring = _layer.Options.Semiring }, mask, _layer.Accumulate ? a : null);
+        using CsrMatrix<double> terms = SpGemm.Multiply(a, b, options with { Semiring = Semiring.PlusPair }, _counts, _layer.Accumulate ? ones : null);
+        CsrMatrix<double> bounds = SpGemm.Multiply(a, b, options with { Semiring = _layer.Options.Semiring }, _counts, _layer.Accumulate ? a : null);
         (double u, double tiny) = sizeof(T) == 8 ? (Math.ScaleB(1, -53), double.Epsilon) : (Math.ScaleB(1, -24), float.Epsilon);
         for (long j = 0; j < bounds.NonZeros; j++) bounds.ValuesAt[j] = 2 * (terms.ValuesAt[j] + 1) * u * bounds.ValuesAt[j] + terms.ValuesAt[j] * tiny;
         return bounds;
@@ -265,6 +266,7 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
         _a.Dispose();
         _b.Dispose();
         _c.Dispose();
+        _counts?.Dispose();
         _bounds?.Dispose();
     }
 }

@@ -126,7 +126,7 @@ internal static class DoctorVerb
                 yield return new RowFact(name, row.Name, false, lacks, null, null);
                 continue;
             }
-            string? fault = Operation.All.FirstOrDefault(o => o.Op == row.Op) is { } operation ? operation.SelfTest(row) : AroundAttention.SelfTest(device, row.Op);
+            string? fault = Operation.All.FirstOrDefault(o => o.Op == row.Op) is { } operation ? operation.SelfTest(row) : GpuSelfTests.SelfTest(device, row.Op);
             yield return new RowFact(name, row.Name, true, null, fault is null, fault);
         }
     }

@@ -8,7 +8,7 @@ public sealed class SpGemmCommands
 {
     private static string Written(Tuning.Scratch scratch)
     {
-        using CsrMatrix<double> a = SpGemm.SpGemmTests.Of(SpGemmMatrices.Rmat(6, 4, 3), i => 1.0 / (i + 3));
+        using CsrMatrix<double> a = SpGemm.SpGemmTests.Of(SpGemmMatrices.Rmat(6, 4, 3), i => i % 5 == 0 ? 0 : 1.0 / (i + 3));
         MatrixMarket.Write(scratch["a.mtx"], a);
         return $"file:{scratch["a.mtx"]}";
     }
@@ -16,6 +16,8 @@ public sealed class SpGemmCommands
     [TestCase]
     [TestCase("--semiring", "min_plus", "--masked", "--values", "f32")]
     [TestCase("--masked", "--complement", "--accumulate", "--index", "64")]
+    [TestCase("--masked", "--valued")]
+    [TestCase("--masked", "--valued", "--complement", "--index", "64")]
     [TestCase("--transpose", "--unsorted", "--semiring", "or_and")]
     [TestCase("--structure", "--accumulate")]
     public void CheckHoldsEveryRowToTheOracleOnNamedMatrices(params string[] asked)
@@ -41,9 +43,32 @@ public sealed class SpGemmCommands
         PerfProcess.Run([("KERNELS_NATIVE", faulty), ("KN_WRONG", Row)], "check", "spgemm", "--matrix", matrix, "--row", "managed").Expect(PerfProcess.Ok);
     }
 
+    /// <summary>Without --matrix: the files of a folder and every kind of matrix of the suite, each with both products; what is too large is named.</summary>
+    [Test]
+    public void TheSuiteHasFilesAndEveryKindAndSaysWhatItLeavesOut()
+    {
+        using var scratch = new Tuning.Scratch();
+        string file = Written(scratch), complex = scratch["b.mtx"];
+        File.WriteAllText(complex, "%%MatrixMarket matrix coordinate complex general\n1 1 0\n");
+        PerfProcess Bench(string folder, params string[] more) =>
+            PerfProcess.Run([("KN_MATRICES", folder)], ["bench", "spgemm", "--most-products", "1e5", "--reuse", "2", "--threads", "1", "--seconds", "0.01", .. more, "--json"]);
+        PerfProcess bench = Bench(scratch.Path).Expect(PerfProcess.Ok);
+        Assert.That(bench.Json().EnumerateArray().Select(c => c.GetProperty("case").GetString()), Is.EqualTo(new[] { $"{file} A·A", $"{file} A·Aᵀ" }));
+        foreach (string kind in (string[])["rmat:14", "rmat:15", "rmat:16", "rmat:17", "rmat:18", "laplace2d:1000", "laplace3d:100", "banded", "uniform", "powerlaw"])
+            foreach (string product in (string[])["A·A", "A·Aᵀ"])
+                Assert.That(bench.Error, Does.Match($"{kind}[0-9:]* {product} is left out: .* more than --most-products"));
+        Assert.That(bench.Error, Does.Match("b.mtx: line 1: .* complex .* left out"));
+        Assert.That(Bench(scratch.Path, "--transpose", "false").Expect(PerfProcess.Ok).Json().GetArrayLength(), Is.EqualTo(1));
+        Assert.That(Bench(scratch["none"]).Error, Does.Contain($"files are left out: {scratch["none"]} is not there"));
+        Assert.That(PerfProcess.Run("check", "spgemm", "--matrix", $"file:{scratch.Path}").Expect(PerfProcess.Usage).Error, Does.Contain("b.mtx: line 1: "));
+        File.Delete(complex);
+        Assert.That(PerfProcess.Run("check", "spgemm", "--matrix", $"file:{scratch.Path}", "--row", "managed", "--json").Expect(PerfProcess.Ok).Json().GetArrayLength(), Is.EqualTo(1));
+    }
+
     [TestCase("check", "flat_gemm", "--matrix", "laplace2d:9")]
     [TestCase("check", "--matrix", "laplace2d:9")]
     [TestCase("check", "spgemm", "--matrix", "laplace2d:9", "--complement")]
+    [TestCase("check", "spgemm", "--matrix", "laplace2d:9", "--valued")]
     [TestCase("check", "spgemm", "--matrix", "file:/nosuch.mtx")]
     public void WhatNoRowIsCheckedOnIsWrongUsage(params string[] arguments) =>
         Assert.That(PerfProcess.Run(arguments).Expect(PerfProcess.Usage).Error, Does.Contain("perf: --"));
@@ -64,6 +89,7 @@ public sealed class SpGemmCommands
     [TestCase("--semiring", "plus_pair", "--masked", "--accumulate")]
     [TestCase("--masked", "--complement", "--accumulate", "--unsorted")]
     [TestCase("--structure", "--masked", "--accumulate")]
+    [TestCase("--masked", "--valued", "--accumulate")]
     public void GraphBlasComputesTheSameProblem(params string[] asked)
     {
         using var scratch = new Tuning.Scratch();

@@ -45,6 +45,7 @@ public sealed class MatrixMarketTests
     [TestCase(Coordinate + "real general\n2 2 1\n\n1 0 1\n", "line 4: 1 <= column <= 2, not 0")]
     [TestCase(Coordinate + "real general\n2 2 1\n1 1 x\n", "line 3: a value of Double, not x")]
     [TestCase(Coordinate + "real general\n2 2 1\n1 1\n", "line 3: a value of Double, not the end of the line")]
+    [TestCase(Coordinate + "integer general\n2 2 2\n1 1 +3\n2 2 1.5\n", "line 4: a whole number, as the header says, not 1.5")]
     [TestCase(Coordinate + "pattern general\n2 2 1\n1 1 5\n", "line 3: the end of the line, not 5")]
     [TestCase(Coordinate + "real general\n2 2 900000000000\n1 1 1\n", "900000000000 entries, as the size line says, not 1")]
     [TestCase(Coordinate + "real general\n2 2 1\n1 1 1\n2 2 2\n", "line 4: the end after the last entry")]

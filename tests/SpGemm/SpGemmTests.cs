@@ -93,23 +93,24 @@ public sealed class SpGemmTests
         AssertSame(Entries(c), Plain(t, a));
     }
 
-    /// <summary>Entries enough for several workers, each of which counts and moves a part of the rows.</summary>
+    /// <summary>Entries enough for several workers, each of which counts and moves a part of the rows; so many columns that they go to parts of them first; and neighbours.</summary>
     [Test]
-    public void ALargeTransposeIsTheSameForAnyThreads([Values(true, false)] bool values, [Values(32, 64)] int indexBits)
+    public void ALargeTransposeIsTheSameForAnyThreads([Values(2500, 300_000, 0)] int width, [Values(true, false)] bool values, [Values(32, 64)] int indexBits)
     {
-        SparseStructure s = SpGemmMatrices.Uniform(4000, 2500, 30, 41), expected = SpGemmMatrices.Transpose(s);
+        SparseStructure s = width == 0 ? SpGemmMatrices.Laplace2D(520) : SpGemmMatrices.Uniform(4000, width, 30, 41), expected = SpGemmMatrices.Transpose(s);
         Assert.That(s.NonZeros, Is.GreaterThan(100_000));
         // A value says where its entry was.
         int[] rows = [.. Enumerable.Range(0, (int)s.Rows).SelectMany(i => Enumerable.Repeat(i, (int)(s.Offsets[i + 1] - s.Offsets[i])))];
-        float[] places = values ? [.. rows.Select((row, j) => (float)(row * s.Columns + s.Indices[j]))] : [];
-        using CsrMatrix<float> a = indexBits == 32 ? CsrMatrix.Create<float>(s.Rows, s.Columns, s.Offsets, s.Indices, places)
-            : CsrMatrix.Create<float>(s.Rows, s.Columns, s.Offsets, Array.ConvertAll(s.Indices, c => (long)c), places);
+        double[] places = values ? [.. rows.Select((row, j) => (double)(row * s.Columns + s.Indices[j]))] : [];
+        using CsrMatrix<double> a = indexBits == 32 ? CsrMatrix.Create<double>(s.Rows, s.Columns, s.Offsets, s.Indices, places)
+            : CsrMatrix.Create<double>(s.Rows, s.Columns, s.Offsets, Array.ConvertAll(s.Indices, c => (long)c), places);
+        Assert.That(indexBits == 32 ? TranspositionByParts<int, double>.Pays(a) : TranspositionByParts<long, double>.Pays(a), Is.EqualTo(width == 300_000));
         try
         {
             foreach (int threads in (int[])[1, 2, 7])
             {
                 Device.Cpu.SetThreads(threads);
-                using CsrMatrix<float> t = a.Transpose();
+                using CsrMatrix<double> t = a.Transpose();
                 Assert.That((t.Rows, t.Columns, t.IndexBits, t.HasValues, t.Sorted), Is.EqualTo((s.Columns, s.Rows, indexBits, values, true)));
                 Assert.That(t.RowOffsets.SequenceEqual(expected.Offsets), $"{threads} threads");
                 long[] columns = indexBits == 32 ? Array.ConvertAll(t.ColumnIndices.ToArray(), c => (long)c) : t.ColumnIndices64.ToArray();

@@ -120,7 +120,12 @@ public sealed class Thresholds
         RowExplanation chosen = Autotuner.Explain(a, a, options).Single(r => r.IsChosen);
         Assert.That((chosen.Dataflow, chosen.TunedAt), Is.EqualTo((plan.Choice.Dataflow, 2)));
         Assert.That(chosen.TunedSeconds, Is.EqualTo(tuned.Points.Single().Candidates.Where(c => c.Dataflow.Row == chosen.Row && c.Samples > 0).Min(c => c.Seconds)));
-        using CsrMatrix<double> mask = CsrMatrix.Create<double>(1, 1L << 30, [0, 1], (int[])[5], [1]), wide = CsrMatrix.Create<double>(1, 1L << 30, [0, 1], (int[])[5], [1]), one = CsrMatrix.Create<double>(1, 1, [0, 1], (int[])[0], [1]);
+        using CsrMatrix<byte> entries = CsrMatrix.Create<byte>(a.Rows, a.Columns, a.RowOffsets, a.ColumnIndices), mask = CsrMatrix.Create<byte>(1, 1L << 30, [0, 1], (int[])[5], [1]);
+        TunedChoices masked = Autotuner.Tune(a, a, Tuning.Scratch.Ample, options, entries, a);
+        Assert.That(masked.Stored, masked.Problem);
+        using SpGemmPlan<double> like = SpGemmPlan<double>.Create(a, a, options, entries, a), unlike = SpGemmPlan<double>.Create(a, a, options, entries);
+        Assert.That((like.Choice.Source, unlike.Choice.Source), Is.EqualTo((ChoiceSource.Tuned, ChoiceSource.Modelled)));
+        using CsrMatrix<double> wide = CsrMatrix.Create<double>(1, 1L << 30, [0, 1], (int[])[5], [1]), one = CsrMatrix.Create<double>(1, 1, [0, 1], (int[])[0], [1]);
         RowExplanation refused = Autotuner.Explain(one, wide, options, mask).Single(r => r.Row == row.Name);
         Assert.That((refused.Accepts, refused.Refusal), Is.EqualTo((false, "p.n <= kMaskedSpan || !(p.flags & KN_SPGEMM_MASK) does not hold")));
     }

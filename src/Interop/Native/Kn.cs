@@ -9,7 +9,7 @@ namespace Kernels.Interop.Native;
 internal enum KnStatus { Ok = 0, Invalid = 1, Unsupported = 2, NoMemory = 3, Device = 4, AbiMismatch = 5, Internal = 6 }
 
 /// <summary>kn_op, and what has rows on GPUs alone: on the CPU it is plain C# without a choice.</summary>
-internal enum KnOp : uint { FlatGemm = 1, DecodeAttention = 2, SpGemm = 3, SparseLinear = 4, KvAppend = 0x101, MergeStates = 0x102 }
+internal enum KnOp : uint { FlatGemm = 1, DecodeAttention = 2, SpGemm = 3, SparseLinear = 4, KvAppend = 0x101, MergeStates = 0x102, Transpose = 0x103 }
 
 [Flags]
 internal enum KnCpu : uint { None = 0, Avx512 = 1, Avx512Bf16 = 2, Avx512Fp16 = 4, Amx = 8, Avx512Vbmi2 = 16 }

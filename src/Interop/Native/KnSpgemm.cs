@@ -59,7 +59,7 @@ internal unsafe struct KnSpgemmGpu
     public long* Products;
     public long* Most;
     public long* COffsets;
-    public int* CColumns;
+    public void* CColumns;
     public void* CValues;
     public long* RowsDone;
     public long* Scan;
@@ -76,4 +76,18 @@ internal unsafe struct KnSpgemmGpu
     public int Flags;
     public int Step;
     public int MaskBytes;
+    public int IndexBytes;
+    public int Reserved;
+}
+
+/// <summary>kernels/spgemm/transpose_gpu.h.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct KnTransposeGpu
+{
+    public KnCsr From;
+    public KnCsr To;
+    public ulong* Keys;
+    public long M, N, Nnz;
+    public int IndexBytes;
+    public int ValueBytes;
 }

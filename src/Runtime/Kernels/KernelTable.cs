@@ -57,7 +57,7 @@ internal sealed unsafe class KernelTable
 
     /// <summary>The rows of a GPU, best first within their operation.</summary>
     private static ImmutableArray<Row> GpuRows(GpuDriver gpu) =>
-        [.. FlatGemmGpu.Rows(gpu), .. DecodeAttentionGpu.Rows(gpu), new KvAppendGpu(gpu), new MergeStatesGpu(gpu), new SparseLinearGpu(gpu), new SpGemmGpu(gpu)];
+        [.. FlatGemmGpu.Rows(gpu), .. DecodeAttentionGpu.Rows(gpu), new KvAppendGpu(gpu), new MergeStatesGpu(gpu), new SparseLinearGpu(gpu), new SpGemmGpu(gpu), new TransposeGpu(gpu)];
 
     public static KernelTable Default => s_default.Value;
 

@@ -38,7 +38,7 @@ public sealed record SpGemmOptions
     public string? Row { get; init; }
 
     /// <summary>
-    /// Forces row and thresholds, as a plan's <see cref="SpGemmChoice"/> names them: window, sort, density, cached and table of the row's README, each among the
+    /// Forces row and thresholds, as a plan's <see cref="SpGemmChoice"/> names them: window, sort, density, cached, table and blocks of the row's README, each among the
     /// values that the row lists. Null: those tuned for the class of the operands, else the defaults.
     /// </summary>
     public Dataflow? Dataflow { get; init; }

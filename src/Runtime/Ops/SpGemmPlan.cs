@@ -261,12 +261,17 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
     public IEnumerable<CsrMatrix<T>> Pieces()
     {
         KernelsException.Require(_options.MemoryBudget > 0, nameof(SpGemmOptions.MemoryBudget), "a budget");
-        long at = 0;
-        while (at < _a.Rows)
+        return Each();
+
+        IEnumerable<CsrMatrix<T>> Each()
         {
-            CsrMatrix<T> piece = Piece(at, out long done);
-            at = done;
-            yield return piece;
+            long at = 0;
+            while (at < _a.Rows)
+            {
+                CsrMatrix<T> piece = Piece(at, out long done);
+                at = done;
+                yield return piece;
+            }
         }
     }
 

@@ -106,7 +106,7 @@ public sealed unsafe class SparseLinearWeights : IDisposable
 
     private static void CheckLayer<T>(FlatGemmOptions o, ReadOnlySpan<float> scales) where T : unmanaged
     {
-        ArgumentNullException.ThrowIfNull(o);
+        ArgumentNullException.ThrowIfNull(o, "options");
         SparseLinear.Check(o);
         KernelsException.Require(DTypes.Of<T>() == o.Weights, "w", $"elements of {o.Weights.Name()}, not {DTypes.Of<T>().Name()}");
         long wanted = o.Weights == DType.Int8 ? o.Columns : 0;

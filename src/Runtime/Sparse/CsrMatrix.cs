@@ -36,16 +36,42 @@ public sealed unsafe class CsrMatrix<T> : CsrStructure where T : unmanaged
     /// <summary>Address of the values, for matrices that no span can hold. Valid until Dispose.</summary>
     public nint ValuePointer => (nint)ValuesAt;
 
-    /// <summary>The transposed matrix, its rows sorted. Counts columns by blocks of rows, then moves every entry once.</summary>
+    /// <summary>
+    /// The transposed matrix, its rows sorted, where this one is. The CPU counts columns by blocks of rows, then moves every entry once, or twice where columns are
+    /// many and all over the place; a GPU brings the entries of a column together by atomics and sorts them. It waits for what it enqueued on the default stream.
+    /// </summary>
+    /// <exception cref="KernelsException">No memory; on a GPU also more than 2^32 rows or columns, or what the driver refuses.</exception>
     public CsrMatrix<T> Transpose()
     {
-        RequireHost();
-        PooledMemory? values = HasValues ? PooledMemory.Rent(NonZeros * sizeof(T), "transpose") : null;
-        var result = new CsrMatrix<T>(Columns, Rows, NonZeros, IndexBits, true, PooledMemory.Rent((Columns + 1) * sizeof(long), "transpose"),
-            PooledMemory.Rent(NonZeros * IndexBytes, "transpose"), values);
-        if (IndexBits == 32) Transposition<int, T>.Run(this, result);
+        PooledMemory Rent(long bytes) => PooledMemory.Rent(bytes, "transpose", Device);
+        var result = new CsrMatrix<T>(Columns, Rows, NonZeros, IndexBits, true, Rent((Columns + 1) * sizeof(long)), Rent(NonZeros * IndexBytes),
+            HasValues ? Rent(NonZeros * sizeof(T)) : null);
+        if (Device.Gpu is not null) TransposeOnDevice(result);
+        else if (IndexBits == 32) Transposition<int, T>.Run(this, result);
         else Transposition<long, T>.Run(this, result);
+        GC.KeepAlive(this);
         return result;
+    }
+
+    private void TransposeOnDevice(CsrMatrix<T> result)
+    {
+        Row row = Device.Table.Only<TransposeGpu>();
+        var problem = new KnSpgemmProblem { M = Rows, N = Columns, ANnz = NonZeros, IndexBytes = IndexBytes };
+        using PooledMemory scratch = PooledMemory.Rent(row.Workspace(&problem, default), "transpose", Device);
+        var args = new KnTransposeGpu
+        {
+            From = Native,
+            To = result.Native,
+            Keys = (ulong*)scratch.At,
+            M = Rows,
+            N = Columns,
+            Nnz = NonZeros,
+            IndexBytes = IndexBytes,
+            ValueBytes = HasValues ? sizeof(T) : 0,
+        };
+        KnStatus status = row.Run(&problem, default, &args);
+        if (status != KnStatus.Ok) throw row.Failure(status);
+        Device.Gpu!.Synchronize(0);
     }
 
     /// <summary>A copy on a GPU, or of a GPU's matrix in the memory of the host.</summary>
@@ -61,6 +87,8 @@ public sealed unsafe class CsrMatrix<T> : CsrStructure where T : unmanaged
         GC.KeepAlive(this);
         return copy;
     }
+
+    internal override CsrStructure Copy(Device device) => CopyTo(device);
 
     /// <summary>This pattern with values to be computed; takes over its memory, so that this matrix is not to be used again.</summary>
     internal CsrMatrix<T> WithValues() =>
@@ -101,6 +129,8 @@ public static unsafe class CsrMatrix
     /// <exception cref="KernelsException">The first rule that is broken, with its row.</exception>
     public static CsrMatrix<T> Wrap<T>(long rows, long columns, Buffer<long> offsets, Buffer<int> columnIndices, Buffer<T>? values) where T : unmanaged
     {
+        ArgumentNullException.ThrowIfNull(offsets);
+        ArgumentNullException.ThrowIfNull(columnIndices);
         RequireHost(offsets.Device, columnIndices.Device, values?.Device);
         Check(rows, columns, 32, offsets.Pointer, offsets.Length, columnIndices.Pointer, columnIndices.Length, values?.Length);
         return new CsrMatrix<T>(rows, columns, 32, true, offsets, columnIndices, values);
@@ -110,6 +140,8 @@ public static unsafe class CsrMatrix
     /// <exception cref="KernelsException">The first rule that is broken, with its row.</exception>
     public static CsrMatrix<T> Wrap<T>(long rows, long columns, Buffer<long> offsets, Buffer<long> columnIndices, Buffer<T>? values) where T : unmanaged
     {
+        ArgumentNullException.ThrowIfNull(offsets);
+        ArgumentNullException.ThrowIfNull(columnIndices);
         RequireHost(offsets.Device, columnIndices.Device, values?.Device);
         Check(rows, columns, 64, offsets.Pointer, offsets.Length, columnIndices.Pointer, columnIndices.Length, values?.Length);
         return new CsrMatrix<T>(rows, columns, 64, true, offsets, columnIndices, values);

@@ -58,6 +58,9 @@ public abstract unsafe class CsrStructure : IDisposable
 
     internal abstract KnCsr Native { get; }
 
+    /// <summary>CsrMatrix.CopyTo, whatever the type of the values.</summary>
+    internal abstract CsrStructure Copy(Device device);
+
     /// <summary>Where every row begins, and where the last one ends: [rows + 1].</summary>
     public ReadOnlySpan<long> RowOffsets => new(OffsetsAt, Length(Rows + 1));
 

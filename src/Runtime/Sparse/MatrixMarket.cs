@@ -5,7 +5,7 @@ namespace Kernels;
 /// <summary>
 /// The Matrix Market exchange format (Boisvert, Pozo, Remington, NISTIR 5935): coordinate and array; real, integer and pattern;
 /// general, symmetric and skew-symmetric. Complex and hermitian files are refused. Symmetric files are expanded, entries at
-/// equal places added, explicit zeros kept; of an array the zeros are left out.
+/// equal places added, explicit zeros kept; of an array the zeros are left out. What is beyond the range of float or double is read as infinity.
 /// </summary>
 public static class MatrixMarket
 {

@@ -20,7 +20,7 @@ internal sealed class MatrixMarketReader<T>(System.IO.Stream stream) where T : u
     private bool _done;
     private long _line;
 
-    private bool _array, _pattern;
+    private bool _array, _pattern, _integer;
     private Symmetry _symmetry;
 
     public CsrMatrix<T> Read()
@@ -56,6 +56,7 @@ internal sealed class MatrixMarketReader<T>(System.IO.Stream stream) where T : u
             "complex" => throw new KernelsException(Status.Unsupported, $"line {_line}", "real, integer or pattern: complex matrices are not read"),
             _ => throw Bad($"real, integer or pattern, not {Shown(words[3])}"),
         };
+        _integer = words[3] == "integer";
         _symmetry = words[4] switch
         {
             "general" => Symmetry.General,
@@ -142,6 +143,7 @@ internal sealed class MatrixMarketReader<T>(System.IO.Stream stream) where T : u
     private T Value(ref ReadOnlySpan<byte> line)
     {
         ReadOnlySpan<byte> word = Word(ref line);
+        if (_integer && (word.IsEmpty || word[(word[0] is (byte)'+' or (byte)'-' ? 1 : 0)..].ContainsAnyExceptInRange((byte)'0', (byte)'9'))) throw Bad($"a whole number, as the header says{Got(word)}");
         if (T.TryParse(word, NumberStyles.Float, CultureInfo.InvariantCulture, out T value)) return value;
         // Fortran writes 1.0D+03.
         if (word.Length is > 0 and < 64 && word.IndexOfAny((byte)'d', (byte)'D') > 0)

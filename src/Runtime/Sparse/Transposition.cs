@@ -20,6 +20,11 @@ internal static unsafe class Transposition<TIndex, T> where TIndex : unmanaged, 
 
     internal static void Run(CsrMatrix<T> from, CsrMatrix<T> to)
     {
+        if (TranspositionByParts<TIndex, T>.Pays(from))
+        {
+            TranspositionByParts<TIndex, T>.Run(from, to);
+            return;
+        }
         // A block's counts cost as much as its entries once there are as many columns.
         long blocks = Math.Clamp(from.NonZeros / Math.Max(2 * from.Columns, 1 << 14), 1, ManagedPool.Workers(0));
         using PooledMemory counts = PooledMemory.Rent(blocks * from.Columns * sizeof(long), "transpose");

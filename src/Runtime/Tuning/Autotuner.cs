@@ -77,18 +77,20 @@ public static class Autotuner
     /// <param name="b">In the host's memory.</param>
     /// <param name="budget">Wall time for all.</param>
     /// <param name="options">What the products will be asked for.</param>
+    /// <param name="mask">[m,n], as <see cref="SpGemm"/> has it.</param>
+    /// <param name="addend">[m,n], likewise.</param>
     /// <param name="progress">Told what is measured next.</param>
     /// <param name="cancellation">Ends it after the run in progress; what was measured is kept.</param>
     /// <param name="device">The CPU when null; another gets copies of the matrices.</param>
     /// <exception cref="KernelsException">Matrices that do not fit, too few products for thresholds to matter (2^20), or no memory.</exception>
-    public static TunedChoices Tune<T>(CsrMatrix<T> a, CsrMatrix<T> b, TimeSpan budget, SpGemmOptions? options = null, IProgress<TuningProgress>? progress = null,
-        CancellationToken cancellation = default, Device? device = null) where T : unmanaged, INumber<T>
+    public static TunedChoices Tune<T>(CsrMatrix<T> a, CsrMatrix<T> b, TimeSpan budget, SpGemmOptions? options = null, CsrStructure? mask = null, CsrMatrix<T>? addend = null,
+        IProgress<TuningProgress>? progress = null, CancellationToken cancellation = default, Device? device = null) where T : unmanaged, INumber<T>
     {
         ArgumentNullException.ThrowIfNull(a);
         ArgumentNullException.ThrowIfNull(b);
         options ??= new SpGemmOptions();
         var what = new SpGemmTuning { Options = options, Grid = [SpGemmThresholds.Memory] };
-        return TunedChoices.Of(SpGemmTuner<T>.Tune(device ?? Device.Cpu, options.Store ?? TuningStore.In(options.TuningDirectory), For(what, budget, progress, cancellation), a, b));
+        return TunedChoices.Of(SpGemmTuner<T>.Tune(device ?? Device.Cpu, options.Store ?? TuningStore.In(options.TuningDirectory), For(what, budget, progress, cancellation), a, b, mask, addend));
     }
 
     /// <summary>What every row of flat_gemm says to a layer at m rows, best row first.</summary>
@@ -141,7 +143,7 @@ public static class Autotuner
     /// <param name="addend">[m,n], likewise.</param>
     /// <param name="device">The CPU when null; another gets copies of the matrices.</param>
     /// <exception cref="KernelsException">Matrices or options that break a rule, or a forced row that cannot run.</exception>
-    public static ImmutableArray<RowExplanation> Explain<T>(CsrMatrix<T> a, CsrMatrix<T> b, SpGemmOptions? options = null, CsrMatrix<T>? mask = null, CsrMatrix<T>? addend = null,
+    public static ImmutableArray<RowExplanation> Explain<T>(CsrMatrix<T> a, CsrMatrix<T> b, SpGemmOptions? options = null, CsrStructure? mask = null, CsrMatrix<T>? addend = null,
         Device? device = null) where T : unmanaged
     {
         ArgumentNullException.ThrowIfNull(a);

@@ -4,8 +4,8 @@ using Kernels.Interop.Native;
 
 namespace Kernels.Perf;
 
-/// <summary>Self tests of a GPU's kernels that have no verb, because calls of attention bring them along: what the CPU gives is what they must give.</summary>
-internal static class AroundAttention
+/// <summary>Self tests of a GPU's kernels that have no verb, because calls of operations bring them along: what the CPU gives is what they must give.</summary>
+internal static class GpuSelfTests
 {
     private const int Tokens = 6, Heads = 3, Dim = 40, Parts = 2;
 
@@ -18,6 +18,7 @@ internal static class AroundAttention
             {
                 KnOp.KvAppend => KvAppend(device),
                 KnOp.MergeStates => MergeStates(device),
+                KnOp.Transpose => Transpose(device),
                 _ => $"no self test for {op}",
             };
         }
@@ -58,6 +59,13 @@ internal static class AroundAttention
         DecodeAttention.MergeStates(new TensorView<float>(from, Parts, Tokens, Heads, Dim), new TensorView<LogSumExp>(fromLse, Parts, Tokens, Heads), new TensorView<float>(to, Tokens, Heads, Dim), new TensorView<LogSumExp>(toLse, Tokens, Heads));
         double error = Back(to).Zip(here).Max(p => Math.Abs((double)p.First - p.Second)), lseError = Back(toLse).Zip(hereLse).Max(p => Math.Abs((double)p.First.Nats - p.Second.Nats));
         return error <= bound && lseError <= lseBound ? null : string.Create(CultureInfo.InvariantCulture, $"it differs from the CPU by {error:g3} of at most {bound:g3}, its lse by {lseError:g3} of {lseBound:g3}");
+    }
+
+    private static string? Transpose(Device device)
+    {
+        using CsrMatrix<double> a = SpGemmMatrixSpec.Matrix<double>("uniform:300:9", 32), there = a.CopyTo(device), transposed = there.Transpose();
+        using CsrMatrix<double> here = transposed.CopyTo(Device.Cpu), expected = a.Transpose();
+        return SpGemmSame.As(expected, here) ? null : "it gives another matrix than the CPU";
     }
 
     private static float[] Random(int count, int seed)
