@@ -33,13 +33,13 @@ internal static class SparseLinearModel
         bool decoded = (DType)q.WType == DType.Int8 && (DType)q.XType != DType.Int8 && ((KnGemmFlags)q.Flags & KnGemmFlags.QuantizeX) == 0;
         // flat writes what it expanded and reads it again for every tile of rows.
         double expand = operands * passes * (decoded ? ExpandDecoded : Expand) * (gemv ? 1 : 2) / Clock;
-        // A chain of sums of one element takes 6 cycles a product, and one row has only as many of them as panels.
-        double rate = FlatGemmModel.Rate(row, q) * Math.Min(1, m / passes * panels / 12.0);
+        // A chain of sums of one element takes 7 cycles a product, and one row has only as many of them as panels. One panel loads x for each product.
+        double rate = FlatGemmModel.Rate(row, q) * Math.Min(gemv && panels == 1 ? 0.5 : 1, m / passes * panels / 14.0);
         double dots = 2.0 * Math.Max(m, 1) * at.Count * SparsePanels.Lanes * at.KPadded / rate;
         if (row.Target == "managed") expand = p.Nnz * 2 / Clock;
         // gemv expands beside its products, but what s8 becomes takes their ports.
         bool beside = row.Target == "amx" || (gemv && !decoded);
-        double compute = (Math.Max(expand, dots) + (beside ? 0.1 : 1) * Math.Min(expand, dots)) / threads;
+        double compute = (Math.Max(expand, dots) + (beside ? 0.05 : 1) * Math.Min(expand, dots)) / threads;
         // Two streams for each of four panels draw less from memory than those of two or one.
         if (gemv && panels == 4) memory *= 1.04;
         return Math.Max(memory, compute) + 0.1 * Math.Min(memory, compute) + CallSeconds + TaskSeconds * at.Count / 4 / threads;
