@@ -11,8 +11,11 @@ internal static class SparseLinearModel
 {
     private const double CallSeconds = 1e-6, TaskSeconds = 2e-7, Clock = 3.5e9;
 
-    /// <summary>Cycles to expand one operand of a panel: load, mask, expand, count.</summary>
-    private const double Expand = 3;
+    /// <summary>
+    /// Cycles to expand one operand of a panel (load, mask, expand, count), and one of s8 that becomes several of another type. Zen 5 showed 0.8 of this,
+    /// as it showed more than the model's rates of memory and of products: their ratios are what counts.
+    /// </summary>
+    private const double Expand = 2.5, ExpandDecoded = 5;
 
     public static double Seconds(Row row, in KnLaunch launch, in KnSparseLinearProblem p, int m, Device device, CacheState cache)
     {
@@ -27,13 +30,18 @@ internal static class SparseLinearModel
         int panels = launch.Param[0] == 0 ? 4 : launch.Param[0];
         // The tiles of sparse_linear_registers.h: each expands its weights anew.
         double passes = Math.Ceiling(m / (!gemv ? 256.0 : panels == 4 ? 6 : panels == 2 ? 8 : 16));
+        bool decoded = (DType)q.WType == DType.Int8 && (DType)q.XType != DType.Int8 && ((KnGemmFlags)q.Flags & KnGemmFlags.QuantizeX) == 0;
         // flat writes what it expanded and reads it again for every tile of rows.
-        double expand = operands * passes * (gemv ? Expand : 2 * Expand) / Clock;
-        // A chain of sums of one element takes 7 cycles a product, and one row has only as many of them as panels.
-        double rate = FlatGemmModel.Rate(row, q) * Math.Min(1, m / passes * panels / 14.0);
+        double expand = operands * passes * (decoded ? ExpandDecoded : Expand) * (gemv ? 1 : 2) / Clock;
+        // A chain of sums of one element takes 7 cycles a product, and one row has only as many of them as panels. One panel loads x for each product.
+        double rate = FlatGemmModel.Rate(row, q) * Math.Min(gemv && panels == 1 ? 0.5 : 1, m / passes * panels / 14.0);
         double dots = 2.0 * Math.Max(m, 1) * at.Count * SparsePanels.Lanes * at.KPadded / rate;
         if (row.Target == "managed") expand = p.Nnz * 2 / Clock;
-        double compute = (row.Target == "amx" ? Math.Max(expand, dots) : expand + dots) / threads;
+        // gemv expands beside its products, but what s8 becomes takes their ports.
+        bool beside = row.Target == "amx" || (gemv && !decoded);
+        double compute = (Math.Max(expand, dots) + (beside ? 0.05 : 1) * Math.Min(expand, dots)) / threads;
+        // Two streams for each of four panels draw less from memory than those of two or one.
+        if (gemv && panels == 4) memory *= 1.04;
         return Math.Max(memory, compute) + 0.1 * Math.Min(memory, compute) + CallSeconds + TaskSeconds * at.Count / 4 / threads;
     }
 }

@@ -17,13 +17,22 @@ namespace {
 using flat_gemm::round_up;
 using flat_gemm::smaller;
 
+inline int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
+
 constexpr int64_t kMostRows = 256;  // of a block of flat: accumulators of four panels fill a quarter of L2
+
+// The hardware loses streams whose steps are uneven: gemv asks for values so many elements of k before it needs them,
+// or so many bytes for all panels of a step if those are fewer. Bits are a stream that needs help with its begin.
+constexpr int64_t kMostAhead = 256, kMostAheadBytes = 8192, kBitsAhead = 512;
 
 struct sparse_plan {
   flat_gemm::plan flat;
   sparse_panels at;
   active_sets sets;
   int64_t expanded_stride;  // bytes from panel to panel in scratch; 0 for gemv
+  int64_t ahead;            // elements of k, a multiple of kBlock
+  bool two_lines;           // see sparse_multiplication
+  int64_t workers;
 
   const char* packed() const { return static_cast<const char*>(flat.args->packed); }
   const char* values(int64_t panel, int64_t k) const {
@@ -33,9 +42,19 @@ struct sparse_plan {
   const char* bits(int64_t panel, int64_t k) const { return packed() + at.bits_at + (panel * at.k_padded + k) * 2; }
 };
 
+inline void fetch(const char* from, int64_t bytes) {
+  for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(from + i, _MM_HINT_T0);
+}
+
+// The panels at `next` are those that this worker will want after these.
 template <class Engine>
-void gemv_step(const sparse_plan& p, int64_t position, int64_t step, char* acc, int64_t ld) {
+void gemv_step(const sparse_plan& p, int64_t position, int64_t next, int64_t step, char* acc, int64_t ld) {
   const int64_t m = p.flat.args->m, most = kRows[flat_gemm::panel_slot(step)], tiles = (m + most - 1) / most;
+  for (int64_t j = 0; j < step; j++) {
+    const char* offsets = p.packed() + p.sets.panel(next + j) * p.at.blocks * 8;
+    fetch(offsets, 64);
+    fetch(offsets + p.at.blocks * 8 - 8, 8);
+  }
   for (int64_t t = 0; t < tiles; t++) {
     const int64_t r0 = m * t / tiles;
     sparse_multiplication<typename Engine::x_t> r{};
@@ -43,15 +62,28 @@ void gemv_step(const sparse_plan& p, int64_t position, int64_t step, char* acc, 
     r.ldx = p.flat.ldx;
     r.acc = acc + r0 * ld, r.ld = ld;
     r.first = true;
-    for (int64_t i = 0; i < p.sets.run_count; i++, r.first = false) {
-      const run active = p.sets.active_run(i);
+    r.two_lines = p.two_lines;
+    // A part of a run. Meanwhile it asks for values of the panels at `there` from the k `then` on.
+    const auto multiply = [&](int64_t begin, int64_t end, int64_t there, int64_t then) {
+      if (begin == end) return;
       for (int64_t j = 0; j < step; j++) {
         const int64_t panel = p.sets.panel(position + j);
-        r.values[j] = p.values(panel, active.begin), r.bits[j] = p.bits(panel, active.begin);
+        r.values[j] = p.values(panel, begin), r.bits[j] = p.bits(panel, begin);
+        r.ahead[j] = p.values(p.sets.panel(there + j), then) - r.values[j];
       }
-      r.x = static_cast<const typename Engine::x_t*>(p.flat.x) + r0 * p.flat.ldx + active.begin;
-      r.length = active.end - active.begin;
+      r.x = static_cast<const typename Engine::x_t*>(p.flat.x) + r0 * p.flat.ldx + begin;
+      r.length = end - begin;
       Engine::multiply_sparse(p.flat.problem->w_type, r);
+      r.first = false;
+    };
+    for (int64_t i = 0; i < p.sets.run_count; i++) {
+      const run active = p.sets.active_run(i);
+      const bool last = i + 1 == p.sets.run_count;
+      const int64_t cut = larger(active.begin, (active.end - p.ahead) / kBlock * kBlock);
+      multiply(active.begin, cut, position, active.begin + p.ahead);
+      const int64_t there = last && t + 1 == tiles ? next : position, then = p.sets.active_run(last ? 0 : i + 1).begin;
+      for (int64_t j = 0; j < step; j++) fetch(p.bits(p.sets.panel(there + j), then), kBitsAhead);
+      multiply(cut, active.end, there, then);
     }
   }
 }
@@ -117,9 +149,11 @@ void task(void* context, int64_t index, int32_t worker) {
   for (int64_t at = begin, step; at < active; at += step) {
     for (step = p.flat.step; step > active - at; step /= 2) {
     }
-    if constexpr (kGemv)
-      gemv_step<Engine>(p, at, step, acc + (at - begin) * 64, ld);
-    else
+    if constexpr (kGemv) {
+      // Workers take tasks in turns, more or less.
+      const int64_t next = at + step < active ? at + step : begin + p.workers * p.flat.block_n;
+      gemv_step<Engine>(p, at, smaller(next, p.sets.active - step), step, acc + (at - begin) * 64, ld);
+    } else
       flat_step(engine, p, at, step, row0, rows, acc + (at - begin) * 64, ld, acc + p.flat.accumulator_bytes);
   }
   engine.leave();
@@ -135,6 +169,13 @@ sparse_plan sizes(const kn_sparse_linear_problem& q, int64_t m, int64_t step, in
   p.flat = flat_gemm::sizes<Engine>(q.layer, m, step, block_k, kGemv ? 0 : kMostRows, step, kGemv);
   p.flat.at.scales_at = p.at.scales_at;
   p.flat.at.sums_at = p.at.sums_at;
+  const int64_t weights = larger(1, p.at.count * kPanel * p.at.k_padded);
+  const double density = static_cast<double>(q.nnz) / static_cast<double>(weights);
+  const double per_k = static_cast<double>(kPanel * p.at.element * step) * density;  // bytes of a step
+  p.two_lines = density > 0.56;  // a word of bits has more than a line of values
+  p.ahead = kMostAhead * per_k < kMostAheadBytes
+                ? kMostAhead
+                : larger(kBlock, static_cast<int64_t>(kMostAheadBytes / per_k) / kBlock * kBlock);
   p.expanded_stride = kGemv ? 0 : round_up(p.flat.block_k * p.flat.raw, 64);
   p.flat.scratch_bytes += p.flat.step * p.expanded_stride;
   return p;
@@ -156,6 +197,7 @@ void drive(const kn_sparse_linear_problem& q, const kn_sparse_linear_args& a, in
   char* sets = workspace + flat_gemm::x_bytes<Engine>(p.flat, call.m);
   p.flat.problem = &q.layer;
   p.flat.args = &call;
+  p.workers = threads;
   p.flat.outputs = (q.sets & KN_SPARSE_OUTPUTS) ? a.outputs : nullptr;
   p.flat.scratch = sets + sets_bytes(q, p.at, call.m);
   p.sets = sets_of(q, a, p.at, sets, &call);

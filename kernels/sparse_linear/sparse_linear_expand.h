@@ -1,6 +1,7 @@
 // Non-zeros and their bitmap to the operands of a panel as flat_gemm lays them out.
 #pragma once
 #include <avx512.h>
+#include <unroll.h>
 
 #include <bit>
 #include <type_traits>
@@ -20,61 +21,100 @@ inline __m512i cleared() {
   return zero;
 }
 
-// An operand: its bits, and the values they stand for in their places. Loads are of 64 bytes and stay apart from the
-// expansion, whose form with a memory operand is microcoded on Zen 4.
-struct expand_f32 {
-  using mask = uint16_t;
-  static constexpr int64_t kElement = 4;
-  static int count(mask m) { return _mm_popcnt_u32(m); }
-  static __m512i expand(const char* values, mask m) {
-    return _mm512_mask_expand_epi32(cleared(), m, _mm512_loadu_si512(values));
+template <class Word>
+Word word_at(const char* bits) {
+  Word w;
+  memcpy(&w, bits, sizeof w);
+  return w;
+}
+
+// Unsigned, for then it needs no extension to 64 bits.
+template <class Word>
+uint32_t count(Word bits) {
+  return static_cast<uint32_t>(std::popcount(bits));
+}
+
+// A word: the bits of kOperands operands that follow one another. expand<I> brings the values of the I-th in their
+// places; `values` are those of the word, `m` its bits as a mask. Loads are of 64 bytes.
+template <class Word, int64_t Element>
+struct one_operand {
+  using word = Word;
+  static constexpr int kOperands = 1;
+  static constexpr int64_t kElement = Element;
+  static word mask(const char* bits) { return word_at<word>(bits); }
+};
+
+struct expand_f32 : one_operand<uint16_t, 4> {
+  template <int>
+  static __m512i expand(__m512i zeros, const char* values, word, word m) {
+    return _mm512_mask_expand_epi32(zeros, m, _mm512_loadu_si512(values));
   }
 };
 
-struct expand_f16 {
-  using mask = uint16_t;
-  static constexpr int64_t kElement = 2;
-  static int count(mask m) { return _mm_popcnt_u32(m); }
-  static __m256i expand(const char* values, mask m) {
-    return _mm256_mask_expand_epi16(_mm512_castsi512_si256(cleared()), m,
+struct expand_f16 : one_operand<uint16_t, 2> {
+  template <int>
+  static __m256i expand(__m512i zeros, const char* values, word, word m) {
+    return _mm256_mask_expand_epi16(_mm512_castsi512_si256(zeros), m,
                                     _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values)));
   }
 };
 
+// Moving bits to a mask takes one of the two ports that vpexpandw takes both of, a shift of masks takes neither: two
+// operands share a move, and it is one from memory, since those from a register delay products.
 struct expand_bf16 {
-  using mask = uint32_t;
+  using word = uint64_t;
+  static constexpr int kOperands = 2;
   static constexpr int64_t kElement = 2;
-  static int count(mask m) { return _mm_popcnt_u32(m); }
-  static __m512i expand(const char* values, mask m) {
-    return _mm512_mask_expand_epi16(cleared(), m, _mm512_loadu_si512(values));
+  static __mmask64 mask(const char* bits) {
+#if defined(__GNUC__)
+    __mmask64 m;
+    __asm__("kmovq %1, %0" : "=k"(m) : "m"(*reinterpret_cast<const char(*)[8]>(bits)));
+    return m;
+#else
+    return word_at<word>(bits);
+#endif
+  }
+  template <int I>
+  static __m512i expand(__m512i zeros, const char* values, word bits, __mmask64 m) {
+    if (I == 1) {
+      m = _kshiftri_mask64(m, 32);
+      values += count(static_cast<uint32_t>(bits)) * kElement;
+    }
+    return _mm512_mask_expand_epi16(zeros, static_cast<__mmask32>(m), _mm512_loadu_si512(values));
   }
 };
 
-struct expand_s8 {
-  using mask = uint64_t;
-  static constexpr int64_t kElement = 1;
-  static int count(mask m) { return static_cast<int>(_mm_popcnt_u64(m)); }
-  static __m512i expand(const char* values, mask m) {
-    return _mm512_mask_expand_epi8(cleared(), m, _mm512_loadu_si512(values));
+struct expand_s8 : one_operand<uint64_t, 1> {
+  template <int>
+  static __m512i expand(__m512i zeros, const char* values, word, word m) {
+    return _mm512_mask_expand_epi8(zeros, m, _mm512_loadu_si512(values));
   }
 };
 
-// The values are somewhere in memory: the lines this far ahead are asked for, since the hardware loses streams whose
-// steps are uneven.
+// Where the values of the next word are.
+template <class Expand>
+const char* after(const char* values, typename Expand::word bits) {
+  return values + count(bits) * Expand::kElement;
+}
+
+// How far ahead expand_to asks for values: the hardware loses streams whose steps are uneven.
 constexpr int64_t kAheadBytes = 2048;
 
 // `count` operands of a panel to flat_gemm's panel.
 template <class Expand>
 void expand_to(const char* values, const char* bits, int64_t count, char* out) {
-  using mask = typename Expand::mask;
   constexpr int64_t kOut = std::is_same_v<Expand, expand_f16> ? 32 : 64;
-  for (int64_t i = 0; i < count; i++, out += kOut) {
-    mask m;
-    memcpy(&m, bits + i * sizeof m, sizeof m);
-    _mm_prefetch(values + kAheadBytes, _MM_HINT_T0);
-    const auto operand = Expand::expand(values, m);
-    memcpy(out, &operand, sizeof operand);
-    values += Expand::count(m) * Expand::kElement;
+  using word = typename Expand::word;
+  for (int64_t i = 0; i < count; i += Expand::kOperands, bits += sizeof(word)) {
+    const word w = word_at<word>(bits);
+    const auto m = Expand::mask(bits);
+    for (int j = 0; j < Expand::kOperands; j++) _mm_prefetch(values + kAheadBytes + j * 64, _MM_HINT_T0);
+    each<Expand::kOperands>([&](auto o) __attribute__((always_inline)) {
+      const auto operand = Expand::template expand<o>(cleared(), values, w, m);
+      memcpy(out, &operand, sizeof operand);
+      out += kOut;
+    });
+    values = after<Expand>(values, w);
   }
 }
 

@@ -20,6 +20,8 @@ struct sparse_multiplication {
   int64_t ldx;
   const char* values[8];
   const char* bits[8];
+  int64_t ahead[8];  // bytes from the values of a panel to those that are to be asked for meanwhile
+  bool two_lines;    // also for the line after that
   char* acc;
   int64_t ld;
   bool first;
@@ -32,8 +34,11 @@ constexpr int kRows[] = {16, 8, 6};
 template <class Dot, class Expand, class Decode, int R, int P, class X>
 void tile(const sparse_multiplication<X>& t) {
   using v = typename Dot::v;
-  using mask = typename Expand::mask;
+  using word = typename Expand::word;
   constexpr int kParts = Decode::kParts;
+  // An expansion waits for the one before it in its register unless that was cleared. Where a register sees one per
+  // vdpbf16ps of each accumulator, those take longer.
+  constexpr auto zeros = [] { return Expand::kOperands > kParts ? _mm512_setzero_si512() : cleared(); };
   const int64_t x_stride = t.ldx * static_cast<int64_t>(sizeof(X));
   const int64_t steps = t.length * static_cast<int64_t>(sizeof(X)) / (Dot::kXBytes * kParts);
   v c[R][P];
@@ -45,26 +50,39 @@ void tile(const sparse_multiplication<X>& t) {
 #pragma GCC unroll 4
   for (int p = 0; p < P; p++) values[p] = t.values[p], bits[p] = t.bits[p];
   const char* x = reinterpret_cast<const char*>(t.x);
-  for (int64_t s = 0; s < steps; s++) {
-    v b[P][kParts];
+  for (int64_t s = 0; s < steps / Expand::kOperands; s++) {
+    word w[P];
+    decltype(Expand::mask(nullptr)) m[P];
 #pragma GCC unroll 4
     for (int p = 0; p < P; p++) {
-      mask m;
-      memcpy(&m, bits[p] + s * static_cast<int64_t>(sizeof m), sizeof m);
-      _mm_prefetch(values[p] + kAheadBytes, _MM_HINT_T0);
-      const auto w = std::bit_cast<typename Decode::raw>(Expand::expand(values[p], m));
-      each<kParts>([&](auto i) __attribute__((always_inline)) { b[p][i] = Decode::template part<i, R>(w, {}); });
-      values[p] += Expand::count(m) * Expand::kElement;
+      const char* at = bits[p] + s * static_cast<int64_t>(sizeof(word));
+      w[p] = word_at<word>(at), m[p] = Expand::mask(at);
     }
+    // Read anew in every turn, or the compiler would keep them in registers that it then lacks.
+    const volatile sparse_multiplication<X>& again = t;
+    each<Expand::kOperands>([&](auto o) __attribute__((always_inline)) {
+      v b[P][kParts];
 #pragma GCC unroll 4
-    for (int i = 0; i < kParts; i++)
-#pragma GCC unroll 16
-      for (int r = 0; r < R; r++) {
-        const v a = Dot::broadcast(x + r * x_stride + i * Dot::kXBytes);
-#pragma GCC unroll 4
-        for (int p = 0; p < P; p++) c[r][p] = Dot::dot(c[r][p], a, b[p][i]);
+      for (int p = 0; p < P; p++) {
+        if (o == 0) _mm_prefetch(values[p] + again.ahead[p], _MM_HINT_T0);
+        const auto raw =
+            std::bit_cast<typename Decode::raw>(Expand::template expand<o>(zeros(), values[p], w[p], m[p]));
+        each<kParts>([&](auto i) __attribute__((always_inline)) { b[p][i] = Decode::template part<i, R>(raw, {}); });
+        if (o == Expand::kOperands - 1) values[p] = after<Expand>(values[p], w[p]);
       }
-    x += Dot::kXBytes * kParts;
+#pragma GCC unroll 4
+      for (int i = 0; i < kParts; i++)
+#pragma GCC unroll 16
+        for (int r = 0; r < R; r++) {
+          const v a = Dot::broadcast(x + r * x_stride + i * Dot::kXBytes);
+#pragma GCC unroll 4
+          for (int p = 0; p < P; p++) c[r][p] = Dot::dot(c[r][p], a, b[p][i]);
+        }
+      x += Dot::kXBytes * kParts;
+    });
+    if (Expand::kOperands > 1 && again.two_lines)
+#pragma GCC unroll 4
+      for (int p = 0; p < P; p++) _mm_prefetch(values[p] + again.ahead[p] + 64, _MM_HINT_T0);
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++)
