@@ -48,6 +48,16 @@ inline __mmask16 first_lanes(int64_t count) {
   return count >= 16 ? __mmask16(0xffff) : static_cast<__mmask16>((1u << count) - 1);
 }
 
+// Zen 5 waits for the old destination of a zero-masked vpexpand too. Cleared first, which renaming does for nothing,
+// several are under way at once.
+inline __m512i cleared() {
+  __m512i zero = _mm512_setzero_si512();
+#if defined(__GNUC__)
+  __asm__("" : "+v"(zero));  // or the compiler would see zero-masking in it
+#endif
+  return zero;
+}
+
 // e^x within 2 ulp. Cody-Waite reduction by ln 2 in two parts, then the Taylor polynomial of degree 7 on |r| <= ln2/2,
 // whose remainder is 2^-28. min and max take their second operand when one is NaN, so NaN passes through.
 inline __m512 exp(__m512 x) {

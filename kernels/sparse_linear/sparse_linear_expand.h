@@ -11,16 +11,6 @@
 namespace kn::sparse_linear {
 namespace {
 
-// Zen 5 waits for the old destination of a zero-masked vpexpand too. Cleared first, which renaming does for nothing,
-// several are under way at once.
-inline __m512i cleared() {
-  __m512i zero = _mm512_setzero_si512();
-#if defined(__GNUC__)
-  __asm__("" : "+v"(zero));  // or the compiler would see zero-masking in it
-#endif
-  return zero;
-}
-
 template <class Word>
 Word word_at(const char* bits) {
   Word w;

@@ -10,15 +10,6 @@
 namespace kn::spgemm {
 namespace {
 
-// Zen 5 waits for the old destination of a zero-masked vpexpand too; what is cleared first has none.
-inline __m512i cleared() {
-  __m512i zero = _mm512_setzero_si512();
-#if defined(__GNUC__)
-  __asm__("" : "+v"(zero));  // or the compiler would see zero-masking in it
-#endif
-  return zero;
-}
-
 template <class V>
 struct lanes;
 
