@@ -217,11 +217,14 @@ void attend_chunk(const call& c, const attending& t, const work& w) {
   const int64_t bytes = bytes_of(p.kv_type), k_bytes = p.head_dim * bytes, v_bytes = p.v_head_dim * bytes;
   const path keys = path_of(t, k_bytes, a.k_head * bytes, a.k_token * bytes, p.kv_heads * k_bytes >= kLongToken);
   with_width<Engine>(p.head_dim, [&]<int D>() {
-    walk<steps<4, 16>>(keys, t.count, [&]<int R, int T, bool F>(int64_t head, int64_t row, int64_t slot) KN_INLINE {
-      multiplication m = rows_at(head, row, slot);
-      keys.aim<T, F>(&m, head, [&](int64_t h) { return t.keys[h].k; });
-      Engine::template scores<R, T, F, D>(m);
-    });
+    walk<steps<4, 16>>(
+        keys, t.count,
+        [&](int64_t head, int64_t row, int64_t slot, int64_t slots) KN_INLINE {
+          multiplication m = rows_at(head, row, slot);
+          keys.aim(&m, slots, head, [&](int64_t h) { return t.keys[h].k; });
+          return m;
+        },
+        [&]<int R, int T, fetching F>(const multiplication& m) KN_INLINE { Engine::template scores<R, T, F, D>(m); });
   });
   for (int64_t h = 0; h < t.heads; h++) soften<Engine>(c, t, h, w);
   using value_steps = typename Engine::value_steps;
@@ -229,11 +232,15 @@ void attend_chunk(const call& c, const attending& t, const work& w) {
   const path values = path_of(t, v_bytes, a.v_head * bytes, a.v_token * bytes,
                               p.kv_heads * v_bytes >= kLongToken && (value_steps::kSame || !many_sums));
   with_width<Engine>(p.v_head_dim, [&]<int D>() {
-    walk<value_steps>(values, t.count, [&]<int R, int T, bool F>(int64_t head, int64_t row, int64_t slot) KN_INLINE {
-      multiplication m = rows_at(head, row, slot);
-      values.aim<T, F>(&m, head, [&](int64_t h) { return t.keys[h].v; });
-      Engine::template add_values<R, T, F, D>(m);
-    });
+    walk<value_steps>(
+        values, t.count,
+        [&](int64_t head, int64_t row, int64_t slot, int64_t slots) KN_INLINE {
+          multiplication m = rows_at(head, row, slot);
+          values.aim(&m, slots, head, [&](int64_t h) { return t.keys[h].v; });
+          return m;
+        },
+        [&]<int R, int T, fetching F>(const multiplication& m)
+            KN_INLINE { Engine::template add_values<R, T, F, D>(m); });
   });
 }
 

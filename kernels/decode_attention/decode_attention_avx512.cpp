@@ -73,12 +73,12 @@ struct f32_engine {
   static __m512 key_at(const char* p, __mmask16 mask) { return From::at(p, mask); }
   static __m512 dot(__m512 sum, __m512 q, __m512 k) { return _mm512_fmadd_ps(q, k, sum); }
 
-  template <int R, int T, bool F, int D>
+  template <int R, int T, fetching F, int D>
   static KN_INLINE void scores(const multiplication& m) {
     store_scores<R, T>(products<f32_engine, R, T, F, D>(m), m.scores + m.slot);
   }
 
-  template <int R, int T, bool F, int D>
+  template <int R, int T, fetching F, int D>
   static KN_INLINE void add_values(const multiplication& m) {
     const int64_t out_row = D > 0 ? D : m.out_row;
     float* const sums = m.sums;
@@ -90,11 +90,10 @@ struct f32_engine {
     });
     over<D, 16>(m.problem->v_head_dim, [&](int64_t d, int64_t left) KN_INLINE {
       const __mmask16 mask = first_lanes(left);
+      fetch<F, T>(m, d * From::kBytes);
       __m512 sum[R];
       each<R>([&](auto r) KN_INLINE { sum[r] = _mm512_load_ps(sums + r * out_row + d); });
       each<T>([&](auto t) KN_INLINE {
-        if (F && (d * From::kBytes) % 64 == 0)
-          _mm_prefetch(moved(m.ahead[t], m.ahead_offset + d * From::kBytes), _MM_HINT_NTA);
         const __m512 v = From::at(at[t] + d * From::kBytes, mask);
         each<R>([&](auto r) KN_INLINE { sum[r] = _mm512_fmadd_ps(p[r * T + t], v, sum[r]); });
       });

@@ -27,19 +27,20 @@ struct bf16_engine : bf16_rows {
   static __m512i key_at(const char* p, __mmask32 mask) { return from_bf16::at(p, mask); }
   static __m512 dot(__m512 sum, __m512i q, __m512i k) { return _mm512_dpbf16_ps(sum, as_bf16(q), as_bf16(k)); }
 
-  template <int R, int T, bool F, int D>
+  template <int R, int T, fetching F, int D>
   static KN_INLINE void scores(const multiplication& m) {
     store_scores<R, T>(products<bf16_engine, R, T, F, D>(m), m.scores + m.slot);
   }
 
-  template <int R, int T, bool F, int D>
+  template <int R, int T, fetching F, int D>
   static KN_INLINE void add_values(const multiplication& m) {
     const int64_t out_row = D > 0 ? D : m.out_row;
-    const char *const *const at = m.at, *const *const ahead = m.ahead;
+    const char* const* const at = m.at;
     const auto* const weights = reinterpret_cast<const uint16_t*>(m.scores) + m.slot;
     over<D, kStep>(m.problem->v_head_dim, [&](int64_t d, int64_t left) KN_INLINE {
       const __mmask32 mask = first_words(left);
-      const int64_t offset = m.offset + d * 2, ahead_offset = m.ahead_offset + d * 2;
+      fetch<F, T>(m, d * 2);
+      const int64_t offset = m.offset + d * 2;
       __m512 low[R], high[R];
       each<R>([&](auto r) KN_INLINE {
         low[r] = _mm512_load_ps(m.sums + r * out_row + d);
@@ -47,10 +48,6 @@ struct bf16_engine : bf16_rows {
       });
 #pragma GCC unroll 16
       for (int64_t t = 0; t < T; t += 2) {
-        if (F) {
-          _mm_prefetch(moved(ahead[t], ahead_offset), _MM_HINT_NTA);
-          _mm_prefetch(moved(ahead[t + 1], ahead_offset), _MM_HINT_NTA);
-        }
         const __m512i v0 = from_bf16::at(moved(at[t], offset), mask),
                       v1 = from_bf16::at(moved(at[t + 1], offset), mask);
         const __m512i first = _mm512_unpacklo_epi16(v0, v1), second = _mm512_unpackhi_epi16(v0, v1);

@@ -18,6 +18,7 @@ struct s8_engine : paired_rows {
     static constexpr bool kSame = true;
     static constexpr int few(int) { return 2 * kRuns; }
     static constexpr int many(int) { return 4 * kRuns; }
+    static constexpr int together(int) { return 4 * kRuns; }
   };
   static constexpr int64_t kHeader = 64;  // bytes before a row of q: what one unit of it is worth
 
@@ -72,7 +73,7 @@ struct s8_engine : paired_rows {
   }
   static __m512i dot(__m512i sum, __m512i q, __m512i k) { return _mm512_dpwssd_epi32(sum, q, k); }
 
-  template <int R, int T, bool F, int D>
+  template <int R, int T, fetching F, int D>
   static KN_INLINE void scores(const multiplication& m) {
     const int64_t q_row = D > 0 ? q_bytes(D) : m.q_row;
     const __m512i sums = products<s8_engine, R, T, F, D>(m);
@@ -102,22 +103,19 @@ struct s8_engine : paired_rows {
     *unit_at(weights) = unit;
   }
 
-  template <int R, int T, bool F, int D>
+  template <int R, int T, fetching F, int D>
   static KN_INLINE void add_values(const multiplication& m) {
     const int64_t out_row = D > 0 ? D : m.out_row;
-    const char *const *const at = m.at, *const *const ahead = m.ahead;
+    const char* const* const at = m.at;
     const auto* const weights = reinterpret_cast<const uint16_t*>(m.scores) + m.slot;
     over<D, kStep>(m.problem->v_head_dim, [&](int64_t d, int64_t left) KN_INLINE {
       const __mmask32 mask = first_words(left);
-      const int64_t offset = m.offset + d, ahead_offset = m.ahead_offset + d;
+      fetch<F, T>(m, d);
+      const int64_t offset = m.offset + d;
       __m512i low[R], high[R];
       each<R>([&](auto r) KN_INLINE { low[r] = high[r] = _mm512_setzero_si512(); });
 #pragma GCC unroll 8
       for (int64_t t = 0; t < T; t += 2) {
-        if (F && d % 64 == 0) {
-          _mm_prefetch(moved(ahead[t], ahead_offset), _MM_HINT_NTA);
-          _mm_prefetch(moved(ahead[t + 1], ahead_offset), _MM_HINT_NTA);
-        }
         const __m512i v0 = key_at(moved(at[t], offset), mask), v1 = key_at(moved(at[t + 1], offset), mask);
         const __m512i first = _mm512_unpacklo_epi16(v0, v1), second = _mm512_unpackhi_epi16(v0, v1);
         each<R>([&](auto r) KN_INLINE {

@@ -42,43 +42,68 @@ struct multiplication {
   int64_t slot;   // the first one
   float* sums;    // [rows, out_row]
   int64_t out_row;
+  int64_t share;  // quarters of a step's slots, of `ahead`: 0, 1 or 2
+
+  KN_INLINE void skip(int64_t rows) { q += rows * q_row, scores += rows * kChunk, sums += rows * out_row; }
 };
+
+// What a step fetches of what is ahead: nothing, as many slots as it has, or its share of them.
+enum fetching { kNone, kAll, kShare };
+
+// Left to itself, the compiler gathers what a loop fetches in front of it, and loads wait for such a burst.
+inline KN_INLINE void fetch_line(const char* line) { asm volatile("prefetchnta %0" : : "m"(*line)); }
+
+template <fetching F, int T>
+inline KN_INLINE void fetch(const multiplication& m, int64_t bytes) {
+  if (F == kNone || bytes % 64 != 0) return;
+  const auto slots = [&]<int N>(int64_t first) KN_INLINE {
+    each<N>([&](auto t) KN_INLINE { fetch_line(moved(m.ahead[first + t], m.ahead_offset + bytes)); });
+  };
+  if (F == kAll) return slots.template operator()<T>(0);
+  if (m.share > 0) slots.template operator()<T / 4>(0);
+  if (m.share > 1) slots.template operator()<T / 4>(T / 4);
+}
 
 // Lanes [R][T]: R rows of q times the keys of T slots. An Engine reads kWidth elements at a time, of which it
 // keeps mask(left): zero(), q_at(row, d), key_at(address, mask), dot(sum, q, key). A row of q has q_bytes(head_dim).
-template <class Engine, int R, int T, bool F, int D>
+template <class Engine, int R, int T, fetching F, int D>
 inline KN_INLINE auto products(const multiplication& m) {
   const int64_t q_row = D > 0 ? Engine::q_bytes(D) : m.q_row;
   const char* at[T];
-  const char* ahead[T];
   decltype(Engine::zero()) sum[R * T];
-  each<T>([&](auto t) KN_INLINE {
-    at[t] = moved(m.at[t], m.offset);
-    if (F) ahead[t] = moved(m.ahead[t], m.ahead_offset);
-  });
+  each<T>([&](auto t) KN_INLINE { at[t] = moved(m.at[t], m.offset); });
   each<R * T>([&](auto i) KN_INLINE { sum[i] = Engine::zero(); });
-  over<D, Engine::kWidth>(m.problem->head_dim, [&](int64_t d, int64_t left) KN_INLINE {
+  const auto add = [&](int64_t d, int64_t left) KN_INLINE {
     const auto mask = Engine::mask(left);
     const int64_t bytes = d * Engine::kBytes;
+    fetch<F, T>(m, bytes);
     decltype(Engine::q_at(m.q, d)) q[R];
     each<R>([&](auto r) KN_INLINE { q[r] = Engine::q_at(m.q + r * q_row, d); });
     each<T>([&](auto t) KN_INLINE {
-      if (F && bytes % 64 == 0) _mm_prefetch(ahead[t] + bytes, _MM_HINT_NTA);
       const auto key = Engine::key_at(at[t] + bytes, mask);
       each<R>([&](auto r) KN_INLINE { sum[r * T + t] = Engine::dot(sum[r * T + t], q[r], key); });
     });
-  });
+  };
+  // As a loop it would move every sum from register to register in each turn.
+  if constexpr (D > 0)
+    each<D / Engine::kWidth>([&](auto i) KN_INLINE { add(i * Engine::kWidth, Engine::kWidth); });
+  else
+    over<0, Engine::kWidth>(m.problem->head_dim, add);
   return sum_each(sum);
 }
 
+constexpr int kTogether = 16;  // slots for which 16 rows and more stay with a head, so that L1 keeps its q and its sums
+
 // The most rows that a step multiplies, and its slots: few, one token of each run, where long tokens come from memory,
-// so that what is fetched for the next step is not pushed out before it is read; else Products over the rows.
+// so that what is fetched for the next step is not pushed out before it is read; else Products over the rows. Steps
+// that share what they fetch are `together`.
 template <int Most, int Products>
 struct steps {
   static constexpr int kMost = Most;
   static constexpr bool kSame = false;
   static constexpr int few(int rows) { return rows == 8 ? 2 * kRuns : kRuns; }
   static constexpr int many(int rows) { return rows == 8 ? 2 * kRuns : Products / rows; }
+  static constexpr int together(int rows) { return rows == 8 ? kTogether : Products / rows; }
 };
 
 constexpr int64_t kLongToken = 2048;  // bytes of all its heads
@@ -95,15 +120,14 @@ struct path {
   int64_t stride;        // bytes from head to head
   int64_t ahead;         // kAhead bytes of every run, in heads' parts of tokens
 
-  // addresses(head): by slots.
-  template <int T, bool F, class Addresses>
-  KN_INLINE void aim(multiplication* m, int64_t head, Addresses addresses) const {
+  // addresses(head): by slots, of which m takes some from m.slot on.
+  template <class Addresses>
+  KN_INLINE void aim(multiplication* m, int64_t slots, int64_t head, Addresses addresses) const {
     m->at = addresses(head) + m->slot, m->offset = (head0 + head) * stride;
-    if (!F) return;
     int64_t next = m->slot;
     if (heads_inside) {
-      head += smaller(heads, larger(1, ahead / T));
-      if (head >= heads) head -= heads, next += T;
+      head += smaller(heads, larger(1, ahead / slots));
+      if (head >= heads) head -= heads, next += slots;
     } else {
       next += smaller(kChunk - 16, ahead);
       if (next >= kChunk && head + 1 < heads)
@@ -115,21 +139,36 @@ struct path {
   }
 };
 
-// Calls step<R, T, F>(head, row, slot) for runs of up to 8, 4, 2 and 1 rows and T slots: the first rows in the order of
-// memory, fetching what comes next (F), the rest on what is in cache by then. kSame: T depends on nothing but `few`.
-template <class Steps, class F>
-inline KN_INLINE void walk(const path& along, int64_t rows, F step) {
+// Calls step<R, T, F>(m) for runs of up to 8, 4, 2 and 1 rows and T slots, m = at(head, row, slot, slots to stay for):
+// the first rows in the order of memory, fetching what comes next, the rest on what is in cache by then. Steps of the
+// most rows for the same slots each fetch their share. kSame: T depends on nothing but `few`.
+template <class Steps, class At, class F>
+inline KN_INLINE void walk(const path& along, int64_t rows, At at, F step) {
   const bool inside = along.heads_inside;
   int64_t done = 0;
-  const auto run = [&]<int R, int T, bool kFetch>(int64_t end) KN_INLINE {
-    for (int64_t o = 0; o < (inside ? kChunk : along.heads * T); o += T)
-      for (int64_t i = 0; i < (inside ? along.heads * T : kChunk); i += T) {
-        const int64_t head = (inside ? i : o) / T, slot = inside ? o : i;
-        step.template operator()<R, T, kFetch>(head, done, slot);
-        // Only runs of the most rows take more than one step for a slot, and they come first.
-        if constexpr (R == Steps::kMost)
-          for (int64_t row = R; row < end; row += R) step.template operator()<R, T, false>(head, row, slot);
+  const auto turns = [&](int64_t slots, auto turn) KN_INLINE {
+    for (int64_t o = 0; o < (inside ? kChunk : along.heads * slots); o += slots)
+      for (int64_t i = 0; i < (inside ? along.heads * slots : kChunk); i += slots)
+        turn(at((inside ? i : o) / slots, done, inside ? o : i, slots));
+  };
+  const auto run = [&]<int R, int T, fetching kFetch>(int64_t end) KN_INLINE {
+    turns(T, [&](const multiplication& m) KN_INLINE { step.template operator()<R, T, kFetch>(m); });
+    done = end;
+  };
+  const auto together = [&]<int R, int T>(int64_t end) KN_INLINE {
+    const int64_t slots = end < 16 ? T : kTogether, steps = slots / T * (end / R), quarters = slots / T * 4;
+    turns(slots, [&](multiplication m) KN_INLINE {
+      int64_t due = 0;
+      for (const int64_t stop = m.slot + slots; m.slot < stop; m.slot += T, m.at += T) {
+        multiplication mine = m;
+        for (int64_t row = 0; row < end; row += R, mine.skip(R)) {
+          mine.ahead = m.ahead, mine.share = 0;
+          for (due += quarters; due >= steps; due -= steps) mine.share++;
+          m.ahead += mine.share * (T / 4);
+          step.template operator()<R, T, kShare>(mine);
+        }
       }
+    });
     done = end;
   };
   const auto runs = [&]<int R>() KN_INLINE {
@@ -138,12 +177,16 @@ inline KN_INLINE void walk(const path& along, int64_t rows, F step) {
     if (end == done) return;
     if constexpr (R < Steps::kMost) {
       if constexpr (Steps::kSame)
-        if (done > 0 && along.few) return run.template operator()<R, kFew, false>(end);
-      if (done > 0) return run.template operator()<R, kMany, false>(end);
+        if (done > 0 && along.few) return run.template operator()<R, kFew, kNone>(end);
+      if (done > 0) return run.template operator()<R, kMany, kNone>(end);
+    } else if (end > R) {
+      if constexpr (Steps::kSame)
+        if (along.few) return together.template operator()<R, kFew>(end);
+      return together.template operator()<R, Steps::together(R)>(end);
     }
     if constexpr (kFew != kMany)
-      if (along.few) return run.template operator()<R, kFew, true>(end);
-    run.template operator()<R, kMany, true>(end);
+      if (along.few) return run.template operator()<R, kFew, kAll>(end);
+    run.template operator()<R, kMany, kAll>(end);
   };
   if constexpr (Steps::kMost >= 8) runs.template operator()<8>();
   runs.template operator()<4>();
