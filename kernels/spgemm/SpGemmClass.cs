@@ -7,7 +7,8 @@ namespace Kernels;
 /// <param name="Products">Products of the row.</param>
 /// <param name="Span">From its first column to its last.</param>
 /// <param name="Entries">Distinct columns, estimated from the products that were looked at.</param>
-internal readonly record struct SpGemmSampledRow(long Products, long Span, double Entries);
+/// <param name="Blocks">Products as blocks of B, estimated likewise: entries of a row of B in one aligned register of columns are one.</param>
+internal readonly record struct SpGemmSampledRow(long Products, long Span, double Entries, double Blocks);
 
 /// <summary>
 /// What of a product its thresholds depend on, each in powers: rows, products of a row, products that meet in an entry (by a sample of
@@ -29,6 +30,9 @@ internal sealed unsafe class SpGemmSample
     /// <summary>Products to an entry of C.</summary>
     public double Ratio { get; }
 
+    /// <summary>Entries of B to a block, by their use.</summary>
+    public double Fill { get; }
+
     public SpGemmClass Class { get; }
 
     /// <summary>Looks at operands of the host that ANALYSE has checked. Costs some 50 us whatever their size.</summary>
@@ -39,9 +43,10 @@ internal sealed unsafe class SpGemmSample
 
     private SpGemmSample(in KnSpgemmProblem p, IReadOnlyList<SpGemmSampledRow> sampled)
     {
-        double average = Math.Max(1, p.Products / Math.Max(1.0, p.M)), entries = sampled.Sum(r => r.Entries);
+        double average = Math.Max(1, p.Products / Math.Max(1.0, p.M)), entries = sampled.Sum(r => r.Entries), blocks = sampled.Sum(r => r.Blocks);
         Sampled = sampled;
         Ratio = entries > 0 ? sampled.Sum(r => (double)r.Products) / entries : 1;
+        Fill = blocks > 0 ? sampled.Sum(r => (double)r.Products) / blocks : 1;
         Class = new SpGemmClass(Log2(p.M), Log2(average), Log2(Ratio), Log2(p.Most / average) / 2);
     }
 
@@ -75,7 +80,7 @@ internal sealed unsafe class SpGemmSample
     private static SpGemmSampledRow Look(in KnSpgemmProblem p, in KnSpgemmArgs a, long i, Span<long> table)
     {
         table.Fill(-1);
-        long looked = 0, products = 0, low = long.MaxValue, high = -1, distinct = 0;
+        long looked = 0, products = 0, low = long.MaxValue, high = -1, distinct = 0, blocks = 0, width = p.Type == (int)DType.Float64 ? 8 : 16;
         // Rows of B all over the span, since neighbours have more in common than others.
         long every = (a.Products[i + 1] - a.Products[i]) / Looked + 1;
         for (long e = a.A.Offsets[i]; e < a.A.Offsets[i + 1]; e++)
@@ -86,10 +91,16 @@ internal sealed unsafe class SpGemmSample
             // Ends of an unsorted row are any columns: the span is then too short, as what was not looked at may leave it.
             (low, high) = (Math.Min(low, SpGemmAnalysis.Column(a.B, p.IndexBytes, from)), Math.Max(high, SpGemmAnalysis.Column(a.B, p.IndexBytes, to - 1)));
             if ((e - a.A.Offsets[i]) % every != 0) continue;
-            for (long j = from; j < to && looked < Looked; j++, looked++) distinct += Insert(table, SpGemmAnalysis.Column(a.B, p.IndexBytes, j));
+            for (long j = from, block = -1; j < to && looked < Looked; j++, looked++)
+            {
+                long column = SpGemmAnalysis.Column(a.B, p.IndexBytes, j);
+                distinct += Insert(table, column);
+                if (column / width != block) blocks++;
+                block = column / width;
+            }
         }
         long span = Math.Max(high - low + 1, 1);
-        return new SpGemmSampledRow(products, span, looked == products ? distinct : Entries(distinct, looked, products, span));
+        return new SpGemmSampledRow(products, span, looked == products ? distinct : Entries(distinct, looked, products, span), (double)blocks * products / Math.Max(looked, 1));
     }
 
     /// <summary>

@@ -74,6 +74,29 @@ public sealed class Thresholds
         }
     }
 
+    /// <summary>A node's columns lie together in a band and anywhere in a random matrix: blocks are worth timing there, and change no bit.</summary>
+    [Test]
+    public void BlocksAreTimedWhereBFillsThem()
+    {
+        Row row = Avx512;
+        foreach ((SparseStructure structure, double fill, int[] timed) in ((SparseStructure, double, int[])[])[(s_blocks, 4.4, [8, 1 << 30]), (SpGemmMatrices.Uniform(4096, 4096, 20, 9), 1.05, [8])])
+        {
+            using CsrMatrix<double> a = Matrix(structure);
+            using SpGemmPlan<double> plan = SpGemmPlan<double>.Create(a, a);
+            var thresholds = new SpGemmThresholds(Device.Cpu, 0, plan.Problem, plan.Sample(), distinct: true);
+            Assert.That(plan.Sample().Fill, Is.EqualTo(fill).Within(15).Percent);
+            Assert.That(row.Launches(0).Where(l => thresholds.Accepts(row, SpGemmThresholds.Memory, l)).Select(l => row.Value(l, "blocks")).Distinct().Order(), Is.EqualTo(timed));
+            using CsrMatrix<double> expected = Kernels.SpGemm.Multiply(a, a, new SpGemmOptions { Row = "spgemm/managed" });
+            foreach (int blocks in (int[])[2, 8, 1 << 30])
+            {
+                KnLaunch launch = row.DefaultLaunch(0);
+                launch.Param[row.IndexOf("blocks")] = blocks;
+                using CsrMatrix<double> c = Kernels.SpGemm.Multiply(a, a, new SpGemmOptions { Dataflow = row.Dataflow(launch) });
+                Assert.That(SpGemmSame.As(expected, c), $"{row.Dataflow(launch)}");
+            }
+        }
+    }
+
     [Test]
     public void WhatIsStoredHoldsForTheClassAndNoOther()
     {
