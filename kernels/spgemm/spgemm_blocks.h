@@ -97,12 +97,12 @@ struct blocked_operand {
     const V *x = operands.values(a), *values = operands.values(b);
     const int64_t* offsets = b.offsets;
     addend(operands, i, sums, marks);
-    const int64_t last = b.offsets[p.k] - L::count;  // from which a whole register may be read
+    const V* const all = S::kReads ? values + b.offsets[p.k] : nullptr;  // where B's values end
     for (int64_t e = a.offsets[i], end = a.offsets[i + 1]; e < end; e++) {
       const I k = ks[e];
       const block_range range = ranges[k];
       const auto coefficient = L::set(S::kReads ? x[e] : unread);
-      int64_t y = offsets[k];
+      const V* y = S::kReads ? values + offsets[k] : nullptr;
       for (const block_record *r = records + range.begin, *to = records + range.end; r < to; r++) {
         const auto m = static_cast<mask>(r->bits);
         V* at = sums + int64_t{r->block} * L::count;
@@ -110,7 +110,7 @@ struct blocked_operand {
           auto product = coefficient;
           if (S::kReads) {
             const int n = __builtin_popcount(r->bits);
-            const auto some = y <= last ? L::load(values + y) : L::load(static_cast<mask>(first_lanes(n)), values + y);
+            const auto some = all - y >= L::count ? L::load(y) : L::load(static_cast<mask>(first_lanes(n)), y);
             product = L::expand(m, some);
             y += n;
           }
