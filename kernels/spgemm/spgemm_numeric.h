@@ -8,8 +8,9 @@
 namespace kn::spgemm {
 namespace {
 
-constexpr int64_t kFew = 8 * (kShort + 32) - 16;  // a register is stored behind the last product
-constexpr int64_t kLongSegment = 7;               // up to it (stencils) unfilled registers cost more
+constexpr int64_t kFew = 752;        // products that L1 keeps with their columns, beside sums
+constexpr int64_t kLongSegment = 7;  // up to it (stencils) unfilled registers cost more
+static_assert(kFew + 16 <= kShortBatch * (kShort + 32), "a register is stored behind the last product");
 
 template <class I, class S>
 struct numeric_rows {

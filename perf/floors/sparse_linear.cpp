@@ -1,5 +1,5 @@
 // What a sparse linear layer of bf16 cannot be faster than on this core, from what its instructions take:
-//   g++ -O2 -std=c++20 -march=native perf/floors/sparse_linear.cpp -o /tmp/floors && /tmp/floors 4096 4096
+//   g++ -O2 -std=c++20 -march=native perf/floors/sparse_linear.cpp -o build/floors && build/floors 4096 4096
 // Times are the best of many runs. A product of m rows and one operand of a panel (16 outputs by 2 of k) takes m
 // vdpbf16ps, and its expansion one vpexpandw and half a move of 64 bits to a mask.
 #include <algorithm>
