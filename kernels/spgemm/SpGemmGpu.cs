@@ -84,6 +84,8 @@ internal sealed unsafe class SpGemmGpu : GpuRow
     {
         ref readonly KnSpgemmProblem p = ref *(KnSpgemmProblem*)problem;
         ref readonly KnSpgemmArgs a = ref *(KnSpgemmArgs*)args;
+        if (a.Phase is (int)KnSpgemmPhase.ScheduleSizes or (int)KnSpgemmPhase.Schedule)
+            throw new KernelsException(Status.Unsupported, "phase", "requires none of a schedule, which this row does not keep");
         var scratch = new Scratch(p, launch, Gpu);
         if (!SpGemmRules.Check(p, a, scratch.Bytes, true, out string? argument, out string? rule))
             throw new KernelsException(Status.Invalid, argument!, $"requires {rule}");

@@ -113,7 +113,8 @@ internal unsafe class SpGemmManaged : Row
 
     private static void Empty(KnSpgemmArgs* a)
     {
-        if (a->Phase == (int)KnSpgemmPhase.Numeric) return;
+        if (a->Phase == (int)KnSpgemmPhase.ScheduleSizes) NativeMemory.Clear(a->Schedule.Offsets, (nuint)(a->RowTo + 1) * sizeof(long));
+        if (a->Phase >= (int)KnSpgemmPhase.Numeric) return;
         for (long i = a->RowFrom; i < a->RowTo; i++) a->COffsets[i + 1 - a->RowFrom] = a->COffsets[0];
         if (a->Phase == (int)KnSpgemmPhase.Product) *a->RowsDone = a->RowTo;
     }

@@ -64,7 +64,7 @@ internal unsafe struct SpGemmManagedCall
 /// Row-wise product (Gustavson 1978) for any semiring: the sums of a row of C in a hash table with linear probing, its columns in
 /// a list that is sorted at the end. The part of the table that a row uses grows with its products, so that short rows stay in L1.
 /// </summary>
-internal static unsafe class SpGemmManagedKernel<TIndex, T, TSemiring>
+internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
     where TIndex : unmanaged
     where T : unmanaged
     where TSemiring : struct, ISemiring<T>
@@ -91,6 +91,11 @@ internal static unsafe class SpGemmManagedKernel<TIndex, T, TSemiring>
             Scratch s = ScratchOf(call, w);
             Wipe(s.Keys, call->Slots);
             Wipe(s.Mask, call->Slots);
+        }
+        if (a->Phase > (int)KnSpgemmPhase.Numeric)
+        {
+            MakeSchedule(call);
+            return;
         }
         if (a->Phase != (int)KnSpgemmPhase.Numeric)
         {
@@ -138,6 +143,11 @@ internal static unsafe class SpGemmManagedKernel<TIndex, T, TSemiring>
     {
         KnSpgemmArgs* a = call->Args;
         Scratch s = ScratchOf(call, worker);
+        if (a->Phase > (int)KnSpgemmPhase.Numeric)
+        {
+            for (long i = call->FirstRow(task), end = Math.Min(call->FirstRow(task + 1), a->RowTo); i < end; i++) ScheduleRow(call, ref s, i);
+            return;
+        }
         long first = call->FirstRow(task), last = a->Phase == (int)KnSpgemmPhase.Product && call->Write ? *a->RowsDone : a->RowTo, until = Math.Min(call->FirstRow(task + 1), last);
         if (first <= last && call->PartAt(task, first) is var part && part > 0) One(call, ref s, first - 1, part);
         for (long i = first; i < until; i++) One(call, ref s, i, 0);
@@ -149,6 +159,11 @@ internal static unsafe class SpGemmManagedKernel<TIndex, T, TSemiring>
         KnSpgemmArgs* a = call->Args;
         long* offset = a->COffsets + (i - a->RowFrom), entries = call->PartEntries + call->TaskOf(i);
         long parts = call->Parts(i);
+        if (a->Phase == (int)KnSpgemmPhase.Numeric && a->Schedule.Offsets != null && a->Schedule.Offsets[i + 1] > a->Schedule.Offsets[i])
+        {
+            Sum(call, i, part, parts);
+            return;
+        }
         (s.Low, s.High) = (call->LowOf(part, parts), call->LowOf(part + 1, parts));
         Accumulate(call, ref s, i, parts > 1);
         if (!call->Write)

@@ -6,7 +6,7 @@ namespace Kernels;
 /// <summary>The rules of spgemm in C#, condition by condition those of spgemm_operands.h.</summary>
 internal static unsafe class SpGemmRules
 {
-    internal const long Longest32 = int.MaxValue, Longest64 = 1L << 40, MostProducts = 1L << 60;
+    internal const long Longest32 = int.MaxValue, Longest64 = 1L << 40, MostProducts = 1L << 60, MostScheduledColumns = 1L << 22;
 
     internal static bool Valid(in KnSpgemmProblem p, out string? why)
     {
@@ -35,6 +35,9 @@ internal static unsafe class SpGemmRules
     internal static bool ReadsValues(in KnSpgemmProblem p) => (DType)p.Type != DType.None && (Semiring)p.Semiring != Semiring.PlusPair;
 
     internal static bool HasValues(in KnSpgemmProblem p) => (DType)p.Type != DType.None;
+
+    /// <summary>Whether a row that keeps schedules can make one.</summary>
+    internal static bool MaySchedule(in KnSpgemmProblem p) => HasValues(p) && p.N <= MostScheduledColumns && p.BNnz <= uint.MaxValue;
 
     /// <summary>Memory of a device is not looked into: ANALYSE there checks what of it matters.</summary>
     internal static bool Check(in KnSpgemmProblem p, in KnSpgemmArgs a, long workspace, bool onDevice, out string? argument, out string? rule)
@@ -86,10 +89,19 @@ internal static unsafe class SpGemmRules
         rule = Refuse(a.COffsets != null);
         if (!onDevice) rule ??= Refuse(a.COffsets[0] >= 0);
         if (rule is not null || a.Phase == (int)KnSpgemmPhase.Symbolic) return rule is null;
-        rule = Refuse(a.CCapacity >= (onDevice ? 0 : a.COffsets[0])) ?? Refuse(a.CCapacity == 0 || a.CColumns != null) ?? Refuse(a.CCapacity == 0 || !HasValues(p) || a.CValues != null);
+        rule = Refuse(a.CCapacity >= (onDevice ? 0 : a.COffsets[0])) ?? Refuse(a.CCapacity == 0 || a.CColumns != null) ?? Refuse(a.CCapacity == 0 || !HasValues(p) || a.Phase > (int)KnSpgemmPhase.Numeric || a.CValues != null);
         if (rule is not null) return false;
         if (a.Phase == (int)KnSpgemmPhase.Product) rule = Refuse(a.RowsDone != null);
         else if (!onDevice) rule = Refuse(a.COffsets[a.RowTo - a.RowFrom] >= a.COffsets[0] && a.COffsets[a.RowTo - a.RowFrom] <= a.CCapacity);
+        return rule is null && (onDevice || a.Phase < (int)KnSpgemmPhase.Numeric || CheckSchedule(p, a, ref argument, ref rule));
+    }
+
+    private static bool CheckSchedule(in KnSpgemmProblem p, in KnSpgemmArgs a, ref string? argument, ref string? rule)
+    {
+        if (a.Phase == (int)KnSpgemmPhase.Numeric && a.Schedule.Offsets == null) return true;
+        argument = "schedule";
+        rule = Refuse(MaySchedule(p)) ?? Refuse(a.RowFrom == 0 && a.RowTo == p.M && a.COffsets[0] == 0) ?? Refuse(a.Schedule.Offsets != null && a.Schedule.Counts != null)
+            ?? Refuse(a.Phase == (int)KnSpgemmPhase.ScheduleSizes || a.Schedule.Offsets[p.M] == 0 || a.Schedule.Terms != null);
         return rule is null;
     }
 

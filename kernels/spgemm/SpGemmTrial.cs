@@ -167,6 +167,8 @@ internal sealed unsafe partial class SpGemmTrial : IDisposable
         _values.Fill(0xff);
         if (Run(row, launch, KnSpgemmPhase.Numeric, 0, m) is { } numeric) return numeric;
         if (!Values.SequenceEqual(bits)) return $"numeric: other bits than product; {Entries()}";
+        if (Scheduled(row, launch) is { } scheduled) return scheduled;
+        if (!Values.SequenceEqual(bits)) return $"numeric with a schedule: other bits than product; {Entries()}";
         return _values.Untouched(_values.Bytes) && _columns.Untouched(_columns.Bytes) && _offsets.Untouched(_offsets.Bytes) ? null : "something outside the outputs was written";
     }
 

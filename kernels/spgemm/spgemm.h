@@ -26,6 +26,9 @@ typedef enum kn_spgemm_phase {
   KN_SPGEMM_SYMBOLIC = 1,  // c_offsets
   KN_SPGEMM_PRODUCT = 2,   // c_offsets, c_columns, c_values in one pass, as far as c_capacity goes
   KN_SPGEMM_NUMERIC = 3,   // c_values of a C whose offsets and columns an earlier phase wrote
+  // Of all rows of that C, for any number of NUMERIC; on a CPU, n <= 2^22 and b_nnz < 2^32:
+  KN_SPGEMM_SCHEDULE_SIZES = 4,  // schedule.offsets and counts
+  KN_SPGEMM_SCHEDULE = 5,        // schedule.terms
 } kn_spgemm_phase;
 
 // What the choice depends on.
@@ -49,21 +52,37 @@ typedef struct kn_csr {
   const void* values;      // [nnz] type
 } kn_csr;
 
+// Products of one entry of A with consecutive entries of B that fall into a block of C: a register of consecutive
+// entries of a row, 8 of f64 and 16 of f32. An addend of the row, which come before its terms, has its place in b.
+typedef struct kn_spgemm_term {
+  uint32_t b;      // the first entry of B
+  uint16_t a;      // the entry, from the first of A's row on
+  uint16_t lanes;  // of the block that they go to, in order
+} kn_spgemm_term;
+
+// How values come about from values; of one structure of A, B, mask, D and C.
+typedef struct kn_spgemm_schedule {
+  int64_t* offsets;       // [m + 1] of terms; null: none
+  kn_spgemm_term* terms;  // [offsets[m]] by row, block, entry of A
+  uint16_t* counts;  // [c_offsets[m] / lanes + m + 1] terms of a block; those of row i from c_offsets[i] / lanes + i on
+} kn_spgemm_schedule;
+
 // What changes per call. Phases after ANALYSE trust what it has checked.
 typedef struct kn_spgemm_args {
   uint32_t size;
-  int32_t phase;             // kn_spgemm_phase
-  int64_t row_from, row_to;  // rows of this call, 0 <= row_from <= row_to <= m; ANALYSE takes all
-  kn_csr a, b;               // [m,k], [k,n]
-  kn_csr mask;               // [m,n] with MASK; values are read with VALUED alone
-  kn_csr d;                  // [m,n] with ACCUMULATE
-  int64_t* products;         // [m + 1] products (entries of D count) of the rows above; written by ANALYSE
-  int64_t* most;             // [1] written by ANALYSE
-  int64_t* c_offsets;        // [row_to - row_from + 1]; the first one is given: where row_from begins
-  void* c_columns;           // [c_capacity]
-  void* c_values;            // [c_capacity]
-  int64_t c_capacity;        // entries
-  int64_t* rows_done;        // [1] PRODUCT: the first row that found no room, row_to when all did
-  void* workspace;           // 64-byte aligned
+  int32_t phase;                // kn_spgemm_phase
+  int64_t row_from, row_to;     // rows of this call, 0 <= row_from <= row_to <= m; ANALYSE takes all
+  kn_csr a, b;                  // [m,k], [k,n]
+  kn_csr mask;                  // [m,n] with MASK; values are read with VALUED alone
+  kn_csr d;                     // [m,n] with ACCUMULATE
+  int64_t* products;            // [m + 1] products (entries of D count) of the rows above; written by ANALYSE
+  int64_t* most;                // [1] written by ANALYSE
+  int64_t* c_offsets;           // [row_to - row_from + 1]; the first one is given: where row_from begins
+  void* c_columns;              // [c_capacity]
+  void* c_values;               // [c_capacity]
+  int64_t c_capacity;           // entries
+  kn_spgemm_schedule schedule;  // read by NUMERIC, which gives the same bits without
+  int64_t* rows_done;           // [1] PRODUCT: the first row that found no room, row_to when all did
+  void* workspace;              // 64-byte aligned
   int64_t workspace_bytes;
 } kn_spgemm_args;

@@ -64,7 +64,8 @@ int32_t run(const void* problem, const kn_launch* launch, const void* args) {
   if (a->phase == KN_SPGEMM_ANALYSE) return analyse(*p, *a, l.threads);
   if (a->phase == KN_SPGEMM_NUMERIC && p->type == KN_NONE) return KN_OK;
   if (p->products == 0) {
-    if (a->phase == KN_SPGEMM_NUMERIC) return KN_OK;
+    if (a->phase == KN_SPGEMM_SCHEDULE_SIZES) memset(a->schedule.offsets, 0, static_cast<size_t>(p->m + 1) * 8);
+    if (a->phase >= KN_SPGEMM_NUMERIC) return KN_OK;
     for (int64_t i = 0; i < a->row_to - a->row_from; i++) a->c_offsets[i + 1] = a->c_offsets[0];
     if (a->phase == KN_SPGEMM_PRODUCT) *a->rows_done = a->row_to;
     return KN_OK;

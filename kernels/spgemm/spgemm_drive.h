@@ -8,6 +8,7 @@
 #include <thread>
 
 #include "spgemm_numeric.h"
+#include "spgemm_schedule.h"
 
 namespace kn::spgemm {
 namespace {
@@ -55,7 +56,7 @@ struct driver {
   std::atomic<int64_t> ready, stop;
   std::atomic<bool> busy;
   blocked_operand<I, S> blocks;
-  bool blocked;
+  bool blocked, scheduled;
 
   struct worker {
     scratch<I, S> s;
@@ -83,7 +84,8 @@ struct driver {
         stop(INT64_MAX),
         busy(false),
         blocks{p, a.a, a.b, nullptr, nullptr},
-        blocked(false) {
+        blocked(false),
+        scheduled(args.phase == KN_SPGEMM_NUMERIC && args.schedule.offsets != nullptr) {
     first_product = a.products[a.row_from];
     slots = (a.products[a.row_to] - first_product) / l.window + 1;
     counts = static_cast<int64_t*>(a.workspace);
@@ -320,14 +322,40 @@ struct driver {
     worker w = d.worker_of(index);
     row_engine<I, S> engine(d.p, d.a, d.limit, w.s, d.blocked ? &d.blocks : nullptr);
     const share h = d.share_of(slot);
-    if (h.split >= 0) d.numeric(engine, w, d.part_of(h.split, slot - d.slot_of(h.split)));
+    if (h.split >= 0) d.numeric(engine, w, h.split, slot - d.slot_of(h.split));
     for (int64_t i = h.first; i < h.last; i++) {
-      if (i + 1 < h.last) engine.prefetch(i + 1);
-      d.numeric(engine, w, d.part_of(i, 0));
+      if (!d.scheduled && i + 1 < h.last) engine.prefetch(i + 1);
+      d.numeric(engine, w, i, 0);
     }
   }
 
-  void numeric(row_engine<I, S>& engine, worker& w, const part& r) const {
+  // The rows that begin in the slot, none of them shared: a schedule is made once.
+  static void schedule_task(void* context, int64_t slot, int32_t index) {
+    driver& d = *static_cast<driver*>(context);
+    worker w = d.worker_of(index);
+    row_engine<I, S> engine(d.p, d.a, d.limit, w.s, nullptr);
+    const scheduled_rows<I, S> rows{engine};
+    const share h = d.share_of(slot);
+    uint32_t* blocks = reinterpret_cast<uint32_t*>(w.columns[0]);
+    for (int64_t i = h.first; i < h.last; i++) {
+      if (d.a.phase == KN_SPGEMM_SCHEDULE)
+        rows.fill(i, blocks);
+      else
+        d.a.schedule.offsets[i + 1] = rows.size(i, blocks);
+    }
+  }
+
+  void schedule() {
+    if constexpr (S::kValues) kn_parallel(threads, slots, schedule_task, this);
+    if (a.phase == KN_SPGEMM_SCHEDULE) return;
+    a.schedule.offsets[0] = 0;
+    for (int64_t i = 0; i < p.m; i++) a.schedule.offsets[i + 1] += a.schedule.offsets[i];
+  }
+
+  void numeric(row_engine<I, S>& engine, worker& w, int64_t i, int64_t index) const {
+    const scheduled_rows<I, S> rows{engine};
+    if (scheduled && rows.has(i)) return rows.sum(i, index, parts(i));
+    const part r = part_of(i, index);
     const I* c = static_cast<const I*>(a.c_columns);
     int64_t from = a.c_offsets[r.i - a.row_from], to = end_of(r.i);
     if (!r.whole) {
@@ -344,9 +372,10 @@ struct driver {
       *w.s.state = {};
       for (int b = 0; b < kBuffers; b++) w.waiting[b] = -1;
     }
+    if (a.phase > KN_SPGEMM_NUMERIC) return schedule();
     // Values alone need no marks, and gain less.
     const int64_t least = a.phase == KN_SPGEMM_NUMERIC ? 3 : 2, some = a.products[a.row_to] - a.products[a.row_from];
-    blocked = may_block(p, limit) && some / p.b_nnz >= limit.blocks && blocks.fill(least);
+    blocked = !scheduled && may_block(p, limit) && some / p.b_nnz >= limit.blocks && blocks.fill(least);
     if (blocked) blocks.make(threads);
     if (a.phase == KN_SPGEMM_NUMERIC) {
       kn_parallel(threads, slots, numeric_task, this);

@@ -83,7 +83,7 @@ inline int32_t check(const kn_spgemm_problem& p, const kn_spgemm_args* args, int
   if (args == nullptr) return kn_fail(KN_INVALID, "args: is null");
   const kn_spgemm_args& a = *args;
   KN_CHECK("args", a.size == sizeof(kn_spgemm_args));
-  KN_CHECK("phase", a.phase >= KN_SPGEMM_ANALYSE && a.phase <= KN_SPGEMM_NUMERIC);
+  KN_CHECK("phase", a.phase >= KN_SPGEMM_ANALYSE && a.phase <= KN_SPGEMM_SCHEDULE);
   KN_CHECK("rows", a.row_from >= 0 && a.row_from <= a.row_to && a.row_to <= p.m);
   const bool analyse = a.phase == KN_SPGEMM_ANALYSE;
   KN_CHECK("rows", !analyse || (a.row_from == 0 && a.row_to == p.m));
@@ -108,12 +108,20 @@ inline int32_t check(const kn_spgemm_problem& p, const kn_spgemm_args* args, int
   if (a.phase >= KN_SPGEMM_PRODUCT) {
     KN_CHECK("c", a.c_capacity >= a.c_offsets[0]);
     KN_CHECK("c", a.c_capacity == 0 || a.c_columns != nullptr);
-    KN_CHECK("c", a.c_capacity == 0 || p.type == KN_NONE || a.c_values != nullptr);
+    const bool writes_values = a.phase <= KN_SPGEMM_NUMERIC && p.type != KN_NONE;
+    KN_CHECK("c", a.c_capacity == 0 || !writes_values || a.c_values != nullptr);
   }
   if (a.phase == KN_SPGEMM_PRODUCT) KN_CHECK("c", a.rows_done != nullptr);
   const int64_t rows = a.row_to - a.row_from;
-  if (a.phase == KN_SPGEMM_NUMERIC)
+  if (a.phase >= KN_SPGEMM_NUMERIC)
     KN_CHECK("c", a.c_offsets[rows] >= a.c_offsets[0] && a.c_offsets[rows] <= a.c_capacity);
+  if (a.phase > KN_SPGEMM_NUMERIC || (a.phase == KN_SPGEMM_NUMERIC && a.schedule.offsets != nullptr)) {
+    KN_CHECK("schedule", p.type != KN_NONE && p.n <= kDense && p.b_nnz <= UINT32_MAX);
+    KN_CHECK("schedule", a.row_from == 0 && a.row_to == p.m && a.c_offsets[0] == 0);
+    KN_CHECK("schedule", a.schedule.offsets != nullptr && a.schedule.counts != nullptr);
+    const bool has_terms = a.phase != KN_SPGEMM_SCHEDULE_SIZES && a.schedule.offsets[p.m] > 0;
+    KN_CHECK("schedule", !has_terms || a.schedule.terms != nullptr);
+  }
   KN_CHECK("workspace", workspace_needed == 0 || a.workspace != nullptr);
   KN_CHECK("workspace", reinterpret_cast<uintptr_t>(a.workspace) % 64 == 0);
   KN_CHECK("workspace", a.workspace_bytes >= workspace_needed);

@@ -25,6 +25,10 @@ struct lanes<double> {
   static void store(double* p, reg v) { _mm512_storeu_pd(p, v); }
   static reg compress(mask m, reg v) { return _mm512_maskz_compress_pd(m, v); }
   static reg expand(mask m, reg v) { return _mm512_mask_expand_pd(_mm512_castsi512_pd(cleared()), m, v); }
+  // As many elements as the mask has bits, and none behind them.
+  static reg expand(mask m, const double* p) {
+    return _mm512_mask_expandloadu_pd(_mm512_castsi512_pd(cleared()), m, p);
+  }
   // Whole registers of the columns base + i of a mask.
   static void store_columns(int32_t* to, mask m, int64_t base) {
     const __m256i iota = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
@@ -83,6 +87,7 @@ struct lanes<float> {
   static void store(float* p, reg v) { _mm512_storeu_ps(p, v); }
   static reg compress(mask m, reg v) { return _mm512_maskz_compress_ps(m, v); }
   static reg expand(mask m, reg v) { return _mm512_mask_expand_ps(_mm512_castsi512_ps(cleared()), m, v); }
+  static reg expand(mask m, const float* p) { return _mm512_mask_expandloadu_ps(_mm512_castsi512_ps(cleared()), m, p); }
   static void store_columns(int32_t* to, mask m, int64_t base) {
     const __m512i iota = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     const __m512i columns = _mm512_add_epi32(iota, _mm512_set1_epi32(static_cast<int32_t>(base)));

@@ -29,6 +29,7 @@ internal sealed partial class SpGemmOperation : Operation
     };
     private static readonly Option<double> s_most = new("--most-products") { Description = "Leave out products with more multiplications (default 2e8: C, its copies and their bounds take some 15 GB)", DefaultValueFactory = _ => 2e8 };
     private static readonly Option<long> s_budget = new("--memory-budget") { Description = "MiB for scratch and C: C comes in pieces, and the process is measured against it", HelpName = "MIB" };
+    private static readonly Option<long?> s_schedule = new("--schedule-limit") { Description = "MiB for the schedule of values alone; 0: none (default an eighth of memory)", HelpName = "MIB" };
     private static readonly Option<bool> s_transpose = new("--transpose") { Description = "A·Aᵀ in place of A·A; of the suite, which has both, it or with false the other alone" };
     private static readonly Option<Semiring> s_semiring = new("--semiring")
     {
@@ -60,7 +61,7 @@ internal sealed partial class SpGemmOperation : Operation
 
     public override Axis Axis { get; } = new("reuse", "What a call may reuse: 1 nothing, 2 memory, 3 the structure of C (numeric phase alone)", 1, "1,2,3", "1,2", "2");
 
-    protected override IReadOnlyList<Option> ShapeOptions => [s_matrix, s_transpose, s_values, s_semiring, s_mask, s_complement, s_valued, s_accumulate, s_unsorted, s_structure, s_index, s_most, s_budget, Arguments.Row];
+    protected override IReadOnlyList<Option> ShapeOptions => [s_matrix, s_transpose, s_values, s_semiring, s_mask, s_complement, s_valued, s_accumulate, s_unsorted, s_structure, s_index, s_most, s_budget, s_schedule, Arguments.Row];
 
     public override IReadOnlyList<Layer> Layers(ParseResult parsed, int threads)
     {
@@ -108,6 +109,7 @@ internal sealed partial class SpGemmOperation : Operation
         Threads = threads,
         Row = RowName(parsed),
         MemoryBudget = parsed.GetValue(s_budget) << 20,
+        ScheduleLimit = parsed.GetValue(s_schedule) << 20,
         Semiring = parsed.GetValue(s_semiring),
         Complement = parsed.GetValue(s_complement),
         ValuedMask = parsed.GetValue(s_valued),

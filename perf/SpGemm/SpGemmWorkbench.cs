@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Numerics;
 using Kernels.Tuning;
 using MathNet.Numerics.LinearAlgebra.Double;
@@ -84,6 +85,11 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
             SpGemmPlan<T> plan = _there.Plan(options);
             CsrMatrix<T> c = plan.Symbolic();
             _held.AddRange([plan, c]);
+            plan.Numeric(c);
+            Require(c, name);
+            long start = Stopwatch.GetTimestamp();
+            if (plan.Schedule(c)) Screen.Note($"{_layer.Case}, {name}: a schedule of {Format.Bytes(plan.ScheduleBytes)}, made in {Stopwatch.GetElapsedTime(start).TotalMilliseconds:0.##} ms");
+            else Screen.Note($"{_layer.Case}, {name}: no schedule");
             plan.Numeric(c);
             Require(c, name);
             return new TimedCall(name, _ => plan.Numeric(c));

@@ -10,7 +10,7 @@ public sealed unsafe class Abi
 {
     private static readonly Type[] s_types = [typeof(KnParam), typeof(KnLaunch), typeof(KnRow), typeof(KnLibrary), typeof(KnFlatGemmProblem), typeof(KnFlatGemmArgs),
         typeof(KnDecodeAttentionProblem), typeof(KnDecodeAttentionArgs),
-        typeof(KnSpgemmProblem), typeof(KnCsr), typeof(KnSpgemmArgs), typeof(KnSparseLinearProblem), typeof(KnSparseLinearArgs)];
+        typeof(KnSpgemmProblem), typeof(KnCsr), typeof(KnSpgemmTerm), typeof(KnSpgemmSchedule), typeof(KnSpgemmArgs), typeof(KnSparseLinearProblem), typeof(KnSparseLinearArgs)];
 
     private static KnLibrary Library
     {

@@ -29,7 +29,11 @@ public sealed unsafe class DoorFuzz
             Assert.That(trial.Analyse(row, launch), Is.Null);
             Assert.That(trial.Check(row, launch), Is.Null);
             byte[] c = trial.Values.ToArray();
-            for (int i = 0; i < 10_000; i++) Call(row, trial, c, outcomes, $"seed {Tables.Seed}, round {i}");
+            using GuardedMemory offsets = new(31 * sizeof(long)), terms = new(trial.Problem.Products * sizeof(KnSpgemmTerm)), counts = new(SpGemmSchedule.CountBytes(trial.Problem, trial.NonZeros));
+            var schedule = new KnSpgemmSchedule { Offsets = (long*)offsets.At, Terms = (KnSpgemmTerm*)terms.At, Counts = (ushort*)counts.At };
+            for (int i = -2; i < 10_000; i++)
+                Call(row, trial, schedule, i < 0 ? KnSpgemmPhase.Schedule + i + 1 : KnSpgemmPhase.Symbolic + Below(5), i >= 0, c, outcomes, $"seed {Tables.Seed}, round {i}");
+            Assert.That(offsets.Untouched(offsets.Bytes) && terms.Untouched(terms.Bytes) && counts.Untouched(counts.Bytes), "something outside the schedule was written");
         }
         TestContext.Progress.WriteLine($"{name}: {string.Join(", ", Enum.GetValues<KnStatus>().Where(x => outcomes[(int)x] > 0).Select(x => $"{x} {outcomes[(int)x]}"))}");
         Assert.That(outcomes[(int)KnStatus.Ok], Is.GreaterThan(1000), "too few calls were right to mean anything");
@@ -37,7 +41,7 @@ public sealed unsafe class DoorFuzz
         Assert.That(outcomes[(int)KnStatus.Unsupported], Is.GreaterThan(1000));
     }
 
-    private void Call(Row row, SpGemmTrial trial, byte[] c, int[] outcomes, string what)
+    private void Call(Row row, SpGemmTrial trial, KnSpgemmSchedule schedule, KnSpgemmPhase phase, bool breaks, byte[] c, int[] outcomes, string what)
     {
         KnSpgemmProblem p = trial.Problem;
         KnLaunch launch = row.DefaultLaunch(Below(3));
@@ -46,10 +50,11 @@ public sealed unsafe class DoorFuzz
         using var workspace = new GuardedMemory(bytes);
         a.Workspace = workspace.At;
         a.WorkspaceBytes = bytes;
-        a.Phase = 1 + Below(3);
-        if (Below(3) == 0) Break(ref p);
-        if (Below(4) == 0) Break(ref launch);
-        if (Below(2) == 0) Break(ref a);
+        a.Phase = (int)phase;
+        a.Schedule = schedule;
+        if (breaks && Below(3) == 0) Break(ref p);
+        if (breaks && Below(4) == 0) Break(ref launch);
+        if (breaks && Below(2) == 0) Break(ref a);
         bool accepts = row.Accepts(&p, launch, out string? why);
         if (!accepts && string.IsNullOrEmpty(why)) Assert.Fail($"{what}: refused without a reason");
         if (accepts && !SpGemmRules.Valid(p, out string? broken)) Assert.Fail($"{what}: accepted, though the rules ask {broken}");
@@ -99,10 +104,10 @@ public sealed unsafe class DoorFuzz
 
     private void Break(ref KnSpgemmArgs a)
     {
-        switch (Below(15))
+        switch (Below(18))
         {
             case 0: a.Size = Any(0u, a.Size - 8, uint.MaxValue); break;
-            case 1: a.Phase = Any(-1, 4, int.MaxValue); break;
+            case 1: a.Phase = Any(-1, 6, int.MaxValue); break;
             case 2: a.RowFrom = Any(-1L, 31L, long.MaxValue, long.MinValue); break;
             case 3: a.RowTo = Any(-1L, 31L, long.MaxValue, long.MinValue); break;
             case 4: a.A.Offsets = null; break;
@@ -115,6 +120,9 @@ public sealed unsafe class DoorFuzz
             case 11: a.CCapacity = Any(-1L, long.MinValue); break;
             case 12: a.Workspace = Below(2) == 0 ? null : (byte*)a.Workspace + 1 + Below(63); break;
             case 13: a.Mask.Values = null; break;
+            case 14: a.Schedule.Offsets = null; break;
+            case 15: a.Schedule.Terms = null; break;
+            case 16: a.Schedule.Counts = null; break;
             default: a.WorkspaceBytes = Any(0L, -1, long.MinValue, a.WorkspaceBytes - 1); break;
         }
     }

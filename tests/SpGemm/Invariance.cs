@@ -151,6 +151,10 @@ public sealed class Invariance
                 known.Values.Fill(double.NaN);
                 plan.Numeric(known);
                 Assert.That(SpGemmSame.As(expected, known), $"{what}: the numeric phase");
+                known.Values.Fill(double.NaN);
+                Assert.That(plan.Schedule(known), what);
+                plan.Numeric(known);
+                Assert.That(SpGemmSame.As(expected, known), $"{what}: the numeric phase with a schedule");
             }
             finally
             {

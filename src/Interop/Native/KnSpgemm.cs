@@ -6,7 +6,7 @@ namespace Kernels.Interop.Native;
 [Flags]
 internal enum KnSpgemmFlags { None = 0, Mask = 1, Complement = 2, Accumulate = 4, Unsorted = 8, BSorted = 16, Valued = 32 }
 
-internal enum KnSpgemmPhase { Analyse = 0, Symbolic = 1, Product = 2, Numeric = 3 }
+internal enum KnSpgemmPhase { Analyse = 0, Symbolic = 1, Product = 2, Numeric = 3, ScheduleSizes = 4, Schedule = 5 }
 
 [StructLayout(LayoutKind.Sequential)]
 internal struct KnSpgemmProblem
@@ -32,6 +32,21 @@ internal unsafe struct KnCsr
 }
 
 [StructLayout(LayoutKind.Sequential)]
+internal struct KnSpgemmTerm
+{
+    public uint B;
+    public ushort A, Lanes;
+}
+
+[StructLayout(LayoutKind.Sequential)]
+internal unsafe struct KnSpgemmSchedule
+{
+    public long* Offsets;
+    public KnSpgemmTerm* Terms;
+    public ushort* Counts;
+}
+
+[StructLayout(LayoutKind.Sequential)]
 internal unsafe struct KnSpgemmArgs
 {
     public uint Size;
@@ -46,6 +61,7 @@ internal unsafe struct KnSpgemmArgs
     public void* CColumns;
     public void* CValues;
     public long CCapacity;
+    public KnSpgemmSchedule Schedule;
     public long* RowsDone;
     public void* Workspace;
     public long WorkspaceBytes;

@@ -31,6 +31,12 @@ public sealed record SpGemmOptions
     /// </summary>
     public long MemoryBudget { get; init; }
 
+    /// <summary>
+    /// Bytes that the schedule of a plan's Numeric may take, within the budget where there is one. Null is an eighth of this process's memory, 0 is no
+    /// schedule. Bits do not depend on it.
+    /// </summary>
+    public long? ScheduleLimit { get; init; }
+
     /// <summary>Upper bound on threads; 0 is the whole pool.</summary>
     public int Threads { get; init; }
 
@@ -53,6 +59,7 @@ public sealed record SpGemmOptions
     {
         KernelsException.Require(Enum.IsDefined(Semiring), nameof(Semiring), $"a value of the enumeration, not {(int)Semiring}");
         KernelsException.Require(MemoryBudget >= 0, nameof(MemoryBudget), $"0 <= MemoryBudget, not {MemoryBudget}");
+        KernelsException.Require(ScheduleLimit is null or >= 0, nameof(ScheduleLimit), $"0 <= ScheduleLimit, not {ScheduleLimit}");
         KernelsException.Require(Row is null || Dataflow is null || Row == Dataflow.Row, nameof(Dataflow), $"one of the row {Row}, not of {Dataflow?.Row}");
         KernelsException.Require(Threads is >= 0 and <= 1024, nameof(Threads), $"0 <= Threads <= 1024, not {Threads}");
     }

@@ -13,7 +13,7 @@ namespace Kernels;
 /// On a GPU operands and C are there (<see cref="CsrMatrix{T}.CopyTo"/>). Every call waits for what it enqueued on the default
 /// stream, since sizes are known only then; C is sized before it is computed, so that it takes what it needs.
 /// </remarks>
-public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
+public sealed unsafe partial class SpGemmPlan<T> : IDisposable where T : unmanaged
 {
     private readonly CsrMatrix<T> _a, _b;
     private readonly CsrMatrix<T>? _addend;
@@ -26,7 +26,6 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
     private readonly KnSpgemmProblem _problem;
     // What says of a matrix that its structure is C's.
     private readonly object _origin = new();
-    private PooledMemory? _scratch;  // of Numeric, between its calls
 
     internal KnSpgemmProblem Problem => _problem;
 
@@ -164,15 +163,16 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
 
     private void Call(Row row, KnSpgemmProblem problem, in KnLaunch launch, KnSpgemmArgs args)
     {
-        args.WorkspaceBytes = row.Workspace(&problem, launch);
-        using PooledMemory scratch = PooledMemory.Rent(args.WorkspaceBytes, "workspace", _device);
-        scratch.Touch(args.WorkspaceBytes);
+        long bytes = row.Workspace(&problem, launch);
+        using PooledMemory scratch = PooledMemory.Rent(bytes, "workspace", _device);
+        scratch.Touch(bytes);
         Call(row, problem, launch, args, scratch);
     }
 
     private void Call(Row row, KnSpgemmProblem problem, in KnLaunch launch, KnSpgemmArgs args, PooledMemory scratch)
     {
         args.Workspace = scratch.At;
+        args.WorkspaceBytes = scratch.Bytes;
         KnStatus status = row.Run(&problem, launch, &args);
         if (status == KnStatus.Ok) _device.Gpu?.Synchronize(0);
         // Nothing that was passed may be freed meanwhile.
@@ -308,43 +308,11 @@ public sealed unsafe class SpGemmPlan<T> : IDisposable where T : unmanaged
         }
     }
 
-    /// <summary>
-    /// The values of <paramref name="c"/>, which Symbolic or Product of this plan made, from the operands' values as they are now. Allocates
-    /// nothing but the first time: the scratch stays with the plan.
-    /// </summary>
-    /// <exception cref="KernelsException">A matrix that this plan did not make (a copy of one to its device will do), a piece of C, or none with values.</exception>
-    public void Numeric(CsrMatrix<T> c)
-    {
-        ArgumentNullException.ThrowIfNull(c);
-        KernelsException.Require(c.Rows == _a.Rows && c.Columns == _b.Columns, nameof(c), $"[{_a.Rows}, {_b.Columns}], not [{c.Rows}, {c.Columns}]");
-        KernelsException.Require(ReferenceEquals(c.Origin, _origin), nameof(c), "a matrix that Symbolic or Product of this plan made: values go to the places of its structure");
-        KernelsException.Require(ValueBytes > 0 && c.HasValues, nameof(c), "values");
-        KernelsException.Require(c.Device.Shares(_device), nameof(c), $"a matrix on {_device}, not on {c.Device}");
-        KnSpgemmArgs args = Args(KnSpgemmPhase.Numeric, 0, _a.Rows);
-        args.COffsets = c.OffsetsAt;
-        args.CColumns = c.ColumnsAt;
-        args.CValues = c.ValuesAt;
-        args.CCapacity = c.NonZeros;
-        KnSpgemmProblem problem = _problem;
-        args.WorkspaceBytes = _row.Workspace(&problem, _launch);
-        // A call beside this one takes scratch of its own.
-        PooledMemory scratch = Interlocked.Exchange(ref _scratch, null) ?? PooledMemory.Rent(args.WorkspaceBytes, "workspace", _device);
-        try
-        {
-            scratch.Touch(args.WorkspaceBytes);
-            Call(_row, _problem, _launch, args, scratch);
-        }
-        finally
-        {
-            if (Interlocked.CompareExchange(ref _scratch, scratch, null) is not null) scratch.Dispose();
-        }
-        GC.KeepAlive(c);
-    }
-
-    /// <summary>Frees the analysis and the scratch of Numeric. Operands and results stay.</summary>
+    /// <summary>Frees the analysis, the scratch and the schedule of Numeric. Operands and results stay.</summary>
     public void Dispose()
     {
         _products.Dispose();
+        Interlocked.Exchange(ref _schedule, null)?.Dispose();
         Interlocked.Exchange(ref _scratch, null)?.Dispose();
     }
 }
