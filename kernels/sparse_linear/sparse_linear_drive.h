@@ -22,8 +22,8 @@ inline int64_t larger(int64_t a, int64_t b) { return a < b ? b : a; }
 constexpr int64_t kMostRows = 256;  // of a block of flat: accumulators of four panels fill a quarter of L2
 
 // The hardware loses streams whose steps are uneven: gemv asks for values so many elements of k before it needs them,
-// or so many bytes for all panels of a step if those are fewer. Bits are a stream that needs help with its begin.
-constexpr int64_t kMostAhead = 256, kMostAheadBytes = 8192, kBitsAhead = 512;
+// or so many bytes for all panels of a step if those are fewer.
+constexpr int64_t kMostAhead = 256, kMostAheadBytes = 8192;
 
 struct sparse_plan {
   flat_gemm::plan flat;
