@@ -3,7 +3,8 @@
 //
 // An Engine has
 //   kRounds: it multiplies weights in less than f32
-//   value_steps: those of add_values
+//   key_steps, value_steps: those of scores and of add_values
+//   kPacked: rows of q that pack_q packs as one, where there are as many
 //   kWide: heads of 256, too, have code of their own, as those of 128
 //   q_bytes(head_dim): of a row of q as it reads it
 //   pack_q(problem, q, out, i, n): row i of the n of a kv head
@@ -60,6 +61,7 @@ inline void locate(const call& c, const sequence& s, int64_t chunk, int64_t end,
     for (const int64_t stop = smaller(last, j + length - in_page); j < stop; j++) {
       const int64_t slot = kChunk + slot_of(j - chunk);
       out->k[slot] = k, out->v[slot] = v, out->scale[slot] = scale;
+      if (scaled) __builtin_prefetch(a.k_scales + scale), __builtin_prefetch(a.v_scales + scale);
       k += a.k_token * k_bytes, v += a.v_token * k_bytes, scale += scale_token;
     }
   }
@@ -167,7 +169,7 @@ struct attending {
 
 // Scores to weights, for the rows of one head.
 template <class Engine>
-void soften(const call& c, const attending& t, int64_t h, const work& w) {
+__attribute__((noinline)) void soften(const call& c, const attending& t, int64_t h, const work& w) {
   const kn_decode_attention_problem& p = *c.problem;
   const float factor = c.plain ? c.scale2 : 1.0f, threshold = c.softmax == KN_SOFTMAX_LAZY ? kLazy : 0.0f;
   const marks& keys = t.keys[h].keys;
@@ -183,8 +185,9 @@ void soften(const call& c, const attending& t, int64_t h, const work& w) {
       renew(threshold, factor, score, t.seen, w.reference + at, total, rounded, w.sums + at * c.out_row, c.out_row);
     weigh<Engine>(factor, w.reference[at], score, t.seen, (p.flags & KN_ATTN_SCALES) ? keys.v_scale : nullptr, total,
                   rounded);
-    if constexpr (requires { Engine::hold(score); }) Engine::hold(score);
   }
+  if constexpr (requires(float* weights) { Engine::hold(weights); })
+    for (int64_t r = t.first; r < t.first + t.count; r++) Engine::hold(w.scores + (h * t.rows->count + r) * kChunk);
 }
 
 // Calls f<D>() for the widths that an engine is compiled for, f<0>() for any other.
@@ -206,7 +209,7 @@ void attend_chunk(const call& c, const attending& t, const work& w) {
   const kn_decode_attention_problem& p = *c.problem;
   const kn_decode_attention_args& a = *c.args;
   const auto rows_at = [&](int64_t head, int64_t row, int64_t slot) KN_INLINE {
-    const int64_t i = head * t.rows->count + t.first + row;
+    const int64_t i = head * t.rows->count + row;
     multiplication m{};
     m.problem = &p;
     m.q = w.q + i * c.q_row, m.q_row = c.q_row;
@@ -215,18 +218,26 @@ void attend_chunk(const call& c, const attending& t, const work& w) {
     return m;
   };
   const int64_t bytes = bytes_of(p.kv_type), k_bytes = p.head_dim * bytes, v_bytes = p.v_head_dim * bytes;
+  // Rows that are packed as one are multiplied as one, wanted or not.
+  const int64_t packed = t.rows->count / Engine::kPacked * Engine::kPacked;
+  const auto whole = [&](int64_t row, int64_t part) {
+    return row < packed ? round_up(row - part, Engine::kPacked) : row;
+  };
+  const int64_t first = whole(t.first, Engine::kPacked - 1), end = whole(t.first + t.count, 0);
   const path keys = path_of(t, k_bytes, a.k_head * bytes, a.k_token * bytes, p.kv_heads * k_bytes >= kLongToken);
   with_width<Engine>(p.head_dim, [&]<int D>() {
-    walk<steps<4, 16>>(
-        keys, t.count,
+    walk<typename Engine::key_steps>(
+        keys, end - first,
         [&](int64_t head, int64_t row, int64_t slot, int64_t slots) KN_INLINE {
-          multiplication m = rows_at(head, row, slot);
+          multiplication m = rows_at(head, first + row, slot);
           keys.aim(&m, slots, head, [&](int64_t h) { return t.keys[h].k; });
           return m;
         },
         [&]<int R, int T, fetching F>(const multiplication& m) KN_INLINE { Engine::template scores<R, T, F, D>(m); });
   });
-  for (int64_t h = 0; h < t.heads; h++) soften<Engine>(c, t, h, w);
+  // Late, what was fetched of a head's values arrives meanwhile; in f32 it was slower.
+  constexpr bool kLate = Engine::kBytes < 4;
+  for (int64_t h = 0; h < (kLate ? 0 : t.heads); h++) soften<Engine>(c, t, h, w);
   using value_steps = typename Engine::value_steps;
   const bool many_sums = t.heads * t.count * c.out_row * 4 > kManySums;
   const path values = path_of(t, v_bytes, a.v_head * bytes, a.v_token * bytes,
@@ -235,7 +246,8 @@ void attend_chunk(const call& c, const attending& t, const work& w) {
     walk<value_steps>(
         values, t.count,
         [&](int64_t head, int64_t row, int64_t slot, int64_t slots) KN_INLINE {
-          multiplication m = rows_at(head, row, slot);
+          if (kLate && slot == 0 && row == 0) soften<Engine>(c, t, head, w);
+          multiplication m = rows_at(head, t.first + row, slot);
           values.aim(&m, slots, head, [&](int64_t h) { return t.keys[h].v; });
           return m;
         },

@@ -48,6 +48,8 @@ template <class From>
 struct f32_engine {
   static constexpr bool kRounds = false;
   static constexpr bool kWide = false;
+  static constexpr int64_t kPacked = 1;
+  using key_steps = steps<4, 16>;
   using value_steps = steps<4, 16>;
   static int64_t out_row(const kn_decode_attention_problem& p) { return lanes(p.v_head_dim); }
   static void order(float*, int64_t) {}

@@ -54,12 +54,12 @@ enum fetching { kNone, kAll, kShare };
 inline KN_INLINE void fetch_line(const char* line) { asm volatile("prefetchnta %0" : : "m"(*line)); }
 
 template <fetching F, int T>
-inline KN_INLINE void fetch(const multiplication& m, int64_t bytes) {
+inline KN_INLINE void fetch(const multiplication& m, int64_t bytes, int64_t from = 0) {
   if (F == kNone || bytes % 64 != 0) return;
   const auto slots = [&]<int N>(int64_t first) KN_INLINE {
     each<N>([&](auto t) KN_INLINE { fetch_line(moved(m.ahead[first + t], m.ahead_offset + bytes)); });
   };
-  if (F == kAll) return slots.template operator()<T>(0);
+  if (F == kAll) return slots.template operator()<T>(from);
   if (m.share > 0) slots.template operator()<T / 4>(0);
   if (m.share > 1) slots.template operator()<T / 4>(T / 4);
 }
@@ -126,8 +126,8 @@ struct path {
     m->at = addresses(head) + m->slot, m->offset = (head0 + head) * stride;
     int64_t next = m->slot;
     if (heads_inside) {
-      head += smaller(heads, larger(1, ahead / slots));
-      if (head >= heads) head -= heads, next += slots;
+      head += larger(1, ahead / slots);
+      next += smaller(kChunk, head / heads * slots), head %= heads;
     } else {
       next += smaller(kChunk - 16, ahead);
       if (next >= kChunk && head + 1 < heads)
