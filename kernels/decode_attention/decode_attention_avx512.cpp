@@ -90,7 +90,7 @@ struct f32_engine {
       at[t] = moved(m.at[t], m.offset);
       each<R>([&](auto r) KN_INLINE { p[r * T + t] = _mm512_set1_ps(m.scores[r * kChunk + m.slot + t]); });
     });
-    over<D, 16>(m.problem->v_head_dim, [&](int64_t d, int64_t left) KN_INLINE {
+    const auto add = [&](int64_t d, int64_t left) KN_INLINE {
       const __mmask16 mask = first_lanes(left);
       fetch<F, T>(m, d * From::kBytes);
       __m512 sum[R];
@@ -100,7 +100,12 @@ struct f32_engine {
         each<R>([&](auto r) KN_INLINE { sum[r] = _mm512_fmadd_ps(p[r * T + t], v, sum[r]); });
       });
       each<R>([&](auto r) KN_INLINE { _mm512_store_ps(sums + r * out_row + d, sum[r]); });
-    });
+    };
+    // Steps that share what they fetch are no faster for it.
+    if constexpr (D > 0 && F == kAll)
+      each<D / 16>([&](auto i) KN_INLINE { add(i * 16, 16); });
+    else
+      over<D, 16>(m.problem->v_head_dim, add);
   }
 };
 

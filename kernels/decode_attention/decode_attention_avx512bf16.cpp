@@ -36,34 +36,45 @@ struct bf16_engine : bf16_rows {
 
   template <int R, int T, fetching F, int D>
   static KN_INLINE void add_values(const multiplication& m) {
+    // Few enough weights stay in registers; the compiler left to itself loads them again for each vector.
+    constexpr bool kHeld = R * T <= 16;
     const int64_t out_row = D > 0 ? D : m.out_row;
-    const char* const* const at = m.at;
     const auto* const weights = reinterpret_cast<const uint16_t*>(m.scores) + m.slot;
-    over<D, kStep>(m.problem->v_head_dim, [&](int64_t d, int64_t left) KN_INLINE {
+    const auto weight = [&](int r, int t) KN_INLINE { return broadcast_dword(weights + r * kChunk * 2 + t); };
+    const char* at[T];
+    each<T>([&](auto t) KN_INLINE { at[t] = moved(m.at[t], m.offset); });
+    __m512i held[kHeld ? R * T / 2 : 1];
+    if constexpr (kHeld)
+      each<R * T / 2>([&](auto i) KN_INLINE {
+        held[i] = weight(i % R, i / R * 2);
+        asm("" : "+v"(held[i]));
+      });
+    const auto add = [&](int64_t d, int64_t left) KN_INLINE {
       const __mmask32 mask = first_words(left);
       fetch<F, T>(m, d * 2);
-      const int64_t offset = m.offset + d * 2;
       __m512 low[R], high[R];
       each<R>([&](auto r) KN_INLINE {
         low[r] = _mm512_load_ps(m.sums + r * out_row + d);
         high[r] = _mm512_load_ps(m.sums + r * out_row + d + 16);
       });
-#pragma GCC unroll 16
-      for (int64_t t = 0; t < T; t += 2) {
-        const __m512i v0 = from_bf16::at(moved(at[t], offset), mask),
-                      v1 = from_bf16::at(moved(at[t + 1], offset), mask);
+      each<T / 2>([&](auto t) KN_INLINE {
+        const __m512i v0 = from_bf16::at(at[2 * t] + d * 2, mask), v1 = from_bf16::at(at[2 * t + 1] + d * 2, mask);
         const __m512i first = _mm512_unpacklo_epi16(v0, v1), second = _mm512_unpackhi_epi16(v0, v1);
         each<R>([&](auto r) KN_INLINE {
-          const __m512i p = broadcast_dword(weights + r * kChunk * 2 + t);
+          const __m512i p = kHeld ? held[t * R + r] : weight(r, 2 * t);
           low[r] = _mm512_dpbf16_ps(low[r], as_bf16(p), as_bf16(first));
           high[r] = _mm512_dpbf16_ps(high[r], as_bf16(p), as_bf16(second));
         });
-      }
+      });
       each<R>([&](auto r) KN_INLINE {
         _mm512_store_ps(m.sums + r * out_row + d, low[r]);
         _mm512_store_ps(m.sums + r * out_row + d + 16, high[r]);
       });
-    });
+    };
+    if constexpr (D > 0 && kHeld)
+      each<D / kStep>([&](auto i) KN_INLINE { add(i * kStep, kStep); });
+    else
+      over<D, kStep>(m.problem->v_head_dim, add);
   }
 };
 

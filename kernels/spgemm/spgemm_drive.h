@@ -192,14 +192,11 @@ struct driver {
   // Computes the short rows from row i on, a batch of them at most, and returns how many they were.
   int short_rows_at(const row_engine<I, S>& engine, worker& w, int64_t i, int64_t last, I* c, V* v, int64_t& count) {
     short_rows<I, S> rows{engine, *w.s.batch};
-    int n = 0;
-    while (n < kShortBatch && i + n < last && rows.takes(i + n)) n++;
-    for (int b = 0; b < n; b++) rows.load(i + b, b);
+    const int n = rows.at(i, last);
+    if (n == 0) return 0;
+    rows.load(i, n);
     rows.sort(n);
-    for (int b = 0; b < n; b++) {
-      count += rows.reduce(b, c + count, v + count);
-      end_of(i + b) = count;
-    }
+    count = rows.reduce(n, c, v, &end_of(i), count);
     return n;
   }
 

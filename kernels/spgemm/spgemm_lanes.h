@@ -5,6 +5,7 @@
 
 #include <array>
 
+#include "spgemm_operands.h"
 #include "spgemm_sort.h"
 
 namespace kn::spgemm {
@@ -89,6 +90,9 @@ struct lane_sort {
   [[gnu::always_inline]] static void load(__m512i (&v)[16], key* const* rows, int at) {
     each<16>([&](auto i) __attribute__((always_inline)) { v[i] = _mm512_load_si512(rows[i] + at); });
     transpose(v);
+    each<16>([&](auto i) __attribute__((always_inline)) {
+      v[i] = _mm512_or_si512(_mm512_slli_epi32(v[i], kShortBits), _mm512_set1_epi32(at + i));
+    });
   }
   [[gnu::always_inline]] static void store(key* const* rows, int at, __m512i (&v)[16]) {
     transpose(v);

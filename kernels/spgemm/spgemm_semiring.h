@@ -47,6 +47,8 @@ struct lanes<double> {
   static reg ones(mask m) { return _mm512_maskz_mov_pd(m, _mm512_set1_pd(1)); }
   static reg blend(mask m, reg a, reg b) { return _mm512_mask_blend_pd(m, a, b); }
   // As many columns below 2^32 as there are lanes, and keys of them: column above, place below.
+  static __m256i load_columns(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+  static __m256i load_columns(const int64_t* p) { return _mm512_cvtepi64_epi32(_mm512_loadu_si512(p)); }
   static __m256i load_columns(mask m, const int32_t* p) { return _mm256_maskz_loadu_epi32(m, p); }
   static __m256i load_columns(mask m, const int64_t* p) {
     return _mm512_cvtepi64_epi32(_mm512_maskz_loadu_epi64(m, p));
@@ -66,10 +68,10 @@ struct lanes<double> {
   static reg pick(const reg* table, const __m512i* keys, int w, int places) {
     const __m256i half = w % 2 == 0 ? _mm512_castsi512_si256(keys[w / 2]) : _mm512_extracti64x4_epi64(keys[w / 2], 1);
     const __m512i at = _mm512_cvtepu32_epi64(_mm256_and_si256(half, _mm256_set1_epi32(places)));
-    reg v = _mm512_permutex2var_pd(table[0], at, table[1]);
+    reg v = N == 1 ? _mm512_permutexvar_pd(at, table[0]) : _mm512_permutex2var_pd(table[0], at, table[N > 1 ? 1 : 0]);
     for (int i = 2; i < N; i += 2) {
       const mask m = _mm512_cmpge_epi64_mask(at, _mm512_set1_epi64(8 * i));
-      v = _mm512_mask_mov_pd(v, m, _mm512_permutex2var_pd(table[i], at, table[i + 1]));
+      v = _mm512_mask_mov_pd(v, m, _mm512_permutex2var_pd(table[i], at, table[i + 1 < N ? i + 1 : i]));
     }
     return v;
   }
@@ -104,6 +106,8 @@ struct lanes<float> {
   static mask nonzero(reg a) { return _mm512_cmp_ps_mask(a, _mm512_setzero_ps(), _CMP_NEQ_UQ); }
   static reg ones(mask m) { return _mm512_maskz_mov_ps(m, _mm512_set1_ps(1)); }
   static reg blend(mask m, reg a, reg b) { return _mm512_mask_blend_ps(m, a, b); }
+  static __m512i load_columns(const int32_t* p) { return _mm512_loadu_si512(p); }
+  static __m512i load_columns(const int64_t* p) { return load_columns(0xffff, p); }
   static __m512i load_columns(mask m, const int32_t* p) { return _mm512_maskz_loadu_epi32(m, p); }
   static __m512i load_columns(mask m, const int64_t* p) {
     const __m512i low = _mm512_maskz_loadu_epi64(static_cast<__mmask8>(m), p);

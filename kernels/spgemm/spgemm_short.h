@@ -20,33 +20,68 @@ struct short_rows {
   const row_operands<I, S>& operands;
   short_batch<V>& batch;
 
-  bool takes(int64_t i) const {
-    const int64_t* products = operands.a.products;
-    return products[i + 1] - products[i] <= kShort && operands.p.n <= kShortColumns && !operands.has(KN_SPGEMM_MASK);
-  }
-
   // Lanes of register i.
   static __mmask16 keys_of(uint64_t m, int i) { return static_cast<__mmask16>(m >> (16 * i)); }
   static value_mask values_of(uint64_t m, int i) { return static_cast<value_mask>(m >> (L::count * i)); }
 
-  // Products of row i into place b. Whole registers are stored: the next segment begins where the last one ends.
-  void load(int64_t i, int b) {
-    uint32_t* keys = batch.keys[b];
-    V* products = batch.products[b];
-    int64_t count = 0;
-    operands.segments({i, 0, operands.p.n, true}, [&](const V* x, const I* from, const V* y, int64_t n) {
-      for (int64_t j = 0; j < n; j += L::count) {
-        const auto m = static_cast<value_mask>(first_lanes(n - j));
-        L::store_keys(keys + count + j, L::load_columns(m, from + j), kShortBits, count + j);
-        if (S::kValues) {
-          const reg z = S::kReads || x == nullptr ? L::load(m, y + j) : L::set(1);
-          L::store(products + count + j, x == nullptr ? z : S::mul(L::set(*x), z));
-        }
+  // How many of the rows from row i on make a batch.
+  int at(int64_t i, int64_t last) const {
+    if (operands.p.n > kShortColumns || operands.has(KN_SPGEMM_MASK)) return 0;
+    const int64_t* products = operands.a.products + i;
+    const int most = static_cast<int>(smaller(kShortBatch, last - i));
+    int n = 0;
+    while (n < most && products[n + 1] - products[n] <= kShort) n++;
+    return n;
+  }
+
+  // Columns and products of n rows from row i on. Whole registers are loaded and stored: the next segment begins where
+  // the last one ends. Out of line, since its pointers must stay in registers.
+  [[gnu::noinline]] void load(int64_t i, int n) {
+    const I *ks = operands.columns(operands.a.a), *columns_b = operands.columns(operands.a.b);
+    const V *values_a = operands.values(operands.a.a), *values_b = operands.values(operands.a.b);
+    static const V unread = 0;  // where there are no values
+    const int64_t *offsets = operands.a.b.offsets, *ends = operands.a.a.offsets + i, last = operands.p.b_nnz - L::count;
+    int64_t e = ends[0];
+    for (int b = 0; b < n; b++) {
+      uint32_t* columns = batch.keys[b];
+      V* products = batch.products[b];
+      if (operands.has(KN_SPGEMM_ACCUMULATE)) {
+        const kn_csr& d = operands.a.d;
+        const int64_t from = d.offsets[i + b], count = d.offsets[i + b + 1] - from;
+        segment(nullptr, operands.columns(d) + from, S::kValues ? operands.values(d) + from : &unread, count, columns,
+                products);
+        columns += count;
+        products += count;
       }
-      count += n;
-    });
-    _mm512_storeu_si512(keys + count, _mm512_set1_epi32(-1));
-    batch.counts[b] = count;
+      for (const int64_t end = ends[b + 1]; e < end; e++) {
+        const int64_t from = offsets[ks[e]], count = offsets[ks[e] + 1] - from;
+        if (__builtin_expect(count <= L::count && from <= last, 1)) {
+          L::store_columns(columns, L::load_columns(columns_b + from));
+          if (S::kValues)
+            L::store(products,
+                     S::kReads ? S::mul(L::set(values_a[e]), L::load(values_b + from)) : S::mul(L::set(1), L::set(1)));
+        } else {
+          segment(S::kReads ? values_a + e : &unread, columns_b + from, S::kReads ? values_b + from : &unread, count,
+                  columns, products);
+        }
+        columns += count;
+        products += count;
+      }
+      _mm512_storeu_si512(columns, _mm512_set1_epi32(-1));
+      batch.counts[b] = columns - batch.keys[b];
+    }
+  }
+
+  // Any segment; an addend's without x.
+  [[gnu::noinline]] static void segment(const V* x, const I* from, const V* y, int64_t n, uint32_t* columns,
+                                        V* products) {
+    for (int64_t j = 0; j < n; j += L::count) {
+      const auto m = static_cast<value_mask>(first_lanes(n - j));
+      L::store_columns(columns + j, L::load_columns(m, from + j));
+      if (!S::kValues) continue;
+      const reg z = S::kReads || x == nullptr ? L::load(m, y + j) : L::set(1);
+      L::store(products + j, x == nullptr ? z : S::mul(S::kReads ? L::set(*x) : L::set(1), z));
+    }
   }
 
   void sort(int n) {
@@ -104,31 +139,61 @@ struct short_rows {
 
   int64_t registers_of(int b) const { return (batch.counts[b] + 15) / 16; }
 
+  static __m512i keys_with_places(__m512i columns, int place) {
+    const __m512i iota = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+    return _mm512_or_si512(_mm512_slli_epi32(columns, kShortBits), _mm512_add_epi32(iota, _mm512_set1_epi32(place)));
+  }
+
   // N rows of R registers of keys.
   template <int R, int N>
   void sort(int b) {
     __m512i v[N][R];
 #pragma GCC unroll 8
-    for (int i = 0; i < N * R; i++) v[i / R][i % R] = _mm512_load_si512(batch.keys[b + i / R] + 16 * (i % R));
+    for (int i = 0; i < N * R; i++)
+      v[i / R][i % R] = keys_with_places(_mm512_load_si512(batch.keys[b + i / R] + 16 * (i % R)), 16 * (i % R));
     sort_registers<keys32>(v);
 #pragma GCC unroll 8
     for (int i = 0; i < N * R; i++) _mm512_store_si512(batch.keys[b + i / R] + 16 * (i % R), v[i / R][i % R]);
   }
 
+  // Writes n rows and where they end.
+  [[gnu::noinline]] int64_t reduce(int n, I* c, V* v, int64_t* ends, int64_t count) const {
+    for (int b = 0; b < n; b++) ends[b] = count += reduce(b, c + count, v + count);
+    return count;
+  }
+
   // Writes the row in place b and returns how many entries it has. What is stored behind the last one is written again
   // or not read.
   int64_t reduce(int b, I* c, V* v) const {
-    const int64_t count = batch.counts[b];
-    if (count == 0) return 0;
-    if (count <= 16) return reduce<1>(b, c, v);
-    if (count <= 32) return reduce<2>(b, c, v);
-    if (count <= 48) return reduce<3>(b, c, v);
-    return reduce<4>(b, c, v);
+    switch ((batch.counts[b] + L::count - 1) / L::count) {
+      case 0:
+        return 0;
+      case 1:
+        return reduce<1>(b, c, v);
+      case 2:
+        return reduce<2>(b, c, v);
+      case 3:
+        return reduce<3>(b, c, v);
+      case 4:
+        return reduce<4>(b, c, v);
+      case 5:
+        return reduce<most(5)>(b, c, v);
+      case 6:
+        return reduce<most(6)>(b, c, v);
+      case 7:
+        return reduce<most(7)>(b, c, v);
+      default:
+        return reduce<most(8)>(b, c, v);
+    }
   }
 
-  // R registers of keys.
-  template <int R>
+  // A short row has not more registers of products.
+  static constexpr int most(int n) { return n < kShort / L::count ? n : static_cast<int>(kShort / L::count); }
+
+  // N registers of products.
+  template <int N>
   int64_t reduce(int b, I* c, V* v) const {
+    constexpr int R = (N * L::count + 15) / 16;  // of keys
     const uint64_t valid = ~uint64_t{0} >> (64 - batch.counts[b]);
     __m512i keys[R], columns[R], before = _mm512_set1_epi32(-1);
     uint64_t first = 0;  // lanes that begin a column
@@ -146,12 +211,13 @@ struct short_rows {
       store_columns(_mm512_maskz_compress_epi32(keys_of(first, i), columns[i]), c + n);
       n += __builtin_popcount(keys_of(first, i));
     }
-    if (S::kValues) add<16 * R / L::count>(batch.products[b], keys, first, valid, v);
+    if (S::kValues) add<N>(batch.products[b], batch.keys[b], keys, first, valid, v);
     return n;
   }
 
   template <int N>
-  static void add(const V* products, const __m512i* keys, uint64_t first, uint64_t valid, V* v) {
+  static void add(const V* products, const uint32_t* sorted, const __m512i* keys, uint64_t first, uint64_t valid,
+                  V* v) {
     reg table[N], next[N], sums[N];
 #pragma GCC unroll 8
     for (int i = 0; i < N; i++) table[i] = L::load(products + L::count * i);
@@ -161,19 +227,28 @@ struct short_rows {
       sums[i] = S::add(L::set(S::zero()), next[i]);
     }
     // In turn t the product t lanes above is added, where all lanes up to it have the same column.
-    uint64_t rest = valid & ~first;
-    for (uint64_t more = first & (rest >>= 1); more != 0; more &= (rest >>= 1)) {
+    const uint64_t others = valid & ~first;
+    uint64_t rest = others >> 1, more = first & rest;
+    int turn = 1;
+    for (; (more & (more - 1)) != 0; more &= (rest >>= 1), turn++) {
 #pragma GCC unroll 8
       for (int i = 0; i < N; i++) {
         next[i] = L::down(next[i], next[i + 1 < N ? i + 1 : i]);
         sums[i] = L::blend(values_of(more, i), sums[i], S::add(sums[i], next[i]));
       }
     }
+    V* const all = v;
 #pragma GCC unroll 8
     for (int i = 0; i < N; i++) {
       L::store(v, L::compress(values_of(first, i), sums[i]));
       v += __builtin_popcount(values_of(first, i));
     }
+    if (more == 0) return;
+    // One column is left, often that of the diagonal.
+    const int lane = __builtin_ctzll(more) + turn;
+    V& sum = all[__builtin_popcountll(first & (more - 1))];
+    for (int n = lane + __builtin_ctzll(~(others >> lane)), j = lane; j < n; j++)
+      sum = S::add(sum, products[sorted[j] & ((1 << kShortBits) - 1)]);
   }
 
   static void store_columns(__m512i columns, I* c) {
