@@ -70,14 +70,15 @@ struct s8_engine : paired_rows {
       top = larger_of(top, load(p.q_type, q, d, first_lanes(p.head_dim - d)));
     float exponent;
     // The first digit of 32639.5 and more would be 128.
-    const float unit = unit_of(_mm512_reduce_max_epu32(top), 0x10100, &exponent);
+    const uint32_t largest = _mm512_reduce_max_epu32(top);
+    const float unit = unit_of(largest, 0x10100, &exponent);
     for (int64_t d = 0; d < round_up(p.head_dim, width); d += 16) {
       const __m512i x = fixed(load(p.q_type, q, d, first_lanes(larger(0, p.head_dim - d))), exponent);
       const __m512i first = _mm512_srai_epi32(_mm512_add_epi32(x, _mm512_set1_epi32(128)), 8);
       char* const to = out + kHeader + d / width * 128 + row * width + d % width;
       _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(first));
       _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 64), _mm512_cvtepi32_epi8(x));
-      sum = _mm512_add_epi32(sum, x);
+      if (largest < 0x7f800000u) sum = _mm512_add_epi32(sum, x);  // else the unit spoils them anyway
     }
     const int32_t off = 128 * _mm512_reduce_add_epi32(sum);
     for (int64_t j = row * width; j < (row + 1) * width; j += 4)
@@ -216,6 +217,7 @@ struct s8_engine : paired_rows {
   template <int R, int T, fetching F, int D>
   static KN_INLINE void add_values(const multiplication& m) {
     constexpr int N = R == 8 ? 1 : R == 4 ? 2 : 4;
+    static_assert(D % (32 * N) == 0);
     const int64_t out_row = D > 0 ? D : m.out_row, width = D > 0 ? D : m.problem->v_head_dim;
     int64_t d = 0;
     for (; d + 32 * N <= width; d += 32 * N) add_columns<R, T, N, F>(m, out_row, d, 32);
