@@ -167,9 +167,9 @@ struct attending {
   const view* keys;  // [heads]
 };
 
-// Scores to weights, for the rows of one head.
+// Scores to weights, for the rows of one head. Out of line, so that the walk over values keeps its registers.
 template <class Engine>
-__attribute__((noinline)) void soften(const call& c, const attending& t, int64_t h, const work& w) {
+[[gnu::noinline]] void soften(const call& c, const attending& t, int64_t h, const work& w) {
   const kn_decode_attention_problem& p = *c.problem;
   const float factor = c.plain ? c.scale2 : 1.0f, threshold = c.softmax == KN_SOFTMAX_LAZY ? kLazy : 0.0f;
   const marks& keys = t.keys[h].keys;

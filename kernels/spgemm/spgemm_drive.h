@@ -343,7 +343,7 @@ struct driver {
   }
 
   void schedule() {
-    if constexpr (S::kValues) kn_parallel(threads, slots, schedule_task, this);
+    kn_parallel(threads, slots, schedule_task, this);
     if (a.phase == KN_SPGEMM_SCHEDULE) return;
     a.schedule.offsets[0] = 0;
     for (int64_t i = 0; i < p.m; i++) a.schedule.offsets[i + 1] += a.schedule.offsets[i];

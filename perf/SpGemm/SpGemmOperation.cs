@@ -108,14 +108,17 @@ internal sealed partial class SpGemmOperation : Operation
     {
         Threads = threads,
         Row = RowName(parsed),
-        MemoryBudget = parsed.GetValue(s_budget) << 20,
-        ScheduleLimit = parsed.GetValue(s_schedule) << 20,
+        MemoryBudget = Bytes(s_budget.Name, parsed.GetValue(s_budget)),
+        ScheduleLimit = parsed.GetValue(s_schedule) is { } limit ? Bytes(s_schedule.Name, limit) : null,
         Semiring = parsed.GetValue(s_semiring),
         Complement = parsed.GetValue(s_complement),
         ValuedMask = parsed.GetValue(s_valued),
         Sorted = !parsed.GetValue(s_unsorted),
         StructureOnly = parsed.GetValue(s_structure),
     };
+
+    private static long Bytes(string option, long mebibytes) =>
+        mebibytes is >= 0 and <= long.MaxValue >> 20 ? mebibytes << 20 : throw new UsageException($"{option}: 0 to {long.MaxValue >> 20} MiB, not {mebibytes}");
 
     private static string SemiringName(Semiring s) => s switch
     {

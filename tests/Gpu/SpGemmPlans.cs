@@ -41,6 +41,7 @@ public sealed class SpGemmPlans
         {
             plan.Numeric(c);
             AssertSame(c, expected);
+            Assert.That((plan.Schedule(c), plan.ScheduleBytes), Is.EqualTo((false, 0L)), "rows of a GPU keep no schedule");
         }
         using SpGemmPlan<double> small = SpGemmPlan<double>.Create(at, bt, new SpGemmOptions { MemoryBudget = plan.Choice.WorkspaceBytes + 4000 }, maskt, dt);
         int pieces = 0;

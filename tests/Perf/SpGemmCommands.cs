@@ -82,6 +82,20 @@ public sealed class SpGemmCommands
         Assert.That(bench.Error, Does.Match("budget 24.* MiB, [0-9]+ pieces, the process grew by").And.Not.Contain(" 1 pieces"));
     }
 
+    [TestCase(null, "a schedule of [0-9.]+ KiB, made in [0-9.]+ ms")]
+    [TestCase("0", "no schedule")]
+    [TestCase("1", "a schedule of [0-9.]+ KiB, made in [0-9.]+ ms")]
+    public void ValuesAloneSayTheirSchedule(string? limit, string expected)
+    {
+        string[] asked = limit is null ? [] : ["--schedule-limit", limit];
+        PerfProcess bench = PerfProcess.Run(["bench", "spgemm", "--matrix", "laplace2d:40", "--reuse", "3", "--threads", "1", "--seconds", "0.01", .. asked]).Expect(PerfProcess.Ok);
+        Assert.That(bench.Error, Does.Match(expected));
+    }
+
+    [Test]
+    public void MebibytesThatAreNoneAreWrongUsage([Values("--schedule-limit", "--memory-budget")] string option, [Values("-1", "8796093022208")] string value) =>
+        Assert.That(PerfProcess.Run("bench", "spgemm", "--matrix", "laplace2d:9", option, value).Expect(PerfProcess.Usage).Error, Does.Contain($"{option}: 0 to 8796093022207 MiB, not {value}"));
+
     /// <summary>compare ends with 1 where GraphBLAS has another C.</summary>
     [TestCase("--semiring", "min_plus", "--masked")]
     [TestCase("--semiring", "max_plus", "--accumulate", "--values", "f32")]

@@ -47,7 +47,7 @@ public sealed class ScheduleTests
         }
     }
 
-    [TestCaseSource(nameof(Rows))]
+    [TestCaseSource(nameof(Rows)), NonParallelizable]
     public void KeepsToItsLimitAndTheBudget(string row)
     {
         using CsrMatrix<double> a = Rmat;
@@ -68,6 +68,8 @@ public sealed class ScheduleTests
             PooledMemory.MostAsked = before;
             Assert.That(plan.Schedule(own), Is.EqualTo(fits), $"{options}");
             for (int i = 0; i < 10; i++) plan.Numeric(own);
+            long limit = Math.Min(options.ScheduleLimit ?? bytes, options.MemoryBudget == 0 ? bytes : options.MemoryBudget - (all - bytes));
+            Assert.That(PooledMemory.MostAsked - before, Is.AtMost(plan.Choice.WorkspaceBytes + limit), $"{options}");
             Assert.That(plan.ScheduleBytes, Is.EqualTo(fits ? bytes : 0), $"{options}");
             AssertValues(own, c);
         }

@@ -30,8 +30,8 @@ public sealed unsafe partial class SpGemmPlan<T>
     /// Makes the schedule of Numeric from the structure of <paramref name="c"/>, which Symbolic or Product of this plan made: which products meet in a register of C.
     /// Numeric then neither looks at columns nor searches, with the same bits. Takes as long as five to eight products, once for a plan, and about 2 to 6 bytes a product.
     /// </summary>
-    /// <returns>Whether there is one: not on a GPU, above 2^22 columns of C or 2^32 entries of B, or where it would take more than <see cref="SpGemmOptions.ScheduleLimit"/> or the
-    /// budget allows; Numeric then goes without.</returns>
+    /// <returns>Whether there is one: not on a GPU, above 2^22 columns of C or 2^32 entries of B, or where it would take more than <see cref="SpGemmOptions.ScheduleLimit"/>, the
+    /// budget or memory allows; Numeric then goes without.</returns>
     /// <exception cref="KernelsException">As Numeric's.</exception>
     public bool Schedule(CsrMatrix<T> c)
     {
@@ -41,10 +41,10 @@ public sealed unsafe partial class SpGemmPlan<T>
         if (_options.MemoryBudget > 0) left = Math.Min(left, _options.MemoryBudget - Need(c.NonZeros));
         left -= SpGemmSchedule.LeastBytes(_problem, c.NonZeros);
         if (left < 0 || _device.Gpu is not null || !SpGemmRules.MaySchedule(_problem)) return false;
-        var schedule = new SpGemmSchedule(_problem, c.NonZeros);
-        bool made = false;
+        SpGemmSchedule? schedule = null;
         try
         {
+            schedule = new SpGemmSchedule(_problem, c.NonZeros);
             KnSpgemmArgs args = Args(KnSpgemmPhase.ScheduleSizes, c);
             args.Schedule = schedule.Native;
             Call(args);
@@ -53,12 +53,16 @@ public sealed unsafe partial class SpGemmPlan<T>
             Call(args);
             GC.KeepAlive(c);
             // Another call may have made one meanwhile.
-            made = Interlocked.CompareExchange(ref _schedule, schedule, null) is null;
+            if (Interlocked.CompareExchange(ref _schedule, schedule, null) is null) schedule = null;
             return true;
+        }
+        catch (KernelsException e) when (e.Status == Status.NoMemory)
+        {
+            return false;
         }
         finally
         {
-            if (!made) schedule.Dispose();
+            schedule?.Dispose();
         }
     }
 
