@@ -4,7 +4,7 @@ namespace Kernels;
 
 public sealed unsafe partial class SpGemmPlan<T>
 {
-    // Making a schedule takes as long as some five to eight products, and each call with it is shorter by half of one.
+    // Making a schedule takes as long as some two to eight products, and each call with it is shorter by half of one.
     private const int ScheduledFrom = 8;
 
     private PooledMemory? _scratch;  // of Numeric, between its calls
@@ -28,7 +28,7 @@ public sealed unsafe partial class SpGemmPlan<T>
 
     /// <summary>
     /// Makes the schedule of Numeric from the structure of <paramref name="c"/>, which Symbolic or Product of this plan made: which products meet in a register of C.
-    /// Numeric then neither looks at columns nor searches, with the same bits. Takes as long as five to eight products, once for a plan, and about 2 to 6 bytes a product.
+    /// Numeric then neither looks at columns nor searches, with the same bits. Takes as long as two to eight products, once for a plan, and about 2 to 6 bytes a product.
     /// </summary>
     /// <returns>Whether there is one: not on a GPU, above 2^22 columns of C or 2^32 entries of B, or where it would take more than <see cref="SpGemmOptions.ScheduleLimit"/>, the
     /// budget or memory allows; Numeric then goes without.</returns>
