@@ -213,10 +213,11 @@ struct s8_engine : paired_rows {
     });
   }
 
-  // As many columns at a time as leave 16 sums to registers: each waits four cycles for the one before.
+  // As many columns at a time as leave 16 sums to registers: each waits four cycles for the one before. One row of a
+  // width that is not known is faster without.
   template <int R, int T, fetching F, int D>
   static KN_INLINE void add_values(const multiplication& m) {
-    constexpr int N = R == 8 ? 1 : R == 4 ? 2 : 4;
+    constexpr int N = R == 8 || (R == 1 && D == 0) ? 1 : R == 4 ? 2 : 4;
     static_assert(D % (32 * N) == 0);
     const int64_t out_row = D > 0 ? D : m.out_row, width = D > 0 ? D : m.problem->v_head_dim;
     int64_t d = 0;
