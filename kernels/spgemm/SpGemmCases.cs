@@ -42,6 +42,7 @@ internal static class SpGemmCases
         ("row times column", SpGemmMatrices.Uniform(1, 500, 5000, 14), SpGemmMatrices.Uniform(500, 1, 1, 15)),
         ("column times row", SpGemmMatrices.Uniform(200, 1, 1, 16), SpGemmMatrices.Uniform(1, 900, 9000, 17)),
         ("A times its transpose", SpGemmMatrices.Uniform(90, 70, 6, 18), SpGemmMatrices.Transpose(SpGemmMatrices.Uniform(90, 70, 6, 18))),
+        ("ends that meet", SpGemmMatrices.Cyclic(8, 2), SpGemmMatrices.Ends(2048)),
         ("no entries", SpGemmMatrices.Empty(5, 4), SpGemmMatrices.Empty(4, 6)),
         ("no entries in B", SpGemmMatrices.Uniform(5, 4, 2, 19), SpGemmMatrices.Empty(4, 6)),
         ("0 x 12 x 5", SpGemmMatrices.Empty(0, 12), SpGemmMatrices.Uniform(12, 5, 2, 20)),

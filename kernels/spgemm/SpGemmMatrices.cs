@@ -50,6 +50,12 @@ internal static class SpGemmMatrices
         return Collect(n, n, (i, row) => row.Add(to[i]));
     }
 
+    /// <summary>Entry (i, i mod columns).</summary>
+    public static SparseStructure Cyclic(int rows, int columns) => Collect(rows, columns, (i, row) => row.Add((int)(i % columns)));
+
+    /// <summary>Two rows of a window's five and a little less: one of the last fifth of the columns, one of the first. Shared by columns, most of each is in one share.</summary>
+    public static SparseStructure Ends(int window) => Collect(2, 25 * window, (i, row) => row.AddRange(Enumerable.Range(i == 0 ? 20 * window : 0, 5 * window - (i == 0 ? 100 : 0))));
+
     /// <summary>Every row draws <paramref name="perRow"/> columns; equal draws are one entry.</summary>
     public static SparseStructure Uniform(long rows, long columns, int perRow, ulong seed)
     {

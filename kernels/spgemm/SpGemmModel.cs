@@ -24,7 +24,7 @@ internal static class SpGemmModel
         bool blocks = InBlocks(row, launch, p, sample);
         foreach (SpGemmSampledRow r in sample.Sampled) (products, cost) = (products + r.Products, cost + RowNanoseconds(row, launch, r, p, device, blocks));
         double window = row.Value(launch, "window"), slots = p.Products / window + 1;
-        double buffer = 2 * window * (p.IndexBytes + ((DType)p.Type).Bits() / 8.0);
+        double buffer = (window + Math.Min(p.Most, p.N)) * (p.IndexBytes + ((DType)p.Type).Bits() / 8.0);
         double each = products > 0 ? cost / products + (buffer > Cache(device, 1, 1 << 20) ? 0.1 : 0) : 0;
         // A slot is one thread's: the last ones keep the others waiting.
         return CallSeconds + (p.Products * each * 1e-9 + slots * SlotSeconds) * Math.Ceiling(slots / threads) / slots;

@@ -1,5 +1,5 @@
 // The loops around a row. Products are cut into slots of equal numbers, whatever the rows: a slot is the task of
-// computing the rows that begin in it, and a row longer than a slot is split by columns over the slots that it covers
+// computing the rows that begin in it, and a row much longer than a slot is split by columns over slots that it covers
 // (which keeps the order of its sums). Slots are written in their order, and where one goes is known when all before it
 // are done: until then it waits in a buffer of its worker, which goes on with the next. After SMASH's windows: scratch
 // is known before the run, whatever C is.
@@ -27,8 +27,8 @@ inline sizes sizes_of(const kn_spgemm_problem& p, const limits& l) {
   z.index = p.index_bytes;
   z.value = p.type == KN_F64 ? 8 : 4;
   z.slots = p.products / l.window + 2;
-  // Rows that begin in a slot have less than two windows of products, and before them lies a part of a longer one.
-  z.entries = 2 * l.window + smaller(p.most, p.n) + 64;
+  // Rows that begin in a slot have less than a window of products but for the last, or it holds a part of one row.
+  z.entries = l.window + smaller(p.most, p.n) + 64;
   z.shared = 2 * round_up((z.slots + 1) * 8, 64);
   z.blocks = z.shared;
   z.shared += blocks_bytes(p, l);
@@ -51,6 +51,7 @@ struct driver {
   const sizes size;
   const int32_t threads;
   int64_t slots, first_product;
+  int64_t whole;    // products of a row that is not shared
   int64_t* counts;  // [slots] entries of a finished slot, -1 before
   int64_t* bases;   // [slots + 1] where a slot goes, up to `ready`
   std::atomic<int64_t> ready, stop;
@@ -87,7 +88,10 @@ struct driver {
         blocked(false),
         scheduled(args.phase == KN_SPGEMM_NUMERIC && args.schedule.offsets != nullptr) {
     first_product = a.products[a.row_from];
-    slots = (a.products[a.row_to] - first_product) / l.window + 1;
+    const int64_t products = a.products[a.row_to] - first_product;
+    slots = products / l.window + 1;
+    // Meanwhile the others fill their buffers, and no thread is left with a quarter of its work.
+    whole = t == 1 ? INT64_MAX : smaller(larger(products / (4 * t), l.window), kBuffers * l.window);
     counts = static_cast<int64_t*>(a.workspace);
     bases = counts + round_up((z.slots + 1) * 8, 64) / 8;
     char* at = static_cast<char*>(a.workspace) + z.blocks;
@@ -134,15 +138,16 @@ struct driver {
     return low;
   }
 
-  // How many slots share row i. A part repeats the bisection of every row of B, so it must have some products for each;
-  // where B is not sorted it looks at all of them, so that there are no more parts than threads.
+  // How many slots share row i, of those before the one in which it ends: there other rows begin. A part repeats the
+  // bisection of every row of B, so it must have some products for each; where B is not sorted it looks at all of them,
+  // so that there are no more parts than threads.
   int64_t parts(int64_t i) const {
     const int64_t products = a.products[i + 1] - a.products[i];
-    if (products <= limit.window) return 1;
+    if (products <= whole) return 1;
     const int64_t from = (a.products[i] - first_product) / limit.window;
     const int64_t to = (a.products[i + 1] - first_product - 1) / limit.window;
-    if (!(p.flags & KN_SPGEMM_B_SORTED)) return smaller(to - from + 1, threads);
-    return smaller(to - from + 1, larger(1, products / (4 * (a.a.offsets[i + 1] - a.a.offsets[i]) + 1)));
+    if (!(p.flags & KN_SPGEMM_B_SORTED)) return smaller(to - from, threads);
+    return smaller(to - from, larger(1, products / (4 * (a.a.offsets[i + 1] - a.a.offsets[i]) + 1)));
   }
 
   int64_t slot_of(int64_t i) const { return (a.products[i] - first_product) / limit.window; }

@@ -15,7 +15,7 @@ constexpr int64_t kHash = 1 << 16;                 // slots of the table: with s
 constexpr int64_t kMaskedSpan = int64_t{1} << 28;  // columns of C under a mask: 64 ranges of the dense accumulator
 constexpr int kSlotBits = 22;
 
-// window    products of a task; a longer row is split by columns over several
+// window    products of a task; a much longer row is split by columns over several
 // sort      products of a row that are sorted
 // density   dense when the span of columns is at most this many times the products
 // cached    columns of a dense accumulator that stays in the caches
