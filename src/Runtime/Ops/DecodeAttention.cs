@@ -119,7 +119,8 @@ public sealed unsafe partial class DecodeAttention : IDisposable
         RequireHost(nameof(q));
         CheckTypes<TQ, TKv, TOut>();
         long tokens = Tokens(kvLens, qStart), qRow = (long)Options.QHeads * Options.HeadDim, outRow = (long)Options.QHeads * Options.ValueDim;
-        KernelsException.Require(q.Length == tokens * qRow, nameof(q), $"{tokens} x {Options.QHeads} x {Options.HeadDim} elements, not {q.Length}");
+        KernelsException.Require(q.Length == tokens * qRow, nameof(q),
+            $"{tokens} x {Options.QHeads} x {Options.HeadDim} elements{(qStart.Length == 0 ? ", MaxQLen tokens of each sequence without a qStart" : "")}, not {q.Length}");
         KernelsException.Require(output.Length == tokens * outRow, nameof(output), $"{tokens} x {Options.QHeads} x {Options.ValueDim} elements, not {output.Length}");
         fixed (TQ* pq = q)
         fixed (TOut* po = output)
