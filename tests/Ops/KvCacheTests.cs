@@ -173,6 +173,7 @@ public sealed unsafe class KvCacheTests<T> where T : unmanaged
         Refused("kvLens", () => cache.Append<float>(k, v, [4, 0], s_table));
         Refused("kvLens", () => cache.Append<float>(k, v, [4, 6], default));
         Refused("pages", () => cache.Append<float>(k, v, [4, 9], s_table.AsSpan2D()[..1, ..]));
+        Refused("pages", () => cache.Append<float>(k, v, [4, 9], new int[,] { { 4, 1 }, { 2, 3 }, { 0, 5 } }));
         Refused("pages", () => cache.Append<float>(k, v, [4, 9], new int[,] { { 4, 1 }, { 2, 7 } }));
         Refused("pages", () => cache.Append<float>(k, v, [4, 9], new int[,] { { -1, 1 }, { 2, 3 } }));
         Refused("qStart", () => cache.Append<float>(k, v, [4, 9], s_table, [0, 2]));

@@ -88,6 +88,7 @@ public sealed unsafe partial class KvCache<T> where T : unmanaged
     {
         CheckType<TIn>();
         int qLen = DecodeAttentionRules.TokensEach(tokens, kvLens.Length, qStart);
+        KernelsException.Require(pages.Length == 0 || pages.Height == kvLens.Length, nameof(pages), $"{kvLens.Length} rows, not {pages.Height}");
         for (int b = 0; b < kvLens.Length; b++) CheckSequence(b, Count(b, qLen, qStart), kvLens[b], pages);
         var held = new Held();
         try
@@ -128,7 +129,7 @@ public sealed unsafe partial class KvCache<T> where T : unmanaged
     {
         KernelsException.Require(kvLen >= count, "kvLens", $"at least the {count} new tokens of sequence {b}, not {kvLen}");
         bool paged = pages.Length > 0;
-        KernelsException.Require(paged ? b < pages.Height : b < Pages, paged ? "pages" : "kvLens", $"a row or a page for sequence {b}");
+        KernelsException.Require(paged || b < Pages, "kvLens", $"at most the {Pages} sequences of the cache, not {b + 1}");
         long room = (paged ? (long)pages.Width : 1) * PageSize;
         KernelsException.Require(kvLen <= room, "kvLens", $"at most the {room} tokens that sequence {b} has room for, not {kvLen}");
         if (!paged || count == 0) return;
