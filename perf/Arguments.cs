@@ -103,7 +103,7 @@ internal static class Arguments
         }
         catch (UsageException e)
         {
-            return Fail<int[]>(result, e.Message);
+            return Fail<int[]>(result, $"{((OptionResult)result.Parent!).Option.Name}: {e.Message}");
         }
         return values.Count > 0 ? [.. values.Distinct()] : Fail<int[]>(result, $"a list such as {byDefault}");
     }

@@ -87,6 +87,16 @@ internal abstract class Operation
 
     public static Operation Find(string name) => All.First(o => o.Name == name);
 
+    /// <summary>The operation that the command line names. An option of others alone would change nothing, so it is refused.</summary>
+    public static Operation Asked(ParseResult parsed, Argument<string> op)
+    {
+        Operation asked = Find(parsed.GetRequiredValue(op));
+        foreach (Option option in AllOptions.Except(asked.Options))
+            if (parsed.GetResult(option) is { Implicit: false })
+                throw new UsageException($"{option.Name}: of {string.Join(", ", All.Where(o => o.Options.Contains(option)).Select(o => o.Name))}, not of {asked.Name}");
+        return asked;
+    }
+
     public abstract string Name { get; }
 
     /// <summary>The row that --row forces, or null. "avx512_flat" is taken for "flat_gemm/avx512_flat"; a name that no row has is an error.</summary>
@@ -109,7 +119,9 @@ internal abstract class Operation
     protected abstract IReadOnlyList<Option> ShapeOptions { get; }
 
     /// <summary>The options of all operations, each name once: operations share the option objects whose names they share.</summary>
-    public static IEnumerable<Option> AllOptions => All.SelectMany(o => o.ShapeOptions.Append(o.Axis.Option)).Distinct();
+    public static IEnumerable<Option> AllOptions => All.SelectMany(o => o.Options).Distinct();
+
+    private IEnumerable<Option> Options => ShapeOptions.Append(Axis.Option);
 
     /// <summary>The layers that the command line names, for one thread bound.</summary>
     public abstract IReadOnlyList<Layer> Layers(ParseResult parsed, int threads);

@@ -101,6 +101,19 @@ internal static unsafe class DecodeAttentionRules
         return a.QStart == null ? p.QLen : a.QStart[b + 1] - a.QStart[b];
     }
 
+    /// <summary>New tokens of every sequence where there is no qStart; 0 where there is one, which then is held to the tokens.</summary>
+    internal static int TokensEach(long tokens, int batch, ReadOnlySpan<int> qStart)
+    {
+        if (qStart.Length == 0)
+        {
+            KernelsException.Require(batch == 0 ? tokens == 0 : tokens % batch == 0, "kvLens", $"as many sequences as share {tokens} tokens evenly, or a qStart");
+            return batch == 0 ? 0 : (int)(tokens / batch);
+        }
+        KernelsException.Require(qStart.Length == batch + 1 && qStart[0] == 0 && qStart[^1] == tokens, nameof(qStart), $"{batch + 1} values from 0 to {tokens}");
+        for (int b = 0; b < batch; b++) KernelsException.Require(qStart[b] <= qStart[b + 1], nameof(qStart), $"ascending values, not {qStart[b]} before {qStart[b + 1]}");
+        return 0;
+    }
+
     /// <summary>The first new token of sequence b as a key: below 0 where the cache holds fewer, past its end where later keys lie elsewhere.</summary>
     public static int FirstNew(in KnDecodeAttentionArgs a, int b, int tokens) => a.KvLens[b] + (a.KvLater == null ? 0 : a.KvLater[b]) - tokens;
 

@@ -171,10 +171,11 @@ int32_t check(const kn_flat_gemm_problem* problem, const kn_flat_gemm_args* args
   KN_CHECK("workspace", workspace == 0 || (a.workspace != nullptr && a.workspace_bytes >= workspace));
   KN_CHECK("workspace", reinterpret_cast<uintptr_t>(a.workspace) % 64 == 0);
   const range y = span(a.y, a.m, p.n, a.ldy, element_bits(p.y_type));
-  KN_CHECK("y", apart(y, span(a.x, a.m, p.k, a.ldx, element_bits(p.x_type))));
+  const range x = span(a.x, a.m, p.k, a.ldx, element_bits(p.x_type));
+  KN_CHECK("y", apart(y, x));
   KN_CHECK("y", apart(y, span(a.workspace, 1, workspace, workspace, 8)));
-  if ((p.flags & KN_GEMM_RESIDUAL) && !(a.residual == a.y && a.ldr == a.ldy))
-    KN_CHECK("y", apart(y, span(a.residual, a.m, p.n, a.ldr, element_bits(p.y_type))));
+  const range residual = span(a.residual, a.m, p.n, a.ldr, element_bits(p.y_type));
+  if ((p.flags & KN_GEMM_RESIDUAL) && !(a.residual == a.y && a.ldr == a.ldy)) KN_CHECK("y", apart(y, residual));
   const int64_t columns = (p.flags & KN_GEMM_GATED) ? 2 * static_cast<int64_t>(p.n) : p.n;
   if (p.x_type == KN_S8) KN_CHECK("y", apart(y, span(a.x_scales, 1, a.m, a.m, 32)));
   if (p.flags & KN_GEMM_BIAS) KN_CHECK("y", apart(y, span(a.bias, 1, columns, columns, 32)));
@@ -187,7 +188,8 @@ int32_t check(const kn_flat_gemm_problem* problem, const kn_flat_gemm_args* args
     KN_CHECK("ldw", a.ldw >= p.k && a.ldw <= kLongest && (p.w_type != KN_U4 || a.ldw % 2 == 0));
     KN_CHECK("scales", a.scales != nullptr || (p.w_type != KN_S8 && p.w_type != KN_U4));
     KN_CHECK("zeros", a.zeros != nullptr || !(p.flags & KN_GEMM_ZEROS));
-    KN_CHECK("y", apart(y, span(a.w, columns, p.k, a.ldw, element_bits(p.w_type))));
+    const range w = span(a.w, columns, p.k, a.ldw, element_bits(p.w_type));
+    KN_CHECK("y", apart(y, w));
     const int64_t groups = p.w_type == KN_U4 ? (static_cast<int64_t>(p.k) + p.group - 1) / p.group : 1;
     if (p.w_type == KN_S8 || p.w_type == KN_U4) KN_CHECK("y", apart(y, span(a.scales, columns, groups, groups, 32)));
     if (p.flags & KN_GEMM_ZEROS) KN_CHECK("y", apart(y, span(a.zeros, columns, groups, groups, 8)));

@@ -74,7 +74,7 @@ struct pool {
   std::atomic<int32_t> finished{0};
   std::atomic<bool> stop{false};
   std::vector<std::thread> threads;
-  int32_t size = 1;  // workers and the caller
+  std::atomic<int32_t> size{1};  // workers and the caller; read by any thread, so never a number on the way to another
 
   alignas(64) std::atomic<int64_t> next{0};
   int64_t tasks = 0;
@@ -129,14 +129,14 @@ struct pool {
     for (std::thread& t : threads) t.join();
     threads.clear();
     stop.store(false, std::memory_order_relaxed);
-    size = 1;
+    int32_t started = 1;
     try {
       threads.reserve(static_cast<size_t>(count));
-      for (; size < count; size++) threads.emplace_back([this, id = size, pin] { work(id, pin); });
+      for (; started < count; started++) threads.emplace_back([this, id = started, pin] { work(id, pin); });
     } catch (...) {
-      return false;
     }
-    return true;
+    size.store(started, std::memory_order_relaxed);
+    return started >= count;
   }
 };
 
@@ -152,7 +152,7 @@ pool& the_pool() {
 
 }  // namespace
 
-extern "C" int32_t kn_pool_threads() { return the_pool().size; }
+extern "C" int32_t kn_pool_threads() { return the_pool().size.load(std::memory_order_relaxed); }
 
 extern "C" int32_t kn_pool_resize(int32_t count, int32_t pin) {
   if (count < 0 || count > kMaxThreads) return kn_fail(KN_INVALID, "count: requires 0 <= count <= 1024");
@@ -164,17 +164,18 @@ extern "C" int32_t kn_pool_resize(int32_t count, int32_t pin) {
   return KN_OK;
 }
 
-extern "C" int32_t kn_workers(int32_t threads) { return threads > 0 ? threads : the_pool().size; }
+extern "C" int32_t kn_workers(int32_t threads) { return threads > 0 ? threads : kn_pool_threads(); }
 
 extern "C" void kn_parallel(int32_t threads, int64_t tasks, kn_body body, void* context) {
   pool& p = the_pool();
-  int64_t workers = threads > 0 ? threads : p.size;
+  int64_t workers = kn_workers(threads);
   if (workers > tasks) workers = tasks;
   if (workers <= 1 || !p.busy.try_lock()) {
     for (int64_t t = 0; t < tasks; t++) body(context, t, 0);
     return;
   }
-  const int32_t helpers = static_cast<int32_t>(workers < p.size ? workers : p.size) - 1;
+  const int32_t size = p.size.load(std::memory_order_relaxed);
+  const int32_t helpers = static_cast<int32_t>(workers < size ? workers : size) - 1;
   p.tasks = tasks;
   p.body = body;
   p.context = context;

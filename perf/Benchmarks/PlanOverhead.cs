@@ -24,7 +24,7 @@ public class PlanOverhead : IDisposable
         for (int i = 0; i < N; i++) w[i, i] = 1;
         _sparse = SparseLinear.Create<float>(layer, w);
         _cache = KvCache<float>.Allocate(1, KvLen, 1, K);
-        _cache.Append<float>(new float[KvLen * K], new float[KvLen * K], _kvLens);
+        _cache.Append<float>(new float[KvLen * K], new float[KvLen * K], _kvLens, default);
         _attention = DecodeAttention.Create(new DecodeAttentionOptions
         {
             QHeads = 1,

@@ -23,7 +23,7 @@ internal static class BenchVerb
         return Verb.Make("bench", "Times the chosen dataflow per shape and point of its axis, and prints it as a fraction of this machine's measured limits.",
             [op, threads, cache, .. Conditions.Options, seconds, every, db, .. Operation.AllOptions], (parsed, screen, cancellation) =>
             {
-                Operation operation = Operation.Find(parsed.GetRequiredValue(op));
+                Operation operation = Operation.Asked(parsed, op);
                 Conditions on = Conditions.Of(parsed, parsed.GetValue(cache), operation);
                 var request = new Request(operation, operation.Axis.Bench(parsed), on.Threads(parsed.GetValue(threads)!), on,
                     parsed.GetValue(seconds), parsed.GetValue(every), Verb.Store(parsed.GetValue(db)));

@@ -50,7 +50,7 @@ internal static class CompareVerb
                 if (!Directory.Exists(from)) throw new UsageException($"--peer-dir {from}: no such directory");
                 using PeerSet peers = PeerSet.Load(from, out List<string> missing);
                 foreach (string reason in missing) Screen.Note(reason);
-                Operation operation = Operation.Find(parsed.GetRequiredValue(op));
+                Operation operation = Operation.Asked(parsed, op);
                 Conditions on = Conditions.Of(parsed, parsed.GetValue(cache), operation);
                 return Run(parsed, new Request(operation, operation.Axis.Compare(parsed), on.Threads(parsed.GetValue(threads)!), on,
                     parsed.GetValue(seconds), Verb.Store(parsed.GetValue(db)), peers), screen, cancellation);

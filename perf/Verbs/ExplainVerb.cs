@@ -17,7 +17,7 @@ internal static class ExplainVerb
         return Verb.Make("explain", "Shows for one m (kv_len) what every row says to a problem, or for many the intervals and their choices.",
             [op, Threads, Cache, Devices.Name, db, .. Operation.AllOptions], (parsed, screen, _) =>
             {
-                Operation.Find(parsed.GetRequiredValue(op)).Explain(parsed, screen, Verb.Store(parsed.GetValue(db)));
+                Operation.Asked(parsed, op).Explain(parsed, screen, Verb.Store(parsed.GetValue(db)));
                 return Exit.Ok;
             });
     }

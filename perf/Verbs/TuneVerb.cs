@@ -29,7 +29,7 @@ internal static class TuneVerb
         return Verb.Make("tune", "Measures the dataflows of every layer over m (kv_len), and stores the choices with all samples. Ctrl-C keeps what was measured.",
             [op, threads, cache, .. Conditions.Options, keep, budget, timeOut, child, db, .. Operation.AllOptions], (parsed, screen, cancellation) =>
             {
-                Operation operation = Operation.Find(parsed.GetRequiredValue(op));
+                Operation operation = Operation.Asked(parsed, op);
                 if (parsed.GetValue(Arguments.Row) is { } row) throw new UsageException($"--row {row}: tune measures all rows; perf db pin --dataflow ROW fixes one");
                 if (parsed.GetValue(Arguments.BatchInvariant)) throw new UsageException("--batch-invariant: such plans take nothing that was tuned, since their choice must not change with m; tune without it");
                 Conditions on = Conditions.Of(parsed, parsed.GetValue(cache), operation);

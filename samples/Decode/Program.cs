@@ -40,7 +40,7 @@ OnGpu.Step(layer with { KeyNorms = true }, cache, newK, newV, q, lengths, pages,
 
 // The shared prefix is one contiguous sequence. Its queries are those of all sequences, up to 16 as the new tokens of one call.
 using KvCache<BFloat16> shared = KvCache<BFloat16>.Allocate(1, prefix, KvHeads, Dim);
-shared.Append<BFloat16>(Random(prefix * KvHeads * Dim), Random(prefix * KvHeads * Dim), [prefix]);
+shared.Append<BFloat16>(Random(prefix * KvHeads * Dim), Random(prefix * KvHeads * Dim), [prefix], default);
 using DecodeAttention common = DecodeAttention.Create(layer with { MaxBatch = 1, MaxQLen = 16, MaxKvLen = prefix, PageSize = 0, Mask = AttentionMask.Full });
 var prefixOutput = new float[output.Length];
 var prefixLse = new LogSumExp[lse.Length];

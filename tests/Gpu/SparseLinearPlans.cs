@@ -69,6 +69,8 @@ public sealed class SparseLinearPlans
         plan.Run(from, to, stream, outputs: new TensorView<ulong>(some, 1), inputs: new TensorView<ulong>(few, inputs.Length), workspace: workspace);
         y.CopyTo(back, stream: stream);
         Assert.That(back, Is.EqualTo(Exact(x, w, j => j is 1 or 17 or 39, k => k is >= 200 and < 900)));
+        using Buffer<byte> elsewhere = Buffer<byte>.Allocate(plan.WorkspaceBytes);
+        Assert.That(Assert.Throws<KernelsException>(() => plan.Run(from, to, workspace: elsewhere))!.Argument, Is.EqualTo("workspace"));
         Assert.That(Assert.Throws<KernelsException>(() => plan.Run(from, to, outputs: new TensorView<ulong>(few, 2)))!.Argument, Is.EqualTo("outputs"));
         Assert.That(Assert.Throws<KernelsException>(() => plan.Run<float, float>(x, new float[M, N]))!.Argument, Is.EqualTo("x"), "memory of the host");
     }

@@ -51,6 +51,20 @@ public sealed class NativePool
         Assert.That(Workers(cores + 2).Select(Cores), Is.All.EqualTo(all), "nobody is when that is not asked for");
     }
 
+    [Test]
+    public void TheSizeIsNeverOneOnTheWayToAnother()
+    {
+        Device.Cpu.SetThreads(2);
+        var seen = new HashSet<int>();
+        Task resizes = Task.Run(() =>
+        {
+            for (int i = 0; i < 300; i++) Device.Cpu.SetThreads(2 + i % 2);
+        });
+        while (!resizes.IsCompleted) seen.Add(Device.Cpu.Threads);
+        resizes.Wait();
+        Assert.That(seen, Is.SubsetOf(new[] { 2, 3 }));
+    }
+
     private static IEnumerable<string> NativeRows => KernelTable.Default.Of(KnOp.FlatGemm).Where(r => r is NativeRow && KernelTable.Default.Runs(r, out _)).Select(r => r.Name);
 
     /// <summary>A worker that was woken parks again, which counts as one more wait.</summary>

@@ -141,6 +141,7 @@ public sealed partial class DecodeAttentionPlanTests
             var lse = new LogSumExp[4 * QHeads];
             plan.Run<float, float, float>(q, cache, s_lens, pages, output, lse);
             Assert.That(plan.Choice(40).Softmax, Is.EqualTo(softmax));
+            Assert.That(() => plan.Choice(plan.Options.MaxKvLen + 1), Throws.TypeOf<KernelsException>().With.Property("Argument").EqualTo("kvLen"));
             Assert.That(output.Select(o => (double)o), Is.EqualTo(expected).Within(Bound(most * most)), softmax.ToString());
             Assert.That(lse.Select(l => (double)l.Nats), Is.EqualTo(sums).Within(Bound(most * most) + 860 * Math.Pow(2, -23)), softmax.ToString());
             int far = sums.Count(s => double.IsFinite(s) && s - 5 > 88.8);

@@ -189,6 +189,19 @@ public sealed class FlatGemmPlanTests
             gone.Dispose();
             plan.Run(view, new TensorView<float>(to, 4, 40));
         });
+        foreach (string gone in (string[])["workspace", "xScales"])
+            Refused(gone, () =>
+            {
+                using Buffer<float> from = Buffer<float>.Of(x), to = Buffer<float>.Allocate(160);
+                Buffer<byte>? workspace = gone == "workspace" ? Buffer<byte>.Allocate(plan.WorkspaceBytes) : null;
+                Buffer<float>? scales = gone == "xScales" ? Buffer<float>.Allocate(4) : null;
+                TensorView<float>? view = scales is null ? null : new TensorView<float>(scales, 4);
+                workspace?.Dispose();
+                scales?.Dispose();
+                plan.Run(new TensorView<float>(from, 4, 96), new TensorView<float>(to, 4, 40), null, null, view, workspace);
+            });
+        Refused("m", () => plan.Choice(5));
+        Refused("m", () => plan.Choice(-1));
         plan.Dispose();
         Refused("plan", () => plan.Run<float, float>(x, y));
         plan.Dispose();
@@ -204,5 +217,19 @@ public sealed class FlatGemmPlanTests
         Assert.That(() => new TensorView<float>(b, 0, [-1], [1]), Throws.TypeOf<KernelsException>());
         Assert.That(() => Buffer<float>.Allocate(-1), Throws.TypeOf<KernelsException>());
         Assert.That(new TensorView<float>(b, 99, [0, 5], [50, 1]).Shape(0), Is.Zero);
+        foreach ((long start, long count) in new[] { (0L, 11L), (11, 0), (-1, 2), (0, -1), (1L << 62, 1L << 62), (long.MaxValue, long.MaxValue) })
+            Assert.That(() => new TensorView<float>(b, 0, [10, 10], [0, 1]).Rows(start, count), Throws.TypeOf<KernelsException>().With.Property("Argument").EqualTo("start"));
+        Assert.That(() => new TensorView<float>(b, 1, 1, 1, 1, 1, 1), Throws.TypeOf<KernelsException>().With.Property("Argument").EqualTo("shape"));
+    }
+
+    [Test]
+    public void AViewAllocatesNothing()
+    {
+        using Buffer<float> b = Buffer<float>.Allocate(120);
+        long sum = 0;
+        void Make() => sum += new TensorView<float>(b, 2, 3, 4, 5).Rows(1, 1).Stride(0);
+        for (int i = 0; i < 50; i++) Make();
+        Assert.That(Allocations.Of(1000, Make), Is.Zero);
+        Assert.That(sum % 60, Is.Zero);
     }
 }

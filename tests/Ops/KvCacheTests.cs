@@ -171,8 +171,9 @@ public sealed unsafe class KvCacheTests<T> where T : unmanaged
         Refused("kvLens", () => cache.Append<float>(k, v, [4, 9, 9], s_table));
         Refused("kvLens", () => cache.Append<float>(k, v, [4, 16], s_table));
         Refused("kvLens", () => cache.Append<float>(k, v, [4, 0], s_table));
-        Refused("kvLens", () => cache.Append<float>(k, v, [4, 6]));
+        Refused("kvLens", () => cache.Append<float>(k, v, [4, 6], default));
         Refused("pages", () => cache.Append<float>(k, v, [4, 9], s_table.AsSpan2D()[..1, ..]));
+        Refused("pages", () => cache.Append<float>(k, v, [4, 9], new int[,] { { 4, 1 }, { 2, 3 }, { 0, 5 } }));
         Refused("pages", () => cache.Append<float>(k, v, [4, 9], new int[,] { { 4, 1 }, { 2, 7 } }));
         Refused("pages", () => cache.Append<float>(k, v, [4, 9], new int[,] { { -1, 1 }, { 2, 3 } }));
         Refused("qStart", () => cache.Append<float>(k, v, [4, 9], s_table, [0, 2]));
@@ -199,6 +200,8 @@ public sealed unsafe class KvCacheTests<T> where T : unmanaged
         if (typeof(T) == typeof(sbyte)) Refused("kScales", () => KvCache<T>.Over(k, v));
         Refused("pageSize", () => KvCache<T>.Allocate(1, 0, 1, 8));
         Refused("pages", () => KvCache<T>.Allocate(-1, 1, 1, 8));
+        Refused("pageSize", () => KvCache<T>.Allocate(1, (1 << 28) + 1, 1, 8));
+        Refused("pages", () => KvCache<T>.Allocate(int.MaxValue, 1 << 28, 1 << 16, 1024));
         Refused("kvHeads", () => KvCache<T>.Allocate(1, 1, 0, 8));
     }
 }

@@ -59,6 +59,9 @@ public sealed class SoftmaxCalibrationTests
         Assert.That((calibration.Propose(0).Rows, calibration.Propose(1).Rows), Is.EqualTo((3, 1)));
         Assert.That(calibration.Propose(1).Phi, Is.EqualTo(300).Within(75));
         Assert.That(() => calibration.Record(lse, [10, 20]), Throws.TypeOf<KernelsException>(), "3 tokens over 2 sequences");
+        foreach (int[] start in (int[][])[[0, 5, 3], [-1, 2, 3], [1, 2, 3], [0, 2], [0, 2, 4]])
+            Assert.That(() => calibration.Record(lse, [10, 20], start), Throws.TypeOf<KernelsException>().With.Property("Argument").EqualTo("qStart"));
+        Assert.That(calibration.Propose(0).Rows, Is.EqualTo(3), "a refused call is not recorded");
         Assert.That(() => calibration.Record(2, new LogSumExp(0), 1), Throws.TypeOf<KernelsException>());
         Assert.That(() => new SoftmaxCalibration(0), Throws.TypeOf<KernelsException>());
     }

@@ -28,6 +28,8 @@ public sealed class CommandLine
     [TestCase("explain", "flat_gemm", "--model", "nosuch-7b")]
     [TestCase("explain", "flat_gemm", "--n", "0", "--k", "64")]
     [TestCase("explain", "flat_gemm", "--n", "64", "--k", "64", "--row", "nosuch")]
+    [TestCase("explain", "flat_gemm", "--n", "64", "--k", "64", "--kv-len", "4096")]
+    [TestCase("bench", "spgemm", "--matrix", "laplace2d:4", "--batch", "2")]
     [TestCase("check", "--row", "nosuch")]
     [TestCase("bench", "flat_gemm", "--n", "64", "--k", "64", "--cache", "tepid")]
     [TestCase("compare", "flat_gemm", "--n", "64", "--k", "64", "--peer-dir", "/nosuch")]

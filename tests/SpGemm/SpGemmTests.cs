@@ -236,12 +236,12 @@ public sealed class SpGemmTests
         Refused("offsets", "3 offsets", () => CsrMatrix.Create<double>(2, 2, [0, 1], (int[])[0], [1]));
         Refused("offsets", "begin with 0", () => CsrMatrix.Create<double>(1, 2, [1, 1], (int[])[0], [1]));
         Refused("offsets", "row 1 begins at 2", () => CsrMatrix.Create<double>(2, 2, [0, 2, 1], (int[])[0, 1], [1, 2]));
-        Refused("indices", "as the last offset says", () => CsrMatrix.Create<double>(1, 2, [0, 2], (int[])[0], [1]));
+        Refused("columnIndices", "as the last offset says", () => CsrMatrix.Create<double>(1, 2, [0, 2], (int[])[0], [1]));
         Refused("values", "2 values", () => CsrMatrix.Create<double>(1, 2, [0, 2], (int[])[0, 1], [1]));
-        Refused("indices", "not 2 in row 0", () => CsrMatrix.Create<double>(1, 2, [0, 2], (int[])[0, 2], [1, 1]));
-        Refused("indices", "not -5 in row 0", () => CsrMatrix.Create<double>(1, 2, [0, 1], (long[])[-5], [1]));
-        Refused("indices", "twice in row 0", () => CsrMatrix.Create<double>(1, 2, [0, 2], (int[])[1, 1], [1, 1]));
-        Refused("indices", "1 is before 0 in row 0", () => CsrMatrix.Create<double>(1, 2, [0, 2], (long[])[1, 0], [1, 1]));
+        Refused("columnIndices", "not 2 in row 0", () => CsrMatrix.Create<double>(1, 2, [0, 2], (int[])[0, 2], [1, 1]));
+        Refused("columnIndices", "not -5 in row 0", () => CsrMatrix.Create<double>(1, 2, [0, 1], (long[])[-5], [1]));
+        Refused("columnIndices", "twice in row 0", () => CsrMatrix.Create<double>(1, 2, [0, 2], (int[])[1, 1], [1, 1]));
+        Refused("columnIndices", "1 is before 0 in row 0", () => CsrMatrix.Create<double>(1, 2, [0, 2], (long[])[1, 0], [1, 1]));
         Refused("columnIndices", "entry 1", () => CsrMatrix.FromCoo<double>(2, 2, [0, 1], [0, 2], [1, 1]));
         Refused("rowIndices", "entry 0", () => CsrMatrix.FromCoo<double>(2, 2, [-1, 1], [0, 1], [1, 1]));
         Refused("values", "2 values", () => CsrMatrix.FromCoo<double>(2, 2, [0, 1], [0, 1], [1]));

@@ -44,7 +44,7 @@ public sealed class WrappedTests
         using Buffer<int> columns = Buffer<int>.Of(s_columns), twice = Buffer<int>.Of([0, 0, 1, 0]);
         using Buffer<double> few = Buffer<double>.Of([1.0]);
         string? Refused(Buffer<long> o, Buffer<int> c, Buffer<double>? v) => Assert.Throws<KernelsException>(() => CsrMatrix.Wrap(3, 3, o, c, v))!.Argument;
-        Assert.That((Refused(down, columns, null), Refused(offsets, twice, null), Refused(offsets, columns, few)), Is.EqualTo(("offsets", "indices", "values")));
+        Assert.That((Refused(down, columns, null), Refused(offsets, twice, null), Refused(offsets, columns, few)), Is.EqualTo(("offsets", "columnIndices", "values")));
         Assert.That(() => CsrMatrix.Wrap<double>(3, 3, null!, columns, null), Throws.ArgumentNullException);
         Assert.That(() => CsrMatrix.Wrap<double>(3, 3, offsets, (Buffer<long>)null!, null), Throws.ArgumentNullException);
         CsrMatrix<double> a = CsrMatrix.Wrap<double>(3, 3, offsets, columns, null);

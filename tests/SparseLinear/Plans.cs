@@ -181,6 +181,8 @@ public sealed class Plans
     {
         using var plan = Kernels.SparseLinear.Create(s_layer, new ReadOnlySpan2D<float>(Pruned(0.5), 40, 96));
         float[] x = Fill(96, 2);
+        Assert.That(plan.Choice(1), Is.EqualTo(plan.Choices[0]));
+        Assert.That(() => plan.Choice(plan.Options.MaxM + 1), Throws.TypeOf<KernelsException>().With.Property("Argument").EqualTo("m"));
         Assert.That(() => Run(plan, x, new ulong[2]), Throws.TypeOf<KernelsException>().With.Property("Argument").EqualTo("outputs"));
         Assert.That(() => Run(plan, x, null, new ulong[1]), Throws.TypeOf<KernelsException>().With.Property("Argument").EqualTo("inputs"));
         Assert.That(() => Kernels.SparseLinear.SetOf([1, 1], new ulong[1]), Throws.TypeOf<KernelsException>());
@@ -188,6 +190,14 @@ public sealed class Plans
         Assert.That(() => Kernels.SparseLinear.SetOf([64], new ulong[1]), Throws.TypeOf<KernelsException>());
         Assert.That(() => Kernels.SparseLinear.Create(s_layer with { Weights = DType.UInt4, Group = 32, Input = DType.BFloat16 }, new ReadOnlySpan2D<float>(new float[40 * 96], 40, 96)), Throws.TypeOf<KernelsException>());
         Assert.That(() => Kernels.SparseLinear.Create(s_layer with { Row = "sparse_linear/nonsense" }, new ReadOnlySpan2D<float>(new float[40 * 96], 40, 96)), Throws.TypeOf<KernelsException>());
+    }
+
+    [Test]
+    public void PruningTakesFloatsAndKnownScopesAlone()
+    {
+        Assert.That(() => Prune.Magnitude<Float8E4M3>(new Float8E4M3[2, 2], 0.5), Throws.TypeOf<KernelsException>().With.Property("Argument").EqualTo("w"));
+        Assert.That(() => Prune.Magnitude<sbyte>(new sbyte[2, 2], 0.5), Throws.TypeOf<KernelsException>().With.Property("Argument").EqualTo("w"));
+        Assert.That(() => Prune.Magnitude<float>(new float[2, 2], 0.5, (PruneScope)7), Throws.TypeOf<KernelsException>().With.Property("Argument").EqualTo("scope"));
     }
 
     [Test]

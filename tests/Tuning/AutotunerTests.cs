@@ -23,6 +23,16 @@ public sealed class AutotunerTests
         return plan.Choices;
     }
 
+    /// <summary>What <see cref="Autotuner.DefaultDirectory"/> is where there is no home.</summary>
+    [Test]
+    public void AnEmptyDirectoryIsNone()
+    {
+        FlatGemmOptions layer = new() { N = 96, K = 64, MaxM = 4, Weights = DType.Float32, Input = DType.Float32, Output = DType.Float32, TuningDirectory = "" };
+        Assert.That(Plan(layer), Is.Not.Empty);
+        TunedChoices tuned = Autotuner.Tune(layer, Scratch.Ample, [1]);
+        Assert.That((tuned.Stored, tuned.Problem), Is.EqualTo((false, "no cache directory")));
+    }
+
     [Test]
     public void ALayerThatIsTunedIsFoundByPlansOfItsPolicyAndDirectoryAlone()
     {

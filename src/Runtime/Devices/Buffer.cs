@@ -115,6 +115,7 @@ public sealed unsafe partial class Buffer<T> : SafeHandle where T : unmanaged
             if (_gpu is null) values.CopyTo(new Span<T>(to, values.Length));
             else Copy(GpuCopy.ToDevice, to, from, (long)values.Length * sizeof(T), stream);
         }
+        GC.KeepAlive(this);
     }
 
     /// <summary>Copies the elements from <paramref name="offset"/> on to <paramref name="values"/>; otherwise as <see cref="CopyFrom"/>.</summary>
@@ -126,6 +127,7 @@ public sealed unsafe partial class Buffer<T> : SafeHandle where T : unmanaged
             if (_gpu is null) new ReadOnlySpan<T>(from, values.Length).CopyTo(values);
             else Copy(GpuCopy.ToHost, to, from, (long)values.Length * sizeof(T), stream);
         }
+        GC.KeepAlive(this);
     }
 
     /// <summary>Copies bytes of any memory, and waits for them.</summary>
@@ -145,7 +147,7 @@ public sealed unsafe partial class Buffer<T> : SafeHandle where T : unmanaged
         return Pointer + offset;
     }
 
-    /// <summary>The elements, of which a span can hold 2^31 - 1.</summary>
+    /// <summary>The elements, of which a span can hold 2^31 - 1. Valid while the buffer is referenced and not disposed.</summary>
     /// <exception cref="KernelsException">The buffer was disposed, is too long for a span, or is a GPU's.</exception>
     public Span<T> Span
     {

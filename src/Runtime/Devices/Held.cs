@@ -26,7 +26,7 @@ internal ref struct Held
         }
         catch (ObjectDisposedException)
         {
-            throw new KernelsException(Status.Invalid, argument, argument == "plan" ? "a plan, and what it plans over, that were not disposed" : "a buffer that was not disposed");
+            throw new KernelsException(Status.Invalid, argument, argument == "plan" ? "a plan, and what it plans over, that were not disposed" : "one that was not disposed");
         }
         _slots[_count++] = handle;
     }

@@ -8,7 +8,7 @@ namespace Kernels;
 /// </summary>
 internal static unsafe class ManagedPool
 {
-    private const int Spins = 2000;
+    private const int Spins = 2000, MostThreads = 1024;
 
     private static readonly object s_gate = new();
     private static int s_started = 1, s_size = Grow(Environment.ProcessorCount);
@@ -32,8 +32,8 @@ internal static unsafe class ManagedPool
     /// <summary>Makes the pool so large; 0 is one thread per core this process may use. Workers that are too many stay parked.</summary>
     public static void Resize(int count) => Volatile.Write(ref s_size, Grow(count == 0 ? Environment.ProcessorCount : count));
 
-    /// <summary>Threads that a call with this bound may use, the caller's included; 0 = all of them.</summary>
-    public static int Workers(int threads) => Size is var size && (threads <= 0 || threads > size) ? size : threads;
+    /// <summary>A bound on the threads of a call, the caller's included; 0 = all there are now. For threads above 0 no resize changes it: scratch is laid out by it.</summary>
+    public static int Workers(int threads) => threads <= 0 ? Size : Math.Min(threads, MostThreads);
 
     /// <summary>Jobs that were given to workers so far.</summary>
     internal static long Jobs => (long)((ulong)Volatile.Read(ref s_word) >> 32);
@@ -44,7 +44,7 @@ internal static unsafe class ManagedPool
     /// </summary>
     public static void Run(int threads, long tasks, delegate*<void*, long, int, void> body, void* context)
     {
-        int workers = (int)Math.Min(tasks, Workers(threads));
+        int workers = (int)Math.Min(tasks, Math.Min(Workers(threads), Size));
         if (workers <= 1 || Interlocked.CompareExchange(ref s_busy, 1, 0) != 0)
         {
             for (long t = 0; t < tasks; t++) body(context, t, 0);

@@ -64,7 +64,12 @@ public sealed unsafe partial class DecodeAttention : IDisposable
         s.Row.Value(s.Launch, DecodeAttentionSelection.Split), s.Source, s.Reason, s.Workspace))];
 
     /// <summary>What runs for calls whose longest sequence has <paramref name="kvLen"/> tokens.</summary>
-    public DecodeAttentionChoice Choice(int kvLen) => Choices.First(c => kvLen <= c.KvTo);
+    /// <exception cref="KernelsException">Below 0 or beyond MaxKvLen.</exception>
+    public DecodeAttentionChoice Choice(int kvLen)
+    {
+        KernelsException.Require(kvLen >= 0 && kvLen <= Options.MaxKvLen, nameof(kvLen), $"0 to MaxKvLen = {Options.MaxKvLen}, not {kvLen}");
+        return Choices.First(c => kvLen <= c.KvTo);
+    }
 
     /// <summary>Plans.</summary>
     /// <param name="options">Shapes, types and what is added to the scores.</param>
@@ -114,7 +119,8 @@ public sealed unsafe partial class DecodeAttention : IDisposable
         RequireHost(nameof(q));
         CheckTypes<TQ, TKv, TOut>();
         long tokens = Tokens(kvLens, qStart), qRow = (long)Options.QHeads * Options.HeadDim, outRow = (long)Options.QHeads * Options.ValueDim;
-        KernelsException.Require(q.Length == tokens * qRow, nameof(q), $"{tokens} x {Options.QHeads} x {Options.HeadDim} elements, not {q.Length}");
+        KernelsException.Require(q.Length == tokens * qRow, nameof(q),
+            $"{tokens} x {Options.QHeads} x {Options.HeadDim} elements{(qStart.Length == 0 ? ", MaxQLen tokens of each sequence without a qStart" : "")}, not {q.Length}");
         KernelsException.Require(output.Length == tokens * outRow, nameof(output), $"{tokens} x {Options.QHeads} x {Options.ValueDim} elements, not {output.Length}");
         fixed (TQ* pq = q)
         fixed (TOut* po = output)
@@ -195,8 +201,9 @@ public sealed unsafe partial class DecodeAttention : IDisposable
             KernelsException.Require(length >= 0 && length <= Options.MaxKvLen, nameof(kvLens), $"0 to MaxKvLen = {Options.MaxKvLen}, not {length}");
             longest = Math.Max(longest, length);
         }
+        KernelsException.Require(qStart.Length == 0 || qStart[0] == 0, nameof(qStart), $"ascending from 0, not from {qStart[0]}");
         for (int b = 0; b + 1 < qStart.Length; b++)
-            KernelsException.Require(qStart[b] >= 0 && (b > 0 || qStart[b] == 0) && qStart[b + 1] >= qStart[b] && qStart[b + 1] - qStart[b] <= Options.MaxQLen,
+            KernelsException.Require(qStart[b + 1] >= qStart[b] && qStart[b + 1] - qStart[b] <= Options.MaxQLen,
                 nameof(qStart), $"ascending from 0 by at most MaxQLen = {Options.MaxQLen}, not {qStart[b]} to {qStart[b + 1]}");
         bool paged = Options.PageSize > 0;
         KernelsException.Require(paged ? pages.Height == kvLens.Length || longest == 0 : pages.Length == 0, nameof(pages), $"{(paged ? kvLens.Length : 0)} rows, not {pages.Height}");

@@ -129,7 +129,7 @@ public sealed record DecodeAttentionOptions
     /// <summary>Where the cache of keys and values lies when a call begins: the choice is the one that was tuned for that. The model does not tell them apart.</summary>
     public CacheState Cache { get; init; }
 
-    /// <summary>Directory of the tuning database that the choice comes from, over the shipped tables; null: the user's, <see cref="Autotuner.DefaultDirectory"/>.</summary>
+    /// <summary>Directory of the tuning database that the choice comes from, over the shipped tables; null: the user's, <see cref="Autotuner.DefaultDirectory"/>; empty: the shipped tables alone.</summary>
     public string? TuningDirectory { get; init; }
 
     internal int ValueDim => VHeadDim == 0 ? HeadDim : VHeadDim;

@@ -52,7 +52,8 @@ public sealed unsafe partial class FlatGemm : IDisposable
     public ImmutableArray<Choice> Choices => [.. _segments.Select(s => new Choice(s.From, s.To, s.Row.Dataflow(s.Launch).WithThreads(Options.Threads), s.Source, s.Reason, s.Workspace))];
 
     /// <summary>What runs for calls of <paramref name="m"/> rows.</summary>
-    public Choice Choice(int m) => Choices.First(c => m <= c.MTo);
+    /// <exception cref="KernelsException">m beyond MaxM.</exception>
+    public Choice Choice(int m) => Kernels.Choice.Of(Choices, m, Options.MaxM);
 
     /// <summary>Packs <paramref name="w"/> and plans.</summary>
     /// <param name="options">The layer.</param>
@@ -162,19 +163,17 @@ public sealed unsafe partial class FlatGemm : IDisposable
         }
         if (workspace is not null)
             KernelsException.Require(workspace.Device.Shares(Device) && workspace.Bytes >= _workspaceBytes, nameof(workspace), $"{_workspaceBytes} bytes on {Device}, not {workspace.Bytes} on {workspace.Device}");
-        bool held = false;
+        var held = new Held();
         try
         {
-            stream?.DangerousAddRef(ref held);
+            held.Add(stream, nameof(stream));
+            held.Add(workspace, nameof(workspace));
+            held.Add(xScales?.Buffer, nameof(xScales));
             Run(x, y, residual, xScales is { } scales ? scales.Pointer : null, (int)(xScales?.Shape(0) ?? 0), stream?.Handle ?? 0, workspace);
-        }
-        catch (ObjectDisposedException)
-        {
-            throw new KernelsException(Status.Invalid, nameof(stream), "one that was not disposed");
         }
         finally
         {
-            if (held) stream!.DangerousRelease();
+            held.Dispose();
         }
     }
 

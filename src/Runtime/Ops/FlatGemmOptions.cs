@@ -88,7 +88,7 @@ public sealed record FlatGemmOptions
     /// <summary>Where the weights lie when a call begins: the choice is the one that was tuned for that. The model reads warm ones at the rate of the level that has room for them.</summary>
     public CacheState Cache { get; init; }
 
-    /// <summary>Directory of the tuning database that the choice comes from, over the shipped tables; null: the user's, <see cref="Autotuner.DefaultDirectory"/>.</summary>
+    /// <summary>Directory of the tuning database that the choice comes from, over the shipped tables; null: the user's, <see cref="Autotuner.DefaultDirectory"/>; empty: the shipped tables alone.</summary>
     public string? TuningDirectory { get; init; }
 
     /// <summary>The native problem for calls of up to <paramref name="m"/> rows.</summary>

@@ -163,6 +163,7 @@ public sealed unsafe class FlatGemmWeights : IDisposable
             stream.Write(part);
         }
         stream.Write(hash.GetHashAndReset());
+        GC.KeepAlive(this);
     }
 
     private void WriteHeader(Span<byte> header)

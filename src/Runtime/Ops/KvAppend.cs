@@ -18,7 +18,8 @@ public sealed unsafe partial class KvCache<T> where T : unmanaged
     /// head to sbyte, an error of at most scale / 2 and the rounding of float. A quantised head whose largest element is below
     /// 2^-119 becomes zeros, and one with a NaN or an infinity becomes NaN by its scale. The bounds of the key norms, of what is
     /// stored, grow with every key and start again with the first slot of a page. Sequences may share pages that are full: a slot that two
-    /// new tokens are given holds either. Allocates nothing.
+    /// new tokens are given holds either. Allocates nothing, and runs on the caller's thread; other calls may run beside it as long as they neither
+    /// read nor write its pages.
     /// </summary>
     /// <param name="k">[tokens, KvHeads, HeadDim].</param>
     /// <param name="v">[tokens, KvHeads, VHeadDim].</param>
@@ -26,7 +27,7 @@ public sealed unsafe partial class KvCache<T> where T : unmanaged
     /// <param name="pages">[batch, columns] the pages of each sequence in order; empty for a contiguous cache.</param>
     /// <param name="qStart">[batch + 1]: the new tokens of sequence b are qStart[b] to qStart[b + 1] - 1; empty: the same number each.</param>
     /// <exception cref="KernelsException">A shape, length, page or overlap with the cache that breaks a rule; nothing is then written.</exception>
-    public void Append<TIn>(ReadOnlySpan<TIn> k, ReadOnlySpan<TIn> v, ReadOnlySpan<int> kvLens, ReadOnlySpan2D<int> pages = default, ReadOnlySpan<int> qStart = default)
+    public void Append<TIn>(ReadOnlySpan<TIn> k, ReadOnlySpan<TIn> v, ReadOnlySpan<int> kvLens, ReadOnlySpan2D<int> pages, ReadOnlySpan<int> qStart = default)
         where TIn : unmanaged
     {
         RequireHost(nameof(k));
@@ -45,7 +46,7 @@ public sealed unsafe partial class KvCache<T> where T : unmanaged
     /// <param name="pages">As above.</param>
     /// <param name="qStart">As above.</param>
     /// <inheritdoc cref="Append{TIn}(ReadOnlySpan{TIn}, ReadOnlySpan{TIn}, ReadOnlySpan{int}, ReadOnlySpan2D{int}, ReadOnlySpan{int})"/>
-    public void Append<TIn>(in TensorView<TIn> k, in TensorView<TIn> v, ReadOnlySpan<int> kvLens, ReadOnlySpan2D<int> pages = default, ReadOnlySpan<int> qStart = default)
+    public void Append<TIn>(in TensorView<TIn> k, in TensorView<TIn> v, ReadOnlySpan<int> kvLens, ReadOnlySpan2D<int> pages, ReadOnlySpan<int> qStart = default)
         where TIn : unmanaged
     {
         RequireHost(nameof(kvLens));
@@ -86,7 +87,8 @@ public sealed unsafe partial class KvCache<T> where T : unmanaged
         ReadOnlySpan<int> kvLens, ReadOnlySpan2D<int> pages, ReadOnlySpan<int> qStart) where TIn : unmanaged
     {
         CheckType<TIn>();
-        int qLen = TokensEach(tokens, kvLens.Length, qStart);
+        int qLen = DecodeAttentionRules.TokensEach(tokens, kvLens.Length, qStart);
+        KernelsException.Require(pages.Length == 0 || pages.Height == kvLens.Length, nameof(pages), $"{kvLens.Length} rows, not {pages.Height}");
         for (int b = 0; b < kvLens.Length; b++) CheckSequence(b, Count(b, qLen, qStart), kvLens[b], pages);
         var held = new Held();
         try
@@ -121,25 +123,13 @@ public sealed unsafe partial class KvCache<T> where T : unmanaged
             view.Rank == 4 ? view.Shape(3) : 1, view.Shape(0), view.Stride(0), view.Shape(1), view.Stride(1), view.Shape(2), view.Stride(2));
     }
 
-    private static int TokensEach(long tokens, int batch, ReadOnlySpan<int> qStart)
-    {
-        if (qStart.Length == 0)
-        {
-            KernelsException.Require(batch == 0 ? tokens == 0 : tokens % batch == 0, "kvLens", $"as many sequences as share {tokens} tokens evenly, or a qStart");
-            return batch == 0 ? 0 : (int)(tokens / batch);
-        }
-        KernelsException.Require(qStart.Length == batch + 1 && qStart[0] == 0 && qStart[^1] == tokens, nameof(qStart), $"{batch + 1} values from 0 to {tokens}");
-        for (int b = 0; b < batch; b++) KernelsException.Require(qStart[b] <= qStart[b + 1], nameof(qStart), $"ascending values, not {qStart[b]} before {qStart[b + 1]}");
-        return 0;
-    }
-
     private static int Count(int b, int qLen, ReadOnlySpan<int> qStart) => qStart.Length == 0 ? qLen : qStart[b + 1] - qStart[b];
 
     private void CheckSequence(int b, int count, int kvLen, ReadOnlySpan2D<int> pages)
     {
         KernelsException.Require(kvLen >= count, "kvLens", $"at least the {count} new tokens of sequence {b}, not {kvLen}");
         bool paged = pages.Length > 0;
-        KernelsException.Require(paged ? b < pages.Height : b < Pages, paged ? "pages" : "kvLens", $"a row or a page for sequence {b}");
+        KernelsException.Require(paged || b < Pages, "kvLens", $"at most the {Pages} sequences of the cache, not {b + 1}");
         long room = (paged ? (long)pages.Width : 1) * PageSize;
         KernelsException.Require(kvLen <= room, "kvLens", $"at most the {room} tokens that sequence {b} has room for, not {kvLen}");
         if (!paged || count == 0) return;

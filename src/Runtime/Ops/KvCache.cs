@@ -86,11 +86,13 @@ public sealed unsafe partial class KvCache<T> : IDisposable where T : unmanaged
         bool scales = false, bool keyNorms = false, Device? device = null)
     {
         KernelsException.Require(pages >= 0, nameof(pages), $"0 <= pages, not {pages}");
-        KernelsException.Require(pageSize >= 1, nameof(pageSize), $"1 <= pageSize, not {pageSize}");
+        KernelsException.Require(pageSize is >= 1 and <= 1 << 28, nameof(pageSize), $"1 <= pageSize <= 2^28, not {pageSize}");
         scales |= typeof(T) == typeof(sbyte);
-        long slots = (long)pages * pageSize * Math.Max(kvHeads, 0);
         int vDim = vHeadDim == 0 ? headDim : vHeadDim;
         CheckDims(kvHeads, headDim, vDim);
+        long tokens = (long)pages * pageSize;
+        KernelsException.Require(tokens <= 1L << 40, nameof(pages), $"at most 2^40 tokens in all, not {pages} x {pageSize}");
+        long slots = tokens * kvHeads;
         device ??= Device.Cpu;
         TensorView<float>? Scales() => scales ? View(Zeros<float>(device, slots), pages, pageSize, kvHeads, 1, layout, 3) : null;
         return Checked(View(Zeros<T>(device, slots * headDim), pages, pageSize, kvHeads, headDim, layout),

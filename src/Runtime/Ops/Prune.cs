@@ -30,7 +30,8 @@ public static class Prune
     public static Pruned Magnitude<T>(Span2D<T> w, double density, PruneScope scope = PruneScope.Global) where T : unmanaged
     {
         KernelsException.Require(density is >= 0 and <= 1, nameof(density), $"0 <= density <= 1, not {density}");
-        KernelsException.Require(DTypes.Of<T>() != DType.Int8, nameof(T), "float, BFloat16 or Half: prune before quantising");
+        KernelsException.Require(DTypes.Of<T>() is DType.Float32 or DType.BFloat16 or DType.Float16, nameof(w), $"float, BFloat16 or Half, not {typeof(T).Name}: prune before quantising");
+        KernelsException.Require(Enum.IsDefined(scope), nameof(scope), $"a value of the enumeration, not {(int)scope}");
         if (w.Length == 0) return default;
         float threshold = float.PositiveInfinity;
         if (scope == PruneScope.Global) threshold = Keep(w, density);

@@ -21,7 +21,7 @@ public sealed class PrunedLinear : IDisposable
     public SparseLinearChoice Choice { get; }
 
     /// <summary>Bytes of packed weights.</summary>
-    public long WeightBytes => _sparse?.PackedBytes ?? _dense!.WeightBytes;
+    public long WeightBytes => _sparse?.WeightBytes ?? _dense!.WeightBytes;
 
     /// <summary>Bytes of scratch one call uses.</summary>
     public long WorkspaceBytes => _sparse?.WorkspaceBytes ?? _dense!.WorkspaceBytes;
@@ -89,12 +89,12 @@ public sealed class PrunedLinear : IDisposable
     /// <param name="stream">A stream of the plan's device.</param>
     /// <param name="residual">[m, N] when the options say so.</param>
     /// <param name="xScales">[m], s8 input only.</param>
-    /// <param name="workspace">At least <see cref="WorkspaceBytes"/>, 64-byte aligned, of no other call until this one is done; null: the plan's, or the driver's pool.</param>
     /// <param name="outputs">Of a plan with active sets, [ceil(N / 64)]: a bit for each active output.</param>
     /// <param name="inputs">Likewise, [ceil(K / 64)].</param>
+    /// <param name="workspace">At least <see cref="WorkspaceBytes"/>, 64-byte aligned, of no other call until this one is done; null: the plan's, or the driver's pool.</param>
     /// <exception cref="KernelsException">A shape, type, device or overlap that breaks a rule, sets that Create was not told of, or what the driver refuses.</exception>
-    public void Run<TX, TY>(in TensorView<TX> x, in TensorView<TY> y, Stream? stream, TensorView<TY>? residual = null, TensorView<float>? xScales = null,
-        Buffer<byte>? workspace = null, TensorView<ulong>? outputs = null, TensorView<ulong>? inputs = null) where TX : unmanaged where TY : unmanaged
+    public void Run<TX, TY>(in TensorView<TX> x, in TensorView<TY> y, Stream? stream = null, TensorView<TY>? residual = null, TensorView<float>? xScales = null,
+        TensorView<ulong>? outputs = null, TensorView<ulong>? inputs = null, Buffer<byte>? workspace = null) where TX : unmanaged where TY : unmanaged
     {
         RequireSets(outputs is not null, nameof(outputs));
         RequireSets(inputs is not null, nameof(inputs));

@@ -78,7 +78,10 @@ public sealed class SoftmaxCalibration
         _starts[head, end]--;
     }
 
-    /// <summary>Records a call of attention by the log-sum-exps that it gave, whatever its softmax.</summary>
+    /// <summary>
+    /// Records a call of attention by the log-sum-exps that it gave, whatever its softmax. Of a call without sinks: a sink joins after the test of
+    /// the range, so that a sum with one says nothing about it.
+    /// </summary>
     /// <param name="lse">[tokens, Heads].</param>
     /// <param name="kvLens">[batch], as the call took them.</param>
     /// <param name="qStart">[batch + 1], as the call took it; empty: the same number of tokens each.</param>
@@ -87,10 +90,9 @@ public sealed class SoftmaxCalibration
     {
         int tokens = lse.Length / Heads;
         KernelsException.Require(lse.Length == tokens * Heads, nameof(lse), $"a multiple of {Heads} values, not {lse.Length}");
-        KernelsException.Require(qStart.Length == 0 ? kvLens.Length == 0 ? tokens == 0 : tokens % kvLens.Length == 0 : qStart.Length == kvLens.Length + 1 && qStart[^1] == tokens,
-            nameof(qStart), $"{tokens} tokens over {kvLens.Length} sequences");
+        int each = DecodeAttentionRules.TokensEach(tokens, kvLens.Length, qStart);
         for (int b = 0, t = 0; b < kvLens.Length; b++)
-            for (int end = qStart.Length == 0 ? t + tokens / kvLens.Length : qStart[b + 1]; t < end; t++)
+            for (int end = qStart.Length == 0 ? t + each : qStart[b + 1]; t < end; t++)
                 for (int h = 0; h < Heads; h++) Record(h, lse[t * Heads + h], kvLens[b]);
     }
 

@@ -49,7 +49,7 @@ public sealed record SpGemmOptions
     /// </summary>
     public Dataflow? Dataflow { get; init; }
 
-    /// <summary>Directory of the tuning database that thresholds come from, over the shipped tables; null: the user's, <see cref="Autotuner.DefaultDirectory"/>.</summary>
+    /// <summary>Directory of the tuning database that thresholds come from, over the shipped tables; null: the user's, <see cref="Autotuner.DefaultDirectory"/>; empty: the shipped tables alone.</summary>
     public string? TuningDirectory { get; init; }
 
     /// <summary>The same as a store, which goes before it.</summary>

@@ -7,7 +7,8 @@ namespace Kernels;
 /// <summary>
 /// One sparse product, analysed: how many products it has, which row runs it, in how much scratch. Product computes C in one pass;
 /// Symbolic makes the structure of C once and Numeric its values any number of times while the operands' values change. The
-/// operands must outlive the plan, and their structure must not change.
+/// operands must outlive the plan, and their structure must not change. Any number of threads may use one plan at a time, each call of Numeric with a C
+/// of its own.
 /// </summary>
 /// <remarks>
 /// On a GPU operands and C are there (<see cref="CsrMatrix{T}.CopyTo"/>). Every call waits for what it enqueued on the default
@@ -148,18 +149,31 @@ public sealed unsafe partial class SpGemmPlan<T> : IDisposable where T : unmanag
         BNnz = _b.NonZeros,
     };
 
-    private KnSpgemmArgs Args(KnSpgemmPhase phase, long from, long to) => new()
+    private KnSpgemmArgs Args(KnSpgemmPhase phase, long from, long to)
     {
-        Size = (uint)sizeof(KnSpgemmArgs),
-        Phase = (int)phase,
-        RowFrom = from,
-        RowTo = to,
-        A = _a.Native,
-        B = _b.Native,
-        Mask = _mask?.Native ?? default,
-        D = _addend?.Native ?? default,
-        Products = (long*)_products.At,
-    };
+        KernelsException.Require(!_products.IsClosed, "plan", "a plan that was not disposed");
+        RequireLiving(_a, _b, _mask, _addend);
+        return new()
+        {
+            Size = (uint)sizeof(KnSpgemmArgs),
+            Phase = (int)phase,
+            RowFrom = from,
+            RowTo = to,
+            A = _a.Native,
+            B = _b.Native,
+            Mask = _mask?.Native ?? default,
+            D = _addend?.Native ?? default,
+            Products = (long*)_products.At,
+        };
+    }
+
+    private static void RequireLiving(CsrMatrix<T> a, CsrMatrix<T> b, CsrStructure? mask, CsrMatrix<T>? addend)
+    {
+        KernelsException.Require(!a.IsDisposed, nameof(a), "one that was not disposed");
+        KernelsException.Require(!b.IsDisposed, nameof(b), "one that was not disposed");
+        KernelsException.Require(mask?.IsDisposed != true, nameof(mask), "one that was not disposed");
+        KernelsException.Require(addend?.IsDisposed != true, nameof(addend), "one that was not disposed");
+    }
 
     private void Call(Row row, KnSpgemmProblem problem, in KnLaunch launch, KnSpgemmArgs args)
     {
@@ -169,19 +183,29 @@ public sealed unsafe partial class SpGemmPlan<T> : IDisposable where T : unmanag
         Call(row, problem, launch, args, scratch);
     }
 
-    private void Call(Row row, KnSpgemmProblem problem, in KnLaunch launch, KnSpgemmArgs args, PooledMemory scratch)
+    private void Call(Row row, KnSpgemmProblem problem, in KnLaunch launch, KnSpgemmArgs args, PooledMemory scratch, CsrMatrix<T>? c = null, SpGemmSchedule? schedule = null)
     {
         args.Workspace = scratch.At;
         args.WorkspaceBytes = scratch.Bytes;
-        KnStatus status = row.Run(&problem, launch, &args);
-        if (status == KnStatus.Ok) _device.Gpu?.Synchronize(0);
-        // Nothing that was passed may be freed meanwhile.
-        GC.KeepAlive(_a);
-        GC.KeepAlive(_b);
-        GC.KeepAlive(_mask);
-        GC.KeepAlive(_addend);
-        GC.KeepAlive(_products);
-        if (status != KnStatus.Ok) throw row.Failure(status);
+        // Nothing that was passed may be freed meanwhile: the pool would hand it to the next matrix.
+        var held = new Held();
+        try
+        {
+            held.Add(_products, "plan");
+            schedule?.Hold(ref held);
+            _a.Hold(ref held, "a");
+            _b.Hold(ref held, "b");
+            _mask?.Hold(ref held, "mask");
+            _addend?.Hold(ref held, "addend");
+            c?.Hold(ref held, nameof(c));
+            KnStatus status = row.Run(&problem, launch, &args);
+            if (status != KnStatus.Ok) throw row.Failure(status);
+            _device.Gpu?.Synchronize(0);
+        }
+        finally
+        {
+            held.Dispose();
+        }
     }
 
     private int ValueBytes => _options.StructureOnly ? 0 : sizeof(T);
@@ -308,7 +332,7 @@ public sealed unsafe partial class SpGemmPlan<T> : IDisposable where T : unmanag
         }
     }
 
-    /// <summary>Frees the analysis, the scratch and the schedule of Numeric. Operands and results stay.</summary>
+    /// <summary>Frees the analysis, the scratch and the schedule of Numeric once the calls that run have returned. Operands and results stay.</summary>
     public void Dispose()
     {
         _products.Dispose();

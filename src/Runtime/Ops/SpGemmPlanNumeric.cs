@@ -21,9 +21,9 @@ public sealed unsafe partial class SpGemmPlan<T>
         Check(c);
         if (_calls < ScheduledFrom && Interlocked.Increment(ref _calls) == ScheduledFrom && Volatile.Read(ref _schedule) is null) Schedule(c);
         KnSpgemmArgs args = Args(KnSpgemmPhase.Numeric, c);
-        args.Schedule = Volatile.Read(ref _schedule)?.Native ?? default;
-        Call(args);
-        GC.KeepAlive(c);
+        SpGemmSchedule? schedule = Volatile.Read(ref _schedule);
+        args.Schedule = schedule?.Native ?? default;
+        Call(args, c, schedule);
     }
 
     /// <summary>
@@ -47,11 +47,10 @@ public sealed unsafe partial class SpGemmPlan<T>
             schedule = new SpGemmSchedule(_problem, c.NonZeros);
             KnSpgemmArgs args = Args(KnSpgemmPhase.ScheduleSizes, c);
             args.Schedule = schedule.Native;
-            Call(args);
+            Call(args, c, schedule);
             if (!schedule.TryRentTerms(_a.Rows, left)) return false;
             (args.Phase, args.Schedule) = ((int)KnSpgemmPhase.Schedule, schedule.Native);
-            Call(args);
-            GC.KeepAlive(c);
+            Call(args, c, schedule);
             // Another call may have made one meanwhile.
             if (Interlocked.CompareExchange(ref _schedule, schedule, null) is null) schedule = null;
             return true;
@@ -72,6 +71,7 @@ public sealed unsafe partial class SpGemmPlan<T>
     private void Check(CsrMatrix<T> c)
     {
         ArgumentNullException.ThrowIfNull(c);
+        KernelsException.Require(!c.IsDisposed, nameof(c), "one that was not disposed");
         KernelsException.Require(c.Rows == _a.Rows && c.Columns == _b.Columns, nameof(c), $"[{_a.Rows}, {_b.Columns}], not [{c.Rows}, {c.Columns}]");
         KernelsException.Require(ReferenceEquals(c.Origin, _origin), nameof(c), "a matrix that Symbolic or Product of this plan made: values go to the places of its structure");
         KernelsException.Require(ValueBytes > 0 && c.HasValues, nameof(c), "values");
@@ -89,7 +89,7 @@ public sealed unsafe partial class SpGemmPlan<T>
     }
 
     /// <summary>A phase of a known C, in the scratch that stays; a call beside this one takes its own.</summary>
-    private void Call(in KnSpgemmArgs args)
+    private void Call(in KnSpgemmArgs args, CsrMatrix<T> c, SpGemmSchedule? schedule)
     {
         KnSpgemmProblem problem = _problem;
         long bytes = _row.Workspace(&problem, _launch);
@@ -97,7 +97,7 @@ public sealed unsafe partial class SpGemmPlan<T>
         try
         {
             scratch.Touch(bytes);
-            Call(_row, problem, _launch, args, scratch);
+            Call(_row, problem, _launch, args, scratch, c, schedule);
         }
         finally
         {

@@ -29,6 +29,14 @@ internal sealed unsafe class SpGemmSchedule : IDisposable
         return true;
     }
 
+    /// <summary>Keeps the memory from being freed during a call.</summary>
+    public void Hold(ref Held held)
+    {
+        held.Add(_offsets, "plan");
+        held.Add(_counts, "plan");
+        held.Add(_terms, "plan");
+    }
+
     private static PooledMemory Rent(long bytes)
     {
         PooledMemory memory = PooledMemory.Rent(bytes, "schedule");

@@ -37,7 +37,7 @@ public sealed unsafe class SparseLinear : IDisposable
     public FlatGemmOptions Options { get; }
 
     /// <summary>Bytes of packed weights.</summary>
-    public long PackedBytes => _weights.Bytes;
+    public long WeightBytes => _weights.Bytes;
 
     /// <summary>Bytes of scratch one call uses.</summary>
     public long WorkspaceBytes => _workspaceBytes;
@@ -47,6 +47,10 @@ public sealed unsafe class SparseLinear : IDisposable
 
     /// <summary>What runs for every m, in order of m.</summary>
     public ImmutableArray<Choice> Choices => [.. _segments.Select(s => new Choice(s.From, s.To, s.Row.Dataflow(s.Launch).WithThreads(Options.Threads), s.Source, s.Reason, s.Workspace))];
+
+    /// <summary>What runs for calls of <paramref name="m"/> rows.</summary>
+    /// <exception cref="KernelsException">m beyond MaxM.</exception>
+    public Choice Choice(int m) => Kernels.Choice.Of(Choices, m, Options.MaxM);
 
     /// <summary>Packs what is not 0 of <paramref name="w"/> and plans; see <see cref="Prune"/>.</summary>
     /// <param name="options">The layer, with Row a row of sparse_linear; no u4 weights.</param>
@@ -183,7 +187,8 @@ public sealed unsafe class SparseLinear : IDisposable
         Options.CheckTypes<TX, TY>();
         Options.CheckShapes(x.Shape(0), x.Rank == 2 ? x.Shape(1) : -1, y.Shape(0), y.Rank == 2 ? y.Shape(1) : -1, residual?.Shape(0) ?? 0,
             residual is { } given ? given.Rank == 2 ? given.Shape(1) : -1 : 0, (int)(xScales?.Shape(0) ?? 0));
-        if (workspace is not null) KernelsException.Require(workspace.Bytes >= _workspaceBytes, nameof(workspace), $"{_workspaceBytes} bytes, not {workspace.Bytes}");
+        if (workspace is not null)
+            KernelsException.Require(workspace.Device.Shares(Device) && workspace.Bytes >= _workspaceBytes, nameof(workspace), $"{_workspaceBytes} bytes on {Device}, not {workspace.Bytes} on {workspace.Device}");
         if (stream is not null) KernelsException.Require(stream.Device.Shares(Device), nameof(stream), $"a stream of {Device}, not of {stream.Device}");
         var held = new Held();
         try

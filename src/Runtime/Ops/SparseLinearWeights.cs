@@ -130,6 +130,7 @@ public sealed unsafe class SparseLinearWeights : IDisposable
         Buffer<byte> data = Buffer<byte>.Allocate(device, Bytes);
         if (device.Gpu is null) Buffer.MemoryCopy(Data.Pointer, data.Pointer, Bytes, Bytes);
         else data.Copy(GpuCopy.ToDevice, data.Pointer, Data.Pointer, Bytes);
+        GC.KeepAlive(this);
         return new SparseLinearWeights(Shape, data);
     }
 
@@ -155,6 +156,7 @@ public sealed unsafe class SparseLinearWeights : IDisposable
                     int i = System.Numerics.BitOperations.TrailingZeroCount(bits);
                     w[(int)at.SourceRow(p.N, panel, i / at.Step), (int)k + i % at.Step] = *value++;
                 }
+        GC.KeepAlive(this);
     }
 
     /// <summary>Writes a header of 64 bytes, the content, its SHA-256.</summary>
@@ -174,6 +176,7 @@ public sealed unsafe class SparseLinearWeights : IDisposable
             stream.Write(part);
         }
         stream.Write(hash.GetHashAndReset());
+        GC.KeepAlive(this);
     }
 
     private static void WriteHeader(Span<byte> header, in KnSparseLinearProblem shape, long bytes)

@@ -11,7 +11,14 @@ namespace Kernels;
 /// <param name="Source">Where the choice comes from.</param>
 /// <param name="Reason">The same in words.</param>
 /// <param name="WorkspaceBytes">Scratch of one call.</param>
-public sealed record Choice(int MFrom, int MTo, Dataflow Dataflow, ChoiceSource Source, string Reason, long WorkspaceBytes);
+public sealed record Choice(int MFrom, int MTo, Dataflow Dataflow, ChoiceSource Source, string Reason, long WorkspaceBytes)
+{
+    internal static Choice Of(ImmutableArray<Choice> choices, int m, int most)
+    {
+        KernelsException.Require(m >= 0 && m <= most, nameof(m), $"0 to MaxM = {most}, not {m}");
+        return choices.First(c => m <= c.MTo);
+    }
+}
 
 /// <summary>
 /// Chooses the dataflow of flat GEMM for every m: the forced row, else what was tuned, else the model. All rows of a plan read

@@ -27,9 +27,16 @@ public sealed unsafe class CsrMatrix<T> : CsrStructure where T : unmanaged
 
     internal T* ValuesAt => _values is not null ? (T*)_values.At : _wrapped is not null ? _wrapped.Pointer : null;
 
+    internal override void Hold(ref Held held, string name)
+    {
+        base.Hold(ref held, name);
+        held.Add(_values, name);
+        held.Add(_wrapped, name);
+    }
+
     internal override KnCsr Native => new() { Offsets = OffsetsAt, Columns = ColumnsAt, Values = ValuesAt };
 
-    /// <summary>Values, entry by entry; they may be written. Empty for a pattern.</summary>
+    /// <summary>Values, entry by entry; they may be written. Empty for a pattern. Valid while the matrix is referenced and not disposed.</summary>
     /// <exception cref="KernelsException">More than 2^31 - 1: see <see cref="ValuePointer"/>.</exception>
     public Span<T> Values => HasValues ? new Span<T>(ValuesAt, Length(NonZeros)) : default;
 
@@ -188,7 +195,7 @@ public static unsafe class CsrMatrix
         KernelsException.Require(offsets[0] == 0, nameof(offsets), $"to begin with 0, not {offsets[0]}");
         for (long i = 0; i < rows; i++)
             KernelsException.Require(offsets[i] <= offsets[i + 1], nameof(offsets), $"to ascend: row {i} begins at {offsets[i]} and ends at {offsets[i + 1]}");
-        KernelsException.Require(offsets[rows] == entries, nameof(indices), $"{offsets[rows]} columns, as the last offset says, not {entries}");
+        KernelsException.Require(offsets[rows] == entries, "columnIndices", $"{offsets[rows]} columns, as the last offset says, not {entries}");
         KernelsException.Require(values is null || values == entries, nameof(values), $"{entries} values, or none for a pattern, not {values}");
         for (long i = 0; i < rows; i++)
             if (bits == 32) CheckRow(i, columns, (int*)indices, offsets[i], offsets[i + 1]);
@@ -206,9 +213,9 @@ public static unsafe class CsrMatrix
                 last = c;
                 continue;
             }
-            KernelsException.Require(c >= 0 && c < columns, nameof(indices), $"0 <= column < {columns}, not {c} in row {row}");
-            KernelsException.Require(c != last, nameof(indices), $"distinct columns in a row: {c} is twice in row {row} (FromCoo adds them)");
-            KernelsException.Require(c > last, nameof(indices), $"ascending columns: {last} is before {c} in row {row} (FromCoo sorts them)");
+            KernelsException.Require(c >= 0 && c < columns, "columnIndices", $"0 <= column < {columns}, not {c} in row {row}");
+            KernelsException.Require(c != last, "columnIndices", $"distinct columns in a row: {c} is twice in row {row} (FromCoo adds them)");
+            KernelsException.Require(c > last, "columnIndices", $"ascending columns: {last} is before {c} in row {row} (FromCoo sorts them)");
         }
     }
 }

@@ -61,7 +61,7 @@ public abstract unsafe class CsrStructure : IDisposable
     /// <summary>CsrMatrix.CopyTo, whatever the type of the values.</summary>
     internal abstract CsrStructure Copy(Device device);
 
-    /// <summary>Where every row begins, and where the last one ends: [rows + 1].</summary>
+    /// <summary>Where every row begins, and where the last one ends: [rows + 1]. As all spans of a matrix, valid while it is referenced and not disposed.</summary>
     public ReadOnlySpan<long> RowOffsets => new(OffsetsAt, Length(Rows + 1));
 
     /// <summary>Columns of 32 bits.</summary>
@@ -89,6 +89,18 @@ public abstract unsafe class CsrStructure : IDisposable
     /// <summary>Address of the columns, for matrices that no span can hold. Valid until Dispose.</summary>
     public nint ColumnPointer => (nint)ColumnsAt;
 
+    /// <summary>Whether <see cref="Dispose"/> was called.</summary>
+    internal bool IsDisposed => OffsetMemory?.IsClosed ?? _wrappedOffsets!.IsClosed;
+
+    /// <summary>Keeps the memory from being freed, or given to another matrix, during a call.</summary>
+    internal virtual void Hold(ref Held held, string name)
+    {
+        held.Add(OffsetMemory, name);
+        held.Add(ColumnMemory, name);
+        held.Add(_wrappedOffsets, name);
+        held.Add(_wrappedColumns, name);
+    }
+
     private protected int Length(long elements)
     {
         RequireHost();
@@ -98,7 +110,7 @@ public abstract unsafe class CsrStructure : IDisposable
 
     internal void RequireHost() => KernelsException.Require(Device.Gpu is null, "matrix", $"memory of the host, not of {Device}: CopyTo brings it there");
 
-    /// <summary>Gives memory that the matrix owns back to the pool; wrapped memory stays the caller's.</summary>
+    /// <summary>Gives memory that the matrix owns back to the pool once the products that use it have returned; wrapped memory stays the caller's.</summary>
     public virtual void Dispose()
     {
         OffsetMemory?.Dispose();

@@ -44,7 +44,7 @@ public readonly unsafe struct TensorView<T> where T : unmanaged
     }
 
     /// <summary>A contiguous view of all of <paramref name="buffer"/>, last dimension fastest.</summary>
-    public TensorView(Buffer<T> buffer, params ReadOnlySpan<long> shape) : this(buffer, 0, shape, Contiguous(shape))
+    public TensorView(Buffer<T> buffer, params ReadOnlySpan<long> shape) : this(buffer, 0, shape, Contiguous(shape, stackalloc long[Extents.MaxRank]))
     {
     }
 
@@ -69,17 +69,17 @@ public readonly unsafe struct TensorView<T> where T : unmanaged
     /// <summary>The rows <paramref name="start"/> to <paramref name="start"/> + <paramref name="count"/> of the first dimension.</summary>
     public TensorView<T> Rows(long start, long count)
     {
-        KernelsException.Require(start >= 0 && count >= 0 && start + count <= _shape[0], nameof(start), $"rows inside {_shape[0]}, not {start} + {count}");
+        KernelsException.Require(start >= 0 && count >= 0 && start <= _shape[0] - count, nameof(start), $"rows inside {_shape[0]}, not {start} + {count}");
         Extents shape = _shape;
         shape[0] = count;
         return new TensorView<T>(Buffer, Offset + start * _strides[0], ((ReadOnlySpan<long>)shape)[..Rank], ((ReadOnlySpan<long>)_strides)[..Rank]);
     }
 
-    private static long[] Contiguous(ReadOnlySpan<long> shape)
+    private static ReadOnlySpan<long> Contiguous(ReadOnlySpan<long> shape, Span<long> strides)
     {
-        var strides = new long[shape.Length];
         long step = 1;
-        for (int i = shape.Length - 1; i >= 0; i--)
+        strides = strides[..Math.Min(shape.Length, Extents.MaxRank)];
+        for (int i = strides.Length - 1; i >= 0; i--)
         {
             strides[i] = step;
             step *= Math.Max(shape[i], 1);

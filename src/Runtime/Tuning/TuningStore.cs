@@ -52,9 +52,9 @@ internal sealed class TuningStore
 
     private static readonly ConcurrentDictionary<string, TuningStore> s_opened = new(StringComparer.Ordinal);
 
-    /// <summary>The same over another directory; null for <see cref="Default"/>.</summary>
+    /// <summary>The same over another directory, or none where it is empty; null for <see cref="Default"/>.</summary>
     public static TuningStore In(string? directory) =>
-        directory is null ? Default : s_opened.GetOrAdd(Path.GetFullPath(directory), d => new TuningStore(d, Default.shipped));
+        directory is null ? Default : s_opened.GetOrAdd(directory.Length == 0 ? "" : Path.GetFullPath(directory), d => new TuningStore(d, Default.shipped));
 
     /// <summary>The records of every <c>op.tuned.json</c> in this assembly; a broken one is passed over.</summary>
     public static IEnumerable<TuningRecord> Embedded()
