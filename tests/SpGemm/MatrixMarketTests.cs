@@ -58,6 +58,11 @@ public sealed class MatrixMarketTests
         Assert.That(Assert.Throws<KernelsException>(() => Read(text))!.Message, Does.Contain(message));
 
     [Test]
+    public void AValueWithoutANegativeIsNotSkewSymmetric() =>
+        Assert.That(() => MatrixMarket.Read<uint>(new MemoryStream(Encoding.Latin1.GetBytes(Coordinate + "integer skew-symmetric\n2 2 1\n2 1 7\n"))),
+            Throws.TypeOf<KernelsException>().With.Message.Contains("line 3").And.Message.Contains("UInt32"));
+
+    [Test]
     public void AnEndlessLineIsRefused() =>
         Assert.That(() => Read(Coordinate + "real general\n" + new string('1', 1 << 18)), Throws.TypeOf<KernelsException>().With.Message.Contains("line 2"));
 

@@ -106,7 +106,19 @@ internal sealed class MatrixMarketReader<T>(System.IO.Stream stream) where T : u
         // CooMatrix numbers entries by 32 bits.
         if (_rows.Count >= Array.MaxLength - 2) throw Bad("less than 2^31 entries");
         One(row, column, value);
-        if (_symmetry != Symmetry.General && row != column) One(column, row, _symmetry == Symmetry.Skew ? -value : value);
+        if (_symmetry != Symmetry.General && row != column) One(column, row, _symmetry == Symmetry.Skew ? Negated(value) : value);
+    }
+
+    private T Negated(T value)
+    {
+        try
+        {
+            return checked(-value);
+        }
+        catch (OverflowException)
+        {
+            throw Bad($"a value whose negative is one of {typeof(T).Name}, not {value}");
+        }
     }
 
     private void One(long row, long column, T value)
