@@ -6,8 +6,8 @@
 namespace kn::decode_attention {
 namespace {
 
-constexpr int64_t kRows = 32;      // rows (new token, query head of a kv head) that are attended together
-constexpr int64_t kMostHeads = 8;  // kv heads that a task walks together
+constexpr int64_t kRows = 32;       // rows (new token, query head of a kv head) that are attended together
+constexpr int64_t kMostHeads = 32;  // kv heads that a task walks together
 constexpr float kLog2e = 1.44269504f;
 
 struct call {

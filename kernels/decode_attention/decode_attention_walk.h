@@ -107,7 +107,7 @@ struct steps {
 };
 
 constexpr int64_t kLongToken = 2048;  // bytes of all its heads
-constexpr int64_t kManySums = 24576;  // bytes: beside them, L1 holds no more than a step
+constexpr int64_t kManySums = 32768;  // bytes: beside more, L1 holds no more than a step
 
 // Steps over a chunk's keys, or over its values, and what they fetch: what steps read later that are some 2 KB of a run
 // on, in the order in which they follow one another.
