@@ -72,13 +72,6 @@ inline void advance(located* at) {
   memcpy(at->scale, at->scale + kChunk, sizeof at->scale / 2);
 }
 
-// The chunk as one kv head and one set of seen keys have it.
-struct view {
-  const char* const* at;  // of kv head 0, as `located` has them
-  marks keys;
-  const char* own[4 * kChunk];  // where not every key is seen
-};
-
 inline int64_t k_offset(const call& c, int64_t head) { return head * c.args->k_head * bytes_of(c.problem->kv_type); }
 inline int64_t v_offset(const call& c, int64_t head) { return head * c.args->v_head * bytes_of(c.problem->kv_type); }
 
@@ -266,7 +259,7 @@ void attend(const call& c, const sequence& s, const rows_of& rows, int64_t head0
             int64_t to, bool fixed, const work& w) {
   const kn_decode_attention_problem& p = *c.problem;
   located keys_at;
-  view keys[kMostHeads];
+  view* const keys = w.keys;
   attending t{&s, &rows, head0, heads, 0, 0, fixed, 0, keys};
   locate(c, s, from / kChunk * kChunk, to, &keys_at);
   for (int64_t chunk = from / kChunk * kChunk; chunk < to; chunk += kChunk) {
