@@ -209,11 +209,12 @@ void add_values(const char* const* values, const float* scores, int64_t dim, flo
   }
 }
 
-// The keys of one kv head.
+// The keys of one kv head, or its values: those of a chunk and of the next.
 struct places {
   const char* at[2 * kChunk];
   places(const char* const* first, int64_t offset) {
-    for (int64_t i = 0; i < 2 * kChunk; i++) at[i] = moved(first[i], offset);
+    for (int64_t i = 0; i < kChunk; i++)
+      at[i] = moved(first[i], offset), at[kChunk + i] = moved(first[2 * kChunk + i], offset);
   }
 };
 
@@ -235,7 +236,7 @@ struct amx_engine : bf16_rows {
     // One head behind, weights are made while tiles are multiplied.
     for (int64_t h = 0; h <= t.heads; h++) {
       if (h < t.heads)
-        score<From, B>(places(t.keys[h].k, k_offset(c, t.head0 + h)).at, w.q + h * n * c.q_row + t.first * 4, n * 4,
+        score<From, B>(places(t.keys[h].at, k_offset(c, t.head0 + h)).at, w.q + h * n * c.q_row + t.first * 4, n * 4,
                        p.head_dim, step, turned[h % 2]);
       if (h == 0) continue;
       turn_scores<B>(turned[(h - 1) % 2], t.count, w.scores + ((h - 1) * n + t.first) * kChunk);
@@ -244,8 +245,8 @@ struct amx_engine : bf16_rows {
     configure<B>(t.count, step, false);
     for (int64_t h = 0; h < t.heads; h++) {
       const int64_t at = h * n + t.first;
-      add_values<From, B>(places(t.keys[h].v, v_offset(c, t.head0 + h)).at, w.scores + at * kChunk, p.v_head_dim,
-                          w.sums + at * c.out_row, c.out_row);
+      add_values<From, B>(places(t.keys[h].at + kChunk, v_offset(c, t.head0 + h)).at, w.scores + at * kChunk,
+                          p.v_head_dim, w.sums + at * c.out_row, c.out_row);
     }
     tile_release();
   }

@@ -26,11 +26,10 @@ namespace {
 // What stands in for a key that is not seen: its score is finite and its value adds nothing, whatever memory holds.
 alignas(64) inline constexpr char kNothing[kWidest * 4] = {};
 
-// Where the keys of kv head 0 lie, by slots: those of a chunk, and of the next one, to be fetched. Where there is none,
-// anything that may be fetched.
+// Where kv head 0 lies, by slots, in the order in which it is read: the keys of a chunk, its values, and those of the
+// next one, to be fetched. Where there is none, anything that may be fetched.
 struct located {
-  const char* k[2 * kChunk];
-  const char* v[2 * kChunk];
+  const char* at[4 * kChunk];
   int64_t scale[2 * kChunk];
 };
 
@@ -49,9 +48,10 @@ inline void locate(const call& c, const sequence& s, int64_t chunk, int64_t end,
   // Strides of scales that there are not may be any number.
   const bool scaled = (p.flags & KN_ATTN_SCALES) != 0;
   const int64_t scale_page = scaled ? a.scale_page : 0, scale_token = scaled ? a.scale_token : 0;
+  const char **const next_k = out->at + 2 * kChunk, **const next_v = next_k + kChunk;
   if (last - first < kChunk)
-    for (int64_t i = kChunk; i < 2 * kChunk; i++)
-      out->k[i] = static_cast<const char*>(a.k), out->v[i] = static_cast<const char*>(a.v);
+    for (int64_t i = 0; i < kChunk; i++)
+      next_k[i] = static_cast<const char*>(a.k), next_v[i] = static_cast<const char*>(a.v);
   int64_t number = first / length, in_page = first % length;
   for (int64_t j = first; j < last; number++, in_page = 0) {
     const int64_t page = p.page_size > 0 ? a.pages[s.index * a.pages_ld + number] : s.index;
@@ -59,8 +59,8 @@ inline void locate(const call& c, const sequence& s, int64_t chunk, int64_t end,
     const char* v = static_cast<const char*>(a.v) + (page * a.v_page + in_page * a.v_token) * k_bytes;
     int64_t scale = page * scale_page + in_page * scale_token;
     for (const int64_t stop = smaller(last, j + length - in_page); j < stop; j++) {
-      const int64_t slot = kChunk + slot_of(j - chunk);
-      out->k[slot] = k, out->v[slot] = v, out->scale[slot] = scale;
+      const int64_t slot = slot_of(j - chunk);
+      next_k[slot] = k, next_v[slot] = v, out->scale[kChunk + slot] = scale;
       if (scaled) __builtin_prefetch(a.k_scales + scale), __builtin_prefetch(a.v_scales + scale);
       k += a.k_token * k_bytes, v += a.v_token * k_bytes, scale += scale_token;
     }
@@ -68,33 +68,21 @@ inline void locate(const call& c, const sequence& s, int64_t chunk, int64_t end,
 }
 
 inline void advance(located* at) {
-  memcpy(at->k, at->k + kChunk, sizeof at->k / 2);
-  memcpy(at->v, at->v + kChunk, sizeof at->v / 2);
+  memcpy(at->at, at->at + 2 * kChunk, sizeof at->at / 2);
   memcpy(at->scale, at->scale + kChunk, sizeof at->scale / 2);
 }
-
-// The chunk as one kv head and one set of seen keys have it.
-struct view {
-  const char* const* k;  // of kv head 0, as `located` has them
-  const char* const* v;
-  marks keys;
-  const char* own_k[2 * kChunk];  // where not every key is seen
-  const char* own_v[2 * kChunk];
-};
 
 inline int64_t k_offset(const call& c, int64_t head) { return head * c.args->k_head * bytes_of(c.problem->kv_type); }
 inline int64_t v_offset(const call& c, int64_t head) { return head * c.args->v_head * bytes_of(c.problem->kv_type); }
 
 inline void look(const call& c, const located& at, int64_t head, uint64_t seen, view* out) {
-  out->k = at.k, out->v = at.v;
+  out->at = at.at;
   if (seen != ~uint64_t{0}) {
+    memcpy(out->own, at.at, sizeof out->own);
     const char *const no_k = moved(kNothing, -k_offset(c, head)), *const no_v = moved(kNothing, -v_offset(c, head));
-    for (int64_t i = 0; i < 2 * kChunk; i++) {
-      const bool there = i >= kChunk || (seen >> i & 1);
-      out->own_k[i] = there ? at.k[i] : no_k;
-      out->own_v[i] = there ? at.v[i] : no_v;
-    }
-    out->k = out->own_k, out->v = out->own_v;
+    for (int64_t i = 0; i < kChunk; i++)
+      if (!(seen >> i & 1)) out->own[i] = no_k, out->own[kChunk + i] = no_v;
+    out->at = out->own;
   }
   if (!(c.problem->flags & KN_ATTN_SCALES)) return;
   const int64_t offset = head * c.args->scale_head;
@@ -199,10 +187,6 @@ inline KN_INLINE void with_width(int64_t width, F f) {
   f.template operator()<0>();
 }
 
-inline path path_of(const attending& t, int64_t head_bytes, int64_t head_stride, int64_t token_stride, bool few) {
-  return {head_stride < token_stride, few, t.head0, t.heads, head_stride, larger(kAhead * kRuns / head_bytes, kRuns)};
-}
-
 // The keys of one chunk for a run of rows.
 template <class Engine>
 void attend_chunk(const call& c, const attending& t, const work& w) {
@@ -224,13 +208,29 @@ void attend_chunk(const call& c, const attending& t, const work& w) {
     return row < packed ? round_up(row - part, Engine::kPacked) : row;
   };
   const int64_t first = whole(t.first, Engine::kPacked - 1), end = whole(t.first + t.count, 0);
-  const path keys = path_of(t, k_bytes, a.k_head * bytes, a.k_token * bytes, p.kv_heads * k_bytes >= kLongToken);
+  using key_steps = typename Engine::key_steps;
+  using value_steps = typename Engine::value_steps;
+  const bool many_sums = t.heads * t.count * c.out_row * 4 > kManySums;
+  const bool few_keys = p.kv_heads * k_bytes >= kLongToken;
+  const bool few_values = p.kv_heads * v_bytes >= kLongToken && (value_steps::kSame || !many_sums);
+  const bool across = stay<key_steps>(end - first, few_keys) == stay<value_steps>(t.count, few_values);
+  const auto path_of = [&](int64_t head_bytes, int64_t head, int64_t token, int64_t other_head, bool few) {
+    return path{.heads_inside = head < token,
+                .few = few,
+                .head0 = t.head0,
+                .heads = t.heads,
+                .stride = head * bytes,
+                .later = (across ? other_head : head) * bytes,
+                .past = across ? 0 : kChunk,
+                .ahead = larger(kAhead * kRuns / head_bytes, kRuns)};
+  };
+  const path keys = path_of(k_bytes, a.k_head, a.k_token, a.v_head, few_keys);
   with_width<Engine>(p.head_dim, [&]<int D>() {
-    walk<typename Engine::key_steps>(
+    walk<key_steps>(
         keys, end - first,
         [&](int64_t head, int64_t row, int64_t slot, int64_t slots) KN_INLINE {
           multiplication m = rows_at(head, first + row, slot);
-          keys.aim(&m, slots, head, [&](int64_t h) { return t.keys[h].k; });
+          keys.aim(&m, slots, head, [&](int64_t h) { return t.keys[h].at; });
           return m;
         },
         [&]<int R, int T, fetching F>(const multiplication& m) KN_INLINE { Engine::template scores<R, T, F, D>(m); });
@@ -238,17 +238,14 @@ void attend_chunk(const call& c, const attending& t, const work& w) {
   // Late, what was fetched of a head's values arrives meanwhile; in f32 it was slower.
   constexpr bool kLate = Engine::kBytes < 4;
   for (int64_t h = 0; h < (kLate ? 0 : t.heads); h++) soften<Engine>(c, t, h, w);
-  using value_steps = typename Engine::value_steps;
-  const bool many_sums = t.heads * t.count * c.out_row * 4 > kManySums;
-  const path values = path_of(t, v_bytes, a.v_head * bytes, a.v_token * bytes,
-                              p.kv_heads * v_bytes >= kLongToken && (value_steps::kSame || !many_sums));
+  const path values = path_of(v_bytes, a.v_head, a.v_token, a.k_head, few_values);
   with_width<Engine>(p.v_head_dim, [&]<int D>() {
     walk<value_steps>(
         values, t.count,
         [&](int64_t head, int64_t row, int64_t slot, int64_t slots) KN_INLINE {
           if (kLate && slot == 0 && row == 0) soften<Engine>(c, t, head, w);
           multiplication m = rows_at(head, t.first + row, slot);
-          values.aim(&m, slots, head, [&](int64_t h) { return t.keys[h].v; });
+          values.aim(&m, slots, head, [&](int64_t h) { return t.keys[h].at + kChunk; });
           return m;
         },
         [&]<int R, int T, fetching F>(const multiplication& m)
@@ -262,7 +259,7 @@ void attend(const call& c, const sequence& s, const rows_of& rows, int64_t head0
             int64_t to, bool fixed, const work& w) {
   const kn_decode_attention_problem& p = *c.problem;
   located keys_at;
-  view keys[kMostHeads];
+  view* const keys = w.keys;
   attending t{&s, &rows, head0, heads, 0, 0, fixed, 0, keys};
   locate(c, s, from / kChunk * kChunk, to, &keys_at);
   for (int64_t chunk = from / kChunk * kChunk; chunk < to; chunk += kChunk) {

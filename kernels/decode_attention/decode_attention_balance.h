@@ -77,6 +77,7 @@ inline void share(call& c, int32_t threads) {
   // Fewer heads at a time where one task is more than a worker's share; no bit depends on it.
   while (c.heads > 1 && longest * c.heads * c.workers > total) c.heads = (c.heads + 1) / 2;
   c.head_blocks = (p.kv_heads + c.heads - 1) / c.heads;
+  c.heads = (p.kv_heads + c.head_blocks - 1) / c.head_blocks;
 }
 
 // Sequences whose tasks cost most first, within a factor of 2, which is enough for the last task to be a short one.

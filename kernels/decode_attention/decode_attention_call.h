@@ -6,8 +6,8 @@
 namespace kn::decode_attention {
 namespace {
 
-constexpr int64_t kRows = 32;      // rows (new token, query head of a kv head) that are attended together
-constexpr int64_t kMostHeads = 8;  // kv heads that a task walks together
+constexpr int64_t kRows = 32;       // rows (new token, query head of a kv head) that are attended together
+constexpr int64_t kMostHeads = 64;  // kv heads that a task walks together
 constexpr float kLog2e = 1.44269504f;
 
 struct call {
@@ -35,6 +35,19 @@ struct call {
   int64_t scratch_bytes;
 };
 
+// What the keys of a chunk have beside their values.
+struct marks {
+  alignas(64) float k_scale[kChunk], v_scale[kChunk];
+  alignas(64) int32_t position[kChunk];
+};
+
+// The chunk as one kv head and one set of seen keys have it.
+struct view {
+  const char* const* at;  // of kv head 0, as `located` has them
+  marks keys;
+  const char* own[4 * kChunk];  // where not every key is seen
+};
+
 // What a worker attends with: `heads` times `rows` rows.
 struct work {
   char* q;           // [heads, rows, q_row]
@@ -43,6 +56,7 @@ struct work {
   float* rounded;    // [heads, rows, 16]: the same of weights as the engine multiplies them
   float* reference;  // [heads, rows]: what is subtracted from the exponent of 2
   float* scores;     // [heads, rows, kChunk]
+  view* keys;        // [heads]
 };
 
 inline bool by_norms(const kn_decode_attention_problem& p, kn_softmax softmax) {
@@ -65,6 +79,7 @@ inline int64_t lay_out(const call& c, char* at, work* w) {
   w->rounded = reinterpret_cast<float*>(take(n * 64));
   w->reference = reinterpret_cast<float*>(take(n * 4));
   w->scores = reinterpret_cast<float*>(take(n * kChunk * 4));
+  w->keys = reinterpret_cast<view*>(take(c.heads * static_cast<int64_t>(sizeof(view))));
   return at - begin;
 }
 

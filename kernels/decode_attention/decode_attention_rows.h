@@ -13,7 +13,7 @@ namespace {
 inline constexpr kn_param params[] = {
     {"softmax", 4, {KN_SOFTMAX_LAZY, KN_SOFTMAX_SYNC, KN_SOFTMAX_UNIFIED, KN_SOFTMAX_BOUNDED}},
     {"split", 8, {2048, 512, 1024, 4096, 8192, 16384, 65536, 1 << 28}},
-    {"heads", 4, {8, 1, 2, 4}}};
+    {"heads", 4, {kMostHeads, 1, 2, 4}}};
 inline constexpr int kParams = 3;
 
 template <class Engine>
@@ -22,11 +22,11 @@ call call_of(const kn_decode_attention_problem& p, const kn_launch& launch) {
   c.problem = &p;
   c.softmax = static_cast<kn_softmax>(param(params, &launch, 0));
   c.split = param(params, &launch, 1);
-  c.heads = smaller(param(params, &launch, 2), p.kv_heads);
   c.group = p.q_heads / p.kv_heads;
   c.rows = smaller(kRows, p.q_len * c.group);
   c.q_row = Engine::q_bytes(p.head_dim);
   c.out_row = Engine::out_row(p);
+  c.heads = smaller(smaller(param(params, &launch, 2), p.kv_heads), larger(8, kManySums / (c.rows * c.out_row * 4)));
   work w;
   c.scratch_bytes = lay_out(c, nullptr, &w);
   return c;

@@ -42,12 +42,6 @@ inline __m512 tanh(__m512 y) {
   return _mm512_or_ps(t, _mm512_and_ps(y, sign));
 }
 
-// What the keys of a chunk have beside their values.
-struct marks {
-  alignas(64) float k_scale[kChunk], v_scale[kChunk];
-  alignas(64) int32_t position[kChunk];
-};
-
 // Scores to exponents, where there is more to it than a factor. `position` and `slope2` are of the row.
 inline void rescore(const call& c, const marks& keys, int64_t position, float slope2, float* s) {
   const int32_t flags = c.problem->flags;

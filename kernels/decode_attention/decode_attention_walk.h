@@ -107,18 +107,29 @@ struct steps {
 };
 
 constexpr int64_t kLongToken = 2048;  // bytes of all its heads
-constexpr int64_t kManySums = 24576;  // bytes: beside them, L1 holds no more than a step
+constexpr int64_t kManySums = 32768;  // bytes: beside more, L1 holds no more than a step
+
+// Slots for which the first steps stay with a head.
+template <class Steps>
+inline int64_t stay(int64_t rows, bool few) {
+  int most = Steps::kMost;
+  while (most > rows) most /= 2;
+  if (rows / most > 1) return rows / most * most < 16 ? Steps::together(most) : kTogether;
+  return few ? Steps::few(most) : Steps::many(most);
+}
 
 // Steps over a chunk's keys, or over its values, and what they fetch: what steps read later that are some 2 KB of a run
-// on, in the order in which they follow one another.
+// on, in the order in which they follow one another. Where the order is the same for both, they go on from keys to
+// values and from those to the next keys, else to the next chunk's of the same kind.
 constexpr int64_t kAhead = 2048;
 
 struct path {
-  bool heads_inside;     // tokens hold their heads, rather than heads their tokens
-  bool few;              // see steps
-  int64_t head0, heads;  // of the task
-  int64_t stride;        // bytes from head to head
-  int64_t ahead;         // kAhead bytes of every run, in heads' parts of tokens
+  bool heads_inside;      // tokens hold their heads, rather than heads their tokens
+  bool few;               // see steps
+  int64_t head0, heads;   // of the task
+  int64_t stride, later;  // bytes from head to head, and in what is fetched after the chunk's;
+  int64_t past;           // places between the two
+  int64_t ahead;          // kAhead bytes of every run, in heads' parts of tokens
 
   // addresses(head): by slots, of which m takes some from m.slot on.
   template <class Addresses>
@@ -136,6 +147,7 @@ struct path {
         head = 0;
     }
     m->ahead = addresses(head) + next, m->ahead_offset = (head0 + head) * stride;
+    if (next >= kChunk) m->ahead += past, m->ahead_offset = (head0 + head) * later;
   }
 };
 
