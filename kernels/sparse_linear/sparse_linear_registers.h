@@ -35,11 +35,17 @@ constexpr int kRows[] = {16, 8, 6};
 // with this even one. Twice as many were slower for 4 rows at density 0.5.
 constexpr int64_t kBitsAhead = 256;
 
+// So few rows wait for loads: one across two lines takes a cycle, and others beside it nearly as much (see
+// perf/floors/sparse_linear.cpp). Their bits come from the masks, and `ahead` stays in registers. More rows need the
+// ports of those moves for products and the registers for x, as what is decoded does.
+constexpr int kFewRows = 3;
+
 template <class Dot, class Expand, class Decode, int R, int P, class X>
 void tile(const sparse_multiplication<X>& t) {
   using v = typename Dot::v;
   using word = typename Expand::word;
   constexpr int kParts = Decode::kParts;
+  constexpr bool kFew = R <= kFewRows && kParts == 1;
   // An expansion waits for the one before it in its register unless that was cleared. Where a register sees one per
   // vdpbf16ps of each accumulator, those take longer.
   constexpr auto zeros = [] { return Expand::kOperands > kParts ? _mm512_setzero_si512() : cleared(); };
@@ -54,6 +60,7 @@ void tile(const sparse_multiplication<X>& t) {
 #pragma GCC unroll 4
   for (int p = 0; p < P; p++) values[p] = t.values[p], bits[p] = t.bits[p];
   const char* x = reinterpret_cast<const char*>(t.x);
+  const bool two_lines = Expand::kOperands > 1 && t.two_lines;
   for (int64_t s = 0; s < steps / Expand::kOperands; s++) {
     if (s % (64 / static_cast<int64_t>(sizeof(word))) == 0)
 #pragma GCC unroll 4
@@ -64,10 +71,11 @@ void tile(const sparse_multiplication<X>& t) {
 #pragma GCC unroll 4
     for (int p = 0; p < P; p++) {
       const char* at = bits[p] + s * static_cast<int64_t>(sizeof(word));
-      w[p] = word_at<word>(at), m[p] = Expand::mask(at);
+      m[p] = Expand::mask(at), w[p] = kFew ? static_cast<word>(m[p]) : word_at<word>(at);
     }
-    // Read anew in every turn, or the compiler would keep them in registers that it then lacks.
-    const volatile sparse_multiplication<X>& again = t;
+    // Volatile: read anew in every turn, or the compiler would keep them in registers that it then lacks.
+    using all = sparse_multiplication<X>;
+    const std::conditional_t<kFew, all, volatile all>& again = t;
     each<Expand::kOperands>([&](auto o) __attribute__((always_inline)) {
       v b[P][kParts];
 #pragma GCC unroll 4
@@ -88,7 +96,7 @@ void tile(const sparse_multiplication<X>& t) {
         }
       x += Dot::kXBytes * kParts;
     });
-    if (Expand::kOperands > 1 && again.two_lines)
+    if (two_lines)
 #pragma GCC unroll 4
       for (int p = 0; p < P; p++) _mm_prefetch(values[p] + again.ahead[p] + 64, _MM_HINT_T0);
   }
