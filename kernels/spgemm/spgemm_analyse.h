@@ -1,6 +1,8 @@
 // The phase ANALYSE: offsets ascend, columns are in range, and how many products every row has. Passes over rows and
 // entries in parallel, since each of them only reads.
 #pragma once
+#include <immintrin.h>
+
 #include <atomic>
 
 #include "spgemm_rows.h"
@@ -26,48 +28,54 @@ inline void offsets_task(void* context, int64_t task, int32_t) {
   if (!ascending) w.sound.store(false, std::memory_order_relaxed);
 }
 
+// As unsigned numbers the negative ones are too large as well.
+template <class U>
+bool inside(const void* columns, int64_t from, int64_t to, int64_t end) {
+  const U* c = static_cast<const U*>(columns);
+  U most = 0;
+  for (int64_t j = from; j < to; j++) most = c[j] > most ? c[j] : most;
+  return from >= to || most < static_cast<U>(end);
+}
+
 inline void columns_task(void* context, int64_t task, int32_t) {
   analysis& w = *static_cast<analysis*>(context);
   const int64_t begin = task * kBlock, end = smaller((task + 1) * kBlock, w.x->offsets[w.rows]);
-  bool outside = false;
-  // As unsigned numbers the negative ones are too large as well.
-  if (w.p.index_bytes == 4) {
-    const auto* c = static_cast<const uint32_t*>(w.x->columns);
-    for (int64_t j = begin; j < end; j++) outside |= c[j] >= static_cast<uint32_t>(w.columns);
-  } else {
-    const auto* c = static_cast<const uint64_t*>(w.x->columns);
-    for (int64_t j = begin; j < end; j++) outside |= c[j] >= static_cast<uint64_t>(w.columns);
-  }
-  if (outside) w.sound.store(false, std::memory_order_relaxed);
+  const bool all = w.p.index_bytes == 4 ? inside<uint32_t>(w.x->columns, begin, end, w.columns)
+                                        : inside<uint64_t>(w.x->columns, begin, end, w.columns);
+  if (!all) w.sound.store(false, std::memory_order_relaxed);
 }
 
+// Products of the rows of a task up to the end of each. Rows are short and of any length: entries are added up without
+// regard to rows, a piece of them at a time, and a row looks up the sum where it ends, so that no branch is on lengths.
 template <class I>
-int64_t products_of(const kn_csr& a, const int64_t* offsets, int64_t from, int64_t to) {
-  const I* c = static_cast<const I*>(a.columns);
-  int64_t products = 0;
-  for (int64_t j = from; j < to; j++) products += offsets[c[j] + 1] - offsets[c[j]];
-  return products;
-}
-
-// Of entries [from, to) of A.
-inline int64_t products_of(const analysis& w, int64_t from, int64_t to) {
-  return w.p.index_bytes == 4 ? products_of<int32_t>(w.a.a, w.a.b.offsets, from, to)
-                              : products_of<int64_t>(w.a.a, w.a.b.offsets, from, to);
+void add_products(const analysis& w, int64_t first, int64_t last) {
+  constexpr int64_t kPiece = 256;  // a row of B has up to 2^40 entries: no sum of so many passes 2^61
+  const kn_spgemm_args& a = w.a;
+  const I* c = static_cast<const I*>(a.a.columns);
+  const int64_t *ends = a.a.offsets, *offsets = a.b.offsets;
+  const int64_t* addends = w.p.flags & KN_SPGEMM_ACCUMULATE ? a.d.offsets : nullptr;
+  int64_t* const products = a.products;
+  __m128i sums[kPiece + 1];  // of where rows of B begin, and of where they end
+  int64_t before = 0, i = first;
+  for (int64_t j = ends[first]; i < last;) {
+    const int64_t count = smaller(kPiece, ends[last] - j);
+    sums[0] = _mm_setzero_si128();
+#pragma GCC unroll 4
+    for (int64_t n = 0; n < count; n++)
+      sums[n + 1] =
+          _mm_add_epi64(sums[n], _mm_loadu_si128(reinterpret_cast<const __m128i*>(offsets + c[j + n])));
+    const auto sum = [&](int64_t n) { return before + sums[n][1] - sums[n][0]; };
+    for (; i < last && ends[i + 1] <= j + count; i++)
+      products[i + 1] = sum(ends[i + 1] - j) + (addends ? addends[i + 1] - addends[first] : 0);
+    before = smaller(sum(count), kMostProducts + 1);
+    j += count;
+  }
 }
 
 inline void products_task(void* context, int64_t task, int32_t) {
-  analysis& w = *static_cast<analysis*>(context);
-  const kn_spgemm_args& a = w.a;
-  const int64_t end = smaller((task + 1) * kBlock, w.p.m);
-  for (int64_t i = task * kBlock; i < end; i++) {
-    int64_t products = w.p.flags & KN_SPGEMM_ACCUMULATE ? a.d.offsets[i + 1] - a.d.offsets[i] : 0;
-    // Rows of B have up to 2^40 entries: no sum of so many of them passes 2^61.
-    for (int64_t j = a.a.offsets[i], end; j < a.a.offsets[i + 1]; j = end) {
-      end = smaller(a.a.offsets[i + 1], j + (1 << 20));
-      products = smaller(products + products_of(w, j, end), kMostProducts + 1);
-    }
-    a.products[i + 1] = products;
-  }
+  const analysis& w = *static_cast<const analysis*>(context);
+  const int64_t first = task * kBlock, last = smaller(first + kBlock, w.p.m);
+  return w.p.index_bytes == 4 ? add_products<int32_t>(w, first, last) : add_products<int64_t>(w, first, last);
 }
 
 inline bool sound(analysis& w, int32_t threads, const kn_csr& x, int64_t rows, int64_t columns, bool of_columns) {
@@ -104,11 +112,14 @@ inline int32_t analyse(const kn_spgemm_problem& p, const kn_spgemm_args& a, int3
   kn_parallel(threads, (p.m + kBlock - 1) / kBlock, products_task, &w);
   int64_t most = 0;
   a.products[0] = 0;
+  for (int64_t first = 0; first < p.m; first += kBlock) {
+    const int64_t last = smaller(first + kBlock, p.m), before = a.products[first];
+    for (int64_t i = first; i < last; i++) a.products[i + 1] += before;
+    if (a.products[last] > kMostProducts) return kn_fail(KN_INVALID, "products: requires products[m] <= 2^60");
+  }
   for (int64_t i = 0; i < p.m; i++) {
-    most = larger(most, a.products[i + 1]);
+    most = larger(most, a.products[i + 1] - a.products[i]);
     if (p.flags & KN_SPGEMM_MASK) most = larger(most, a.mask.offsets[i + 1] - a.mask.offsets[i]);
-    a.products[i + 1] += a.products[i];
-    if (a.products[i + 1] > kMostProducts) return kn_fail(KN_INVALID, "products: requires products[m] <= 2^60");
   }
   *a.most = most;
   return KN_OK;

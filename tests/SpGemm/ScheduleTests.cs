@@ -54,7 +54,7 @@ public sealed class ScheduleTests
         using SpGemmPlan<double> free = SpGemmPlan<double>.Create(a, a, On(row));
         using CsrMatrix<double> c = free.Product();
         Assert.That(free.Schedule(c));
-        long bytes = free.ScheduleBytes, all = free.Choice.WorkspaceBytes + c.NonZeros * 12 + (a.Rows + 1) * 8 + 64 + bytes;
+        long bytes = free.ScheduleBytes, all = free.Choice.WorkspaceBytes + c.NonZeros * 12 + (a.Rows + 2) * 8 + bytes;
         foreach ((SpGemmOptions options, bool fits) in new[]
                  {
                      (On(row) with { ScheduleLimit = bytes }, true), (On(row) with { ScheduleLimit = bytes - 1 }, false), (On(row) with { ScheduleLimit = 0 }, false),

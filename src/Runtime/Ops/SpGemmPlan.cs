@@ -33,17 +33,17 @@ public sealed unsafe partial class SpGemmPlan<T> : IDisposable where T : unmanag
     private SpGemmPlan(CsrMatrix<T> a, CsrMatrix<T> b, SpGemmOptions options, CsrStructure? mask, CsrMatrix<T>? addend, Device device, Row? user)
     {
         (_a, _b, _options, _mask, _addend, _device) = (a, b, options, mask, addend, device);
-        _products = PooledMemory.Rent((a.Rows + 1) * sizeof(long), "plan", device);
-        _products.Touch((a.Rows + 1) * sizeof(long));
+        // A word more for the longest row.
+        _products = PooledMemory.Rent((a.Rows + 2) * sizeof(long), "plan", device);
+        _products.Touch((a.Rows + 2) * sizeof(long));
         try
         {
             KnSpgemmProblem problem = Describe(user is not null);
-            using PooledMemory most = PooledMemory.Rent(sizeof(long), "plan", device);
             KnSpgemmArgs args = Args(KnSpgemmPhase.Analyse, 0, a.Rows);
-            args.Most = (long*)most.At;
-            Row first = user ?? SpGemmSelection.Choose(device, options with { Row = null, Dataflow = null, MemoryBudget = 0 }, problem).Row;
+            args.Most = args.Products + a.Rows + 1;
+            Row first = user ?? SpGemmSelection.First(device, options.Threads, problem);
             Call(first, problem, first.DefaultLaunch(options.Threads), args);
-            (problem.Products, problem.Most) = (_products[a.Rows], most[0]);
+            (problem.Products, problem.Most) = (_products[a.Rows], _products[a.Rows + 1]);
             _problem = problem;
             bool tuned = problem.Products >= SpGemmSelection.LeastTuned && (options.Row ?? options.Dataflow?.Row) is null;
             (_row, _launch, Choice) = user is null ? SpGemmSelection.Choose(device, options, problem, tuned ? Sample() : null)
@@ -212,8 +212,8 @@ public sealed unsafe partial class SpGemmPlan<T> : IDisposable where T : unmanag
 
     private int EntryBytes => _a.IndexBytes + ValueBytes;
 
-    // What the word that says how far a call came takes.
-    private const int ReachedBytes = 64;
+    /// <summary>Offsets of so many rows of C, and a word more that says how far a call came.</summary>
+    private static long OffsetBytes(long rows) => Math.Max((rows + 2) * sizeof(long), PooledMemory.Least);
 
     /// <summary>C. Where memory is only reserved until it is written, in one pass; else, and under a budget, sizes first.</summary>
     /// <exception cref="KernelsException">C does not fit the budget, or memory is not to be had.</exception>
@@ -249,7 +249,7 @@ public sealed unsafe partial class SpGemmPlan<T> : IDisposable where T : unmanag
     }
 
     /// <summary>Bytes of scratch and all of C with so many entries.</summary>
-    private long Need(long entries) => Choice.WorkspaceBytes + entries * EntryBytes + (_a.Rows + 1) * sizeof(long) + ReachedBytes;
+    private long Need(long entries) => Choice.WorkspaceBytes + entries * EntryBytes + OffsetBytes(_a.Rows);
 
     private void RequireBudget(long need)
     {
@@ -259,7 +259,7 @@ public sealed unsafe partial class SpGemmPlan<T> : IDisposable where T : unmanag
 
     private PooledMemory Offsets(long rows)
     {
-        PooledMemory offsets = PooledMemory.Rent((rows + 1) * sizeof(long), "c", _device);
+        PooledMemory offsets = PooledMemory.Rent(OffsetBytes(rows), "c", _device);
         offsets[0] = 0;
         return offsets;
     }
@@ -268,15 +268,14 @@ public sealed unsafe partial class SpGemmPlan<T> : IDisposable where T : unmanag
     {
         PooledMemory offsets = Offsets(to - from), columns = PooledMemory.Rent(capacity * _a.IndexBytes, "c", _device);
         PooledMemory? values = !SpGemmRules.HasValues(problem) ? null : PooledMemory.Rent(capacity * sizeof(T), "c", _device);
-        using PooledMemory reached = PooledMemory.Rent(sizeof(long), "c", _device);
         KnSpgemmArgs args = Args(KnSpgemmPhase.Product, from, to);
         args.COffsets = (long*)offsets.At;
         args.CColumns = columns.At;
         args.CValues = values is null ? null : values.At;
         args.CCapacity = capacity;
-        args.RowsDone = (long*)reached.At;
+        args.RowsDone = args.COffsets + (to - from + 1);
         Call(_row, problem, _launch, args);
-        done = reached[0];
+        done = offsets[to - from + 1];
         return new CsrMatrix<T>(done - from, _b.Columns, offsets[done - from], _a.IndexBits, _options.Sorted, offsets, columns, values) { Origin = _origin };
     }
 
@@ -302,8 +301,8 @@ public sealed unsafe partial class SpGemmPlan<T> : IDisposable where T : unmanag
     private CsrMatrix<T> Piece(long from, out long done)
     {
         // A row of the offsets is 8 bytes; half of what scratch leaves is for them at most.
-        long left = _options.MemoryBudget - Choice.WorkspaceBytes - ReachedBytes, rows = Math.Min(_a.Rows - from, Math.Max(left / 16, 1));
-        long capacity = (left - (rows + 1) * sizeof(long)) / EntryBytes;
+        long left = _options.MemoryBudget - Choice.WorkspaceBytes, rows = Math.Min(_a.Rows - from, Math.Max(left / 16, 1));
+        long capacity = (left - OffsetBytes(rows)) / EntryBytes;
         CsrMatrix<T>? piece = capacity > 0 ? Compute(_problem, from, from + rows, Math.Min(capacity, _products[from + rows] - _products[from]), out done) : null;
         if (piece is { Rows: > 0 })
         {

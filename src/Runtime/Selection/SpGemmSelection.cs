@@ -19,9 +19,15 @@ internal static unsafe class SpGemmSelection
         if ((options.Dataflow?.Row ?? options.Row) is { } name) return Forced(device, options, problem, name);
         if (sample is not null && new SpGemmThresholds(device, options.Threads, problem, sample).Stored(options.Store ?? TuningStore.In(options.TuningDirectory)) is { } stored)
             return Make(stored.Row, device, options, problem, ChoiceSource.Tuned, $"{stored.Reason}, for {sample.Class}", stored.Launch);
+        return Make(First(device, options.Threads, problem), device, options, problem, ChoiceSource.Modelled, Reason(problem));
+    }
+
+    /// <summary>The best row that takes the product with its default thresholds.</summary>
+    internal static Row First(Device device, int threads, KnSpgemmProblem problem)
+    {
         foreach (Row row in device.Table.Of(KnOp.SpGemm))
-            if (device.Table.Runs(row, out _) && row.Accepts(&problem, row.DefaultLaunch(options.Threads), out _))
-                return Make(row, device, options, problem, ChoiceSource.Modelled, Reason(problem));
+            if (device.Table.Runs(row, out _) && row.Accepts(&problem, row.DefaultLaunch(threads)))
+                return row;
         throw new KernelsException(Status.Unsupported, device.ToString(), $"takes no such product: {Refusals(device, problem)}");
     }
 

@@ -10,6 +10,9 @@ namespace Kernels;
 /// </summary>
 internal sealed unsafe class PooledMemory : SafeHandle
 {
+    /// <summary>Bytes of the smallest block.</summary>
+    public const long Least = 64;
+
     private const long PooledFrom = 64 << 10, HugeFrom = 4 << 20, HugePage = 2 << 20;
     private static readonly Lock s_gate = new();
     private static readonly List<(nint At, long Bytes, long Used)> s_idle = [];
@@ -63,7 +66,7 @@ internal sealed unsafe class PooledMemory : SafeHandle
     /// <summary>Memory on a device; of the host when null.</summary>
     public static PooledMemory Rent(long bytes, string what, Device? device = null)
     {
-        long asked = bytes = Math.Max(bytes, 64);
+        long asked = bytes = Math.Max(bytes, Least);
         if (device?.Gpu is { } gpu) return new PooledMemory(gpu.Allocate(bytes), bytes, 0, asked, device);
         if (bytes >= PooledFrom)
         {
