@@ -62,8 +62,7 @@ void add_products(const analysis& w, int64_t first, int64_t last) {
     sums[0] = _mm_setzero_si128();
 #pragma GCC unroll 4
     for (int64_t n = 0; n < count; n++)
-      sums[n + 1] =
-          _mm_add_epi64(sums[n], _mm_loadu_si128(reinterpret_cast<const __m128i*>(offsets + c[j + n])));
+      sums[n + 1] = _mm_add_epi64(sums[n], _mm_loadu_si128(reinterpret_cast<const __m128i*>(offsets + c[j + n])));
     const auto sum = [&](int64_t n) { return before + sums[n][1] - sums[n][0]; };
     for (; i < last && ends[i + 1] <= j + count; i++)
       products[i + 1] = sum(ends[i + 1] - j) + (addends ? addends[i + 1] - addends[first] : 0);
