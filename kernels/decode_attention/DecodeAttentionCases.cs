@@ -90,6 +90,7 @@ internal static unsafe class DecodeAttentionCases
         foreach (DecodeAttentionCase part in Parts(turn)) yield return part;
         foreach (DecodeAttentionCase hostile in Hostile(turn)) yield return hostile;
         foreach (DecodeAttentionCase small in Small(turn + 1000)) yield return small;
+        foreach (DecodeAttentionCase many in ManyHeads(turn + 2000)) yield return many;
     }
 
     /// <summary>Every kind, the masks and the hostile logits once more, in problems so small that a simulated device checks every access of them.</summary>
@@ -144,6 +145,17 @@ internal static unsafe class DecodeAttentionCases
             yield return Problem(kind, 4, qLen, 6, 2, 64, 64, 150, 16, window, softcap, flags);
             yield return Problem(kind, 3, qLen, 5, 1, 24, 72, 90, 0, window, softcap, flags);
         }
+    }
+
+    /// <summary>As many kv heads as a task may walk together, more of them and fewer, with every key seen and not.</summary>
+    private static IEnumerable<DecodeAttentionCase> ManyHeads(ulong seed)
+    {
+        const KnAttentionFlags Fixed = KnAttentionFlags.Phi | KnAttentionFlags.Norms;
+        foreach (Kind kind in MainKinds)
+            foreach ((int qHeads, int kvHeads, int headDim, int qLen, int window, KnAttentionFlags flags) in ((int, int, int, int, int, KnAttentionFlags)[])
+                [(33, 33, 128, 1, 0, Fixed), (64, 64, 64, 1, 0, Fixed | KnAttentionFlags.Sinks), (80, 80, 32, 3, 40, Fixed | KnAttentionFlags.Tree), (130, 65, 16, 2, 0, Fixed | KnAttentionFlags.Alibi)])
+                foreach (bool headMajor in (bool[])[false, true])
+                    yield return new(Problem(kind, 3, qLen, qHeads, kvHeads, headDim, headDim, 150, 16, window, 0, flags), new DecodeAttentionData(seed++) { HeadMajor = headMajor });
     }
 
     /// <summary>One long sequence behind short ones: cut by cost, or as the launch says.</summary>
