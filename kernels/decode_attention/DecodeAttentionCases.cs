@@ -87,6 +87,7 @@ internal static unsafe class DecodeAttentionCases
             turn++;
         }
         foreach (DecodeAttentionCase ragged in Ragged(turn)) yield return ragged;
+        foreach (DecodeAttentionCase fewer in Fewer(turn)) yield return fewer;
         foreach (DecodeAttentionCase part in Parts(turn)) yield return part;
         foreach (DecodeAttentionCase hostile in Hostile(turn)) yield return hostile;
         foreach (DecodeAttentionCase small in Small(turn + 1000)) yield return small;
@@ -166,6 +167,15 @@ internal static unsafe class DecodeAttentionCases
             foreach ((int window, KnAttentionFlags flags) in ((int, KnAttentionFlags)[])[(0, Fixed), (1700, KnAttentionFlags.Phi), (0, Fixed | KnAttentionFlags.Invariant)])
                 yield return new(Problem(kind, 6, 2, 4, 2, 64, 64, 2500, 16, window, 0, flags),
                     new DecodeAttentionData(seed++) { KvLens = [70, 0, 300, 1, 2500, 64], QLens = [2, 1, 1, 2, 2, 0] });
+    }
+
+    /// <summary>As many new tokens for each sequence without a q_start, but fewer than the problem has at most.</summary>
+    private static IEnumerable<DecodeAttentionCase> Fewer(ulong seed)
+    {
+        foreach (Kind kind in MainKinds)
+            foreach ((int qLen, KnAttentionFlags flags) in ((int, KnAttentionFlags)[])[(1, KnAttentionFlags.Phi | KnAttentionFlags.Norms), (3, KnAttentionFlags.Tree), (0, 0)])
+                yield return new(Problem(kind, 3, 4, 8, 2, 64, 64, 150, 16, 0, 0, flags),
+                    new DecodeAttentionData(seed++) { KvLens = [150, 20, 0], QLens = [qLen, qLen, qLen], NoStarts = true });
     }
 
     /// <summary>The first keys of sequences whose other tokens lie elsewhere: none, some or all of the new ones among those here.</summary>

@@ -90,15 +90,15 @@ internal abstract unsafe class DecodeAttentionGpu : GpuRow
         ref readonly KnDecodeAttentionArgs a = ref *(KnDecodeAttentionArgs*)args;
         if (!DecodeAttentionRules.CheckOnDevice(p, a, Workspace(problem, launch), out string? argument, out string? rule))
             throw new KernelsException(Status.Invalid, argument, $"requires {rule}");
-        if (a.Batch == 0) return;
         KnDecodeAttentionGpu k = Argument(p, a);
+        if (a.Batch * k.QLen == 0) return;
         k.Softmax = (int)SoftmaxOf(launch);
         k.Splits = SplitsOf(p, launch);
         k.SplitLen = SplitOf(launch);
         (GpuKernel kernel, int rows, int threads, int shared) = Choose(p, SoftmaxOf(launch));
         Attend(kernel, new GpuGrid(a.Batch * k.Splits, (int)Blocks(p, rows), 1, threads, SharedBytes: shared), stream, p, a, k);
-        if (Fixed(launch)) CheckOf(p).Launch(new GpuGrid(a.Batch * p.QLen, p.QHeads, 1, 4 * Gpu.Limits.WaveSize), stream, k);
-        else if (k.Splits > 1) _combine.Launch(new GpuGrid(a.Batch * p.QLen, p.QHeads, 1, CombineThreads), stream, k);
+        if (Fixed(launch)) CheckOf(p).Launch(new GpuGrid(a.Batch * k.QLen, p.QHeads, 1, 4 * Gpu.Limits.WaveSize), stream, k);
+        else if (k.Splits > 1) _combine.Launch(new GpuGrid(a.Batch * k.QLen, p.QHeads, 1, CombineThreads), stream, k);
     }
 
     /// <summary>Launches what goes over the keys.</summary>
@@ -141,7 +141,7 @@ internal abstract unsafe class DecodeAttentionGpu : GpuRow
         OutHead = a.OutHead,
         LseToken = a.LseToken,
         Batch = a.Batch,
-        QLen = p.QLen,
+        QLen = a.QStart == null ? a.QLen : p.QLen,
         QHeads = p.QHeads,
         KvHeads = p.KvHeads,
         HeadDim = p.HeadDim,

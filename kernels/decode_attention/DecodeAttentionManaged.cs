@@ -53,7 +53,7 @@ internal sealed unsafe class DecodeAttentionManaged : Row
         var a = (KnDecodeAttentionArgs*)args;
         if (!DecodeAttentionRules.Check(*p, *a, Workspace(problem, launch), out string? argument, out string? rule))
             return Fail(KnStatus.Invalid, argument, rule);
-        if (a->Batch == 0 || (a->QStart != null && a->QStart[a->Batch] == 0)) return KnStatus.Ok;
+        if (a->Batch == 0 || (a->QStart != null ? a->QStart[a->Batch] : a->QLen) == 0) return KnStatus.Ok;
         var plan = new DecodeAttentionManagedPlan(p, a, Softmax(launch), Split(launch), launch.Threads);
         // These are constants to the JIT, which compiles one branch.
         if (Vector512.IsHardwareAccelerated) Drive<Lanes512, Vector512<float>>(&plan);

@@ -127,7 +127,7 @@ internal unsafe struct DecodeAttentionManagedPlan
 
     private readonly DecodeAttentionSequence Sequence(int b)
     {
-        var s = new DecodeAttentionSequence { Tokens = DecodeAttentionRules.Tokens(*Problem, *Args, b, out long first), KvLen = Args->KvLens[b], FirstToken = first };
+        var s = new DecodeAttentionSequence { Tokens = DecodeAttentionRules.Tokens(*Args, b, out long first), KvLen = Args->KvLens[b], FirstToken = first };
         s.FirstNew = DecodeAttentionRules.FirstNew(*Args, b, s.Tokens);
         if (s.Tokens == 0 || s.KvLen == 0) return s;
         // Positions ascend with the token, but for trees, where none is below that of the root.

@@ -81,13 +81,14 @@ internal static unsafe class DecodeAttentionRules
             && Holds(a.Pages != null || p.PageSize == 0 || p.KvLen == 0, "pages", out argument, out rule)
             && Holds(a.PagesLd >= 0 && a.PagesLd <= LongestStride, "pages_ld", out argument, out rule)
             && Holds(a.PageCount >= (p.PageSize == 0 && p.KvLen > 0 ? a.Batch : 0), "page_count", out argument, out rule)
+            && Holds(a.QStart != null || (a.QLen >= 0 && a.QLen <= p.QLen), "q_len", out argument, out rule)
             && Holds(a.Scale > 0 && a.Scale < float.PositiveInfinity, "scale", out argument, out rule)
             && Holds(a.Alibi != null || (flags & KnAttentionFlags.Alibi) == 0, "alibi", out argument, out rule)
             && Holds(a.Sinks != null || (flags & KnAttentionFlags.Sinks) == 0, "sinks", out argument, out rule)
             && Holds(a.Phi != null || (flags & KnAttentionFlags.Phi) == 0, "phi", out argument, out rule)
             && Holds(a.Tree != null || (flags & KnAttentionFlags.Tree) == 0, "tree", out argument, out rule)
             && (p.KvLen == 0 || a.PageCount == 0 || CheckCache(p, a, out argument, out rule))
-            && CheckPointers(p, a, (long)a.Batch * p.QLen, workspace, out argument, out rule);
+            && CheckPointers(p, a, (long)a.Batch * (a.QStart == null ? a.QLen : p.QLen), workspace, out argument, out rule);
     }
 
     /// <summary>The rule of overlap for addresses of a GPU, with the workspace where the caller brings one.</summary>
@@ -95,10 +96,10 @@ internal static unsafe class DecodeAttentionRules
         [NotNullWhen(false)] out string? argument, [NotNullWhen(false)] out string? rule) => CheckOverlap(p, a, tokens, p.KvLen, workspace, out argument, out rule);
 
     /// <summary>Tokens of sequence b and the first of them.</summary>
-    public static int Tokens(in KnDecodeAttentionProblem p, in KnDecodeAttentionArgs a, int b, out long first)
+    public static int Tokens(in KnDecodeAttentionArgs a, int b, out long first)
     {
-        first = a.QStart == null ? (long)b * p.QLen : a.QStart[b];
-        return a.QStart == null ? p.QLen : a.QStart[b + 1] - a.QStart[b];
+        first = a.QStart == null ? (long)b * a.QLen : a.QStart[b];
+        return a.QStart == null ? a.QLen : a.QStart[b + 1] - a.QStart[b];
     }
 
     /// <summary>New tokens of every sequence where there is no qStart; 0 where there is one, which then is held to the tokens.</summary>
@@ -126,11 +127,12 @@ internal static unsafe class DecodeAttentionRules
     {
         (tokens, longest) = (0, 0);
         if (!Holds(a.KvLens != null, "kv_lens", out argument, out rule)
-            || !Holds(a.QStart == null || a.QStart[0] == 0, "q_start", out argument, out rule))
+            || !Holds(a.QStart == null || a.QStart[0] == 0, "q_start", out argument, out rule)
+            || !Holds(a.QStart != null || (a.QLen >= 0 && a.QLen <= p.QLen), "q_len", out argument, out rule))
             return false;
         for (int b = 0; b < a.Batch; b++)
         {
-            long count = a.QStart == null ? p.QLen : (long)a.QStart[b + 1] - a.QStart[b];
+            long count = a.QStart == null ? a.QLen : (long)a.QStart[b + 1] - a.QStart[b];
             if (!Holds(count >= 0 && count <= p.QLen, "q_start", out argument, out rule)
                 || !Holds(a.KvLens[b] >= 0 && a.KvLens[b] <= p.KvLen, "kv_lens", out argument, out rule)
                 || !Holds(a.KvLater == null || (a.KvLater[b] >= 0 && a.KvLater[b] <= LongestKv - a.KvLens[b]), "kv_later", out argument, out rule))
@@ -160,7 +162,7 @@ internal static unsafe class DecodeAttentionRules
     {
         for (int b = 0; p.PageSize > 0 && b < a.Batch; b++)
         {
-            int count = Tokens(p, a, b, out _);
+            int count = Tokens(a, b, out _);
             int first = FirstKey(p, FirstNew(a, b, count));
             for (long i = first / p.PageSize; count > 0 && first < a.KvLens[b] && i * p.PageSize < a.KvLens[b]; i++)
                 if (a.Pages[b * a.PagesLd + i] is var id && (id < 0 || id >= a.PageCount)) return (b, id);
@@ -187,7 +189,7 @@ internal static unsafe class DecodeAttentionRules
                 return false;
         for (int b = 0; tree && b < a.Batch; b++)
         {
-            int count = Tokens(p, a, b, out long first);
+            int count = Tokens(a, b, out long first);
             for (int t = 0; t < count; t++)
                 if (!Holds(a.Tree[first + t] >> t == 1, "tree", out argument, out rule)) return false;
         }

@@ -44,7 +44,7 @@ internal sealed unsafe partial class DecodeAttentionTrial : IDisposable
         _qLens = data.QLens ?? TokenCounts(problem, data, ref random);
         _firstToken = new long[_qLens.Length + 1];
         for (int b = 0; b < _qLens.Length; b++) _firstToken[b + 1] = _firstToken[b] + _qLens[b];
-        _args = new KnDecodeAttentionArgs { Size = (uint)sizeof(KnDecodeAttentionArgs), Batch = _qLens.Length };
+        _args = new KnDecodeAttentionArgs { Size = (uint)sizeof(KnDecodeAttentionArgs), Batch = _qLens.Length, QLen = data.NoStarts ? _qLens.DefaultIfEmpty().Max() : 0 };
         LayOut(ref random);
         _cache = new (GuardedMemory, GuardedMemory)[data.Copies];
         _cache[0] = (Own(CacheBytes(_args.KPage, _args.KToken, _args.KHead, problem.HeadDim), 0xff), Own(CacheBytes(_args.VPage, _args.VToken, _args.VHead, problem.VHeadDim), 0xff));

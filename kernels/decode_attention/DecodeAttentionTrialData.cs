@@ -25,7 +25,7 @@ internal sealed record DecodeAttentionData(ulong Seed)
     /// <summary>[page, kv_heads, page_size, D] instead of [page, page_size, kv_heads, D].</summary>
     public bool HeadMajor { get; init; }
 
-    /// <summary>q_start is null: q_len new tokens of each sequence.</summary>
+    /// <summary>q_start is null: as many new tokens for each sequence.</summary>
     public bool NoStarts { get; init; }
     public bool NoLse { get; init; }
 

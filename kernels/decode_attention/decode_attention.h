@@ -64,7 +64,7 @@ typedef struct kn_decode_attention_args {
   uint32_t size;
   int32_t batch;            // sequences of this call
   const int32_t* q_start;   // [batch + 1] ascending from 0: sequence b has tokens q_start[b] .. q_start[b + 1] - 1,
-                            // at most problem.q_len of them; null: problem.q_len each
+                            // at most problem.q_len of them; null: q_len each
   const int32_t* kv_lens;   // [batch]
   const int32_t* kv_later;  // [batch]: tokens that follow those elsewhere, at most 2^28 with them; null: none
   const int32_t* pages;     // [batch, pages_ld], paged only: ids of the pages of a sequence in order
@@ -85,8 +85,8 @@ typedef struct kn_decode_attention_args {
   const float* sinks;      // [q_heads] logits
   const uint32_t* tree;    // [tokens]: bit u: sees new token u of its sequence
   float scale;             // > 0
-  int32_t reserved;
-  void* out;  // [tokens, q_heads, v_head_dim]; overlaps nothing else
+  int32_t q_len;           // tokens of each sequence without a q_start, 0 to problem.q_len
+  void* out;               // [tokens, q_heads, v_head_dim]; overlaps nothing else
   int64_t out_token, out_head;
   float* lse;  // [tokens, q_heads], natural logarithm; may be null
   int64_t lse_token;

@@ -58,8 +58,7 @@ bool disjoint(dimension a, dimension b, int64_t width) {
 }
 
 bool ascending(const kn_decode_attention_problem& p, const kn_decode_attention_args& a) {
-  if (a.q_start == nullptr) return true;
-  if (a.q_start[0] != 0) return false;
+  if (a.q_start == nullptr || a.q_start[0] != 0) return a.q_start == nullptr;
   for (int64_t b = 0; b < a.batch; b++) {
     const int64_t tokens = static_cast<int64_t>(a.q_start[b + 1]) - a.q_start[b];
     if (tokens < 0 || tokens > p.q_len) return false;
@@ -255,6 +254,7 @@ int32_t check(const kn_decode_attention_problem* problem, const kn_decode_attent
   KN_CHECK("kv_lens", a.kv_lens != nullptr);
   const bool ascending_from_0_by_at_most_q_len = ascending(p, a), kv_lens_are_at_most_kv_len = lengths_ok(p, a);
   KN_CHECK("q_start", ascending_from_0_by_at_most_q_len);
+  KN_CHECK("q_len", a.q_start != nullptr || (a.q_len >= 0 && a.q_len <= p.q_len));
   KN_CHECK("kv_lens", kv_lens_are_at_most_kv_len);
   const bool kv_lens_with_kv_later_are_at_most_2_28 = later_ok(a);
   KN_CHECK("kv_later", kv_lens_with_kv_later_are_at_most_2_28);

@@ -127,7 +127,7 @@ struct row_of {
     l.threads = kn_workers(l.threads);
     if (const int32_t status = check(p, a, workspace(p, &l)); status != KN_OK) return status;
     // Without a token nothing else of the arguments was looked at.
-    if (a->batch == 0 || (a->q_start != nullptr && a->q_start[a->batch] == 0)) return KN_OK;
+    if (a->batch == 0 || (a->q_start != nullptr ? a->q_start[a->batch] : a->q_len) == 0) return KN_OK;
     File::with_engine(*p, [&]<class Engine>() {
       call c = call_of<Engine>(*p, l);
       c.args = a;

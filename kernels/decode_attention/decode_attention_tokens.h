@@ -21,8 +21,8 @@ struct sequence {
 inline sequence sequence_of(const kn_decode_attention_problem& p, const kn_decode_attention_args& a, int64_t index) {
   sequence s{};
   s.index = index;
-  s.token0 = a.q_start != nullptr ? a.q_start[index] : index * p.q_len;
-  s.tokens = a.q_start != nullptr ? a.q_start[index + 1] - s.token0 : p.q_len;
+  s.token0 = a.q_start != nullptr ? a.q_start[index] : index * a.q_len;
+  s.tokens = a.q_start != nullptr ? a.q_start[index + 1] - s.token0 : a.q_len;
   s.kv_len = a.kv_lens[index];
   s.first_new = s.kv_len + (a.kv_later != nullptr ? a.kv_later[index] : 0) - s.tokens;
   s.begin = p.window > 0 ? smaller(s.kv_len, larger(0, s.first_new + 1 - p.window)) : 0;

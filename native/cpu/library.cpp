@@ -95,7 +95,7 @@ const kn_struct structs[] = {
       KN_AT(kn_decode_attention_args, sinks),
       KN_AT(kn_decode_attention_args, tree),
       KN_AT(kn_decode_attention_args, scale),
-      KN_AT(kn_decode_attention_args, reserved),
+      KN_AT(kn_decode_attention_args, q_len),
       KN_AT(kn_decode_attention_args, out),
       KN_AT(kn_decode_attention_args, out_token),
       KN_AT(kn_decode_attention_args, out_head),

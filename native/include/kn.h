@@ -15,7 +15,7 @@
 extern "C" {
 #endif
 
-enum { KN_ABI = 2 };
+enum { KN_ABI = 3 };
 
 typedef enum kn_status {
   KN_OK = 0,

@@ -50,7 +50,7 @@ void Shared()
     {
         int count = Math.Min(16, batch - b), from = b * QHeads, to = (b + count) * QHeads;
         common.Run<BFloat16, BFloat16, float>(q.AsSpan(from * Dim, (to - from) * Dim), shared, [prefix], default,
-            prefixOutput.AsSpan(from * Dim, (to - from) * Dim), prefixLse.AsSpan(from, to - from), [0, count]);
+            prefixOutput.AsSpan(from * Dim, (to - from) * Dim), prefixLse.AsSpan(from, to - from));
     }
 }
 Shared();

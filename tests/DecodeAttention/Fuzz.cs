@@ -97,6 +97,7 @@ public sealed unsafe class Fuzz
             Size = (uint)sizeof(KnDecodeAttentionArgs),
             Batch = batch,
             QStart = starts ? (int*)At("q_start") : null,
+            QLen = Below(4) == 0 ? Below(40) - 20 : qLen,
             KvLens = (int*)At("kv_lens"),
             KvLater = Below(3) == 0 ? (int*)At("kv_later") : null,
             Pages = (int*)At("pages"),

@@ -23,6 +23,8 @@ public sealed unsafe class Rules
         ("q_start from 1", (ref KnDecodeAttentionArgs a) => a.QStart[0] = 1),
         ("q_start descends", (ref KnDecodeAttentionArgs a) => a.QStart[1] = a.QStart[2] + 1),
         ("more tokens than q_len", (ref KnDecodeAttentionArgs a) => a.QStart[3] += 9),
+        ("q_len beyond the problem's", (ref KnDecodeAttentionArgs a) => { a.QStart = null; a.QLen = 5; }),
+        ("q_len below 0", (ref KnDecodeAttentionArgs a) => { a.QStart = null; a.QLen = -1; }),
         ("kv_lens null", (ref KnDecodeAttentionArgs a) => a.KvLens = null),
         ("kv_lens below 0", (ref KnDecodeAttentionArgs a) => a.KvLens[1] = -1),
         ("kv_lens beyond kv_len", (ref KnDecodeAttentionArgs a) => a.KvLens[0] = 101),

@@ -206,6 +206,9 @@ public sealed partial class DecodeAttentionPlanTests
             int from = first * 4 + (4 - start[1]), tokens = start[^1];
             float[] output = new float[tokens * QHeads * VDim];
             plan.Run<float, float, float>(q.AsSpan(from * QHeads * Dim, tokens * QHeads * Dim), cache, lens.AsSpan(first, batch), pages.AsSpan2D()[first..(first + batch), ..], output, default, start);
+            float[] even = new float[output.Length];
+            plan.Run<float, float, float>(q.AsSpan(from * QHeads * Dim, tokens * QHeads * Dim), cache, lens.AsSpan(first, batch), pages.AsSpan2D()[first..(first + batch), ..], even);
+            Assert.That(even, Is.EqualTo(output), "tokens shared evenly need no qStart");
             return output;
         }
         const int Token = QHeads * VDim;
@@ -214,6 +217,7 @@ public sealed partial class DecodeAttentionPlanTests
         {
             Assert.That(Run(options with { MaxQLen = 4, MaxBatch = 1, Threads = 1 }, b, 1, [0, 4]), Is.EqualTo(all[(b * 4 * Token)..((b + 1) * 4 * Token)]), "alone");
             Assert.That(Run(options with { MaxQLen = 1, MaxBatch = 16 }, b, 1, [0, 1]), Is.EqualTo(all[((b * 4 + 3) * Token)..((b + 1) * 4 * Token)]), "the last token without those before it");
+            Assert.That(Run(options with { MaxQLen = 4, MaxBatch = 16 }, b, 1, [0, 1]), Is.EqualTo(all[((b * 4 + 3) * Token)..((b + 1) * 4 * Token)]), "the same in a plan for more");
         }
     }
 
@@ -319,6 +323,8 @@ public sealed partial class DecodeAttentionPlanTests
         Refused("kvLens", () => plan.Run<float, float, float>(q, cache, [33, 7, -1, 40], pages, output, lse));
         Refused("kvLens", () => plan.Run<float, float, float>(q, cache, s_lens, shortPages, output, lse));
         Refused("kvLens", () => plan.Run<float, float, float>(q, cache, [1, 1, 1, 1, 1], pages, output, lse));
+        Refused("kvLens", () => plan.Run<float, float, float>(q.AsSpan(0, 3 * QHeads * Dim), cache, s_lens, pages, output.AsSpan(0, 3 * QHeads * VDim), lse.AsSpan(0, 3 * QHeads)));
+        Refused("q", () => plan.Run<float, float, float>(q, cache, [1, 1], pages.AsSpan2D()[..2, ..], output, lse));
         Refused("pages", () => plan.Run<float, float, float>(q, cache, s_lens, pages.AsSpan2D()[..3, ..], output, lse));
         Refused("pages", () => plan.Run<float, float, float>(q, cache, s_lens, badPages, output, lse));
         Assert.That(() => plan.Run<float, float, float>(q, cache, s_lens, badPages, output, lse), Throws.TypeOf<KernelsException>().With.Message.EqualTo("pages: ids below 32, not 32 of sequence 3"));

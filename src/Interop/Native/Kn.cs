@@ -85,7 +85,7 @@ internal unsafe struct KnLibrary
 /// <summary>The one export of a kn_cpu library, found by path.</summary>
 internal static unsafe class KnExports
 {
-    internal const uint Abi = 2;
+    internal const uint Abi = 3;
 
     /// <summary>Loads the library at <paramref name="path"/> and fills the table. 0, or the status and what is wrong.</summary>
     internal static KnStatus TryGet(string path, out KnLibrary library, out string error)

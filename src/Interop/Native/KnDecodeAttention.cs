@@ -51,7 +51,7 @@ internal unsafe struct KnDecodeAttentionArgs
     public float* Sinks;
     public uint* Tree;
     public float Scale;
-    public int Reserved;
+    public int QLen;
     public void* Out;
     public long OutToken, OutHead;
     public float* Lse;

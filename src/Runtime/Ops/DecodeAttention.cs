@@ -103,7 +103,7 @@ public sealed unsafe partial class DecodeAttention : IDisposable
     /// <param name="pages">[batch, columns] the pages of each sequence in order; empty for a contiguous cache.</param>
     /// <param name="output">[tokens, QHeads, VHeadDim]; overlaps nothing else. A token that sees no key gets 0.</param>
     /// <param name="lse">[tokens, QHeads], or empty.</param>
-    /// <param name="qStart">[batch + 1]: the new tokens of sequence b are qStart[b] to qStart[b + 1] - 1; empty: MaxQLen each.</param>
+    /// <param name="qStart">[batch + 1]: the new tokens of sequence b are qStart[b] to qStart[b + 1] - 1, at most MaxQLen; empty: the same number each.</param>
     /// <param name="tree">[tokens], with <see cref="AttentionMask.Tree"/>: bit u says that the token sees new token u of its sequence; its own bit is set and no later one.</param>
     /// <param name="kvLater">
     /// [batch], where a call has but the first keys of a sequence: its tokens that follow them elsewhere, the new ones last, so that masks and slopes
@@ -118,9 +118,8 @@ public sealed unsafe partial class DecodeAttention : IDisposable
     {
         RequireHost(nameof(q));
         CheckTypes<TQ, TKv, TOut>();
-        long tokens = Tokens(kvLens, qStart), qRow = (long)Options.QHeads * Options.HeadDim, outRow = (long)Options.QHeads * Options.ValueDim;
-        KernelsException.Require(q.Length == tokens * qRow, nameof(q),
-            $"{tokens} x {Options.QHeads} x {Options.HeadDim} elements{(qStart.Length == 0 ? ", MaxQLen tokens of each sequence without a qStart" : "")}, not {q.Length}");
+        long qRow = (long)Options.QHeads * Options.HeadDim, outRow = (long)Options.QHeads * Options.ValueDim, tokens = q.Length / qRow;
+        KernelsException.Require(q.Length == tokens * qRow, nameof(q), $"a multiple of {Options.QHeads} x {Options.HeadDim} elements, not {q.Length}");
         KernelsException.Require(output.Length == tokens * outRow, nameof(output), $"{tokens} x {Options.QHeads} x {Options.ValueDim} elements, not {output.Length}");
         fixed (TQ* pq = q)
         fixed (TOut* po = output)
@@ -149,7 +148,7 @@ public sealed unsafe partial class DecodeAttention : IDisposable
     {
         RequireHost(nameof(kvLens));
         CheckTypes<TQ, TKv, TOut>();
-        long tokens = Tokens(kvLens, qStart);
+        long tokens = q.Rank == 3 ? q.Shape(0) : -1;
         CheckView(q, tokens, Options.HeadDim, nameof(q));
         CheckView(output, tokens, Options.ValueDim, nameof(output));
         var held = new Held();
@@ -184,16 +183,19 @@ public sealed unsafe partial class DecodeAttention : IDisposable
         KernelsException.Require(view.Buffer.Device.Shares(Device), name, $"a buffer on {Device}, not on {view.Buffer.Device}");
     }
 
-    /// <summary>New tokens of a call. The order of qStart is checked where the lengths are.</summary>
-    private long Tokens(ReadOnlySpan<int> kvLens, ReadOnlySpan<int> qStart)
+    /// <summary>Checks how a call's tokens are shared, and gives how many each sequence has without a qStart.</summary>
+    private int TokensEach(long tokens, ReadOnlySpan<int> kvLens, ReadOnlySpan<int> qStart)
     {
         KernelsException.Require(kvLens.Length <= Options.MaxBatch, nameof(kvLens), $"at most MaxBatch = {Options.MaxBatch} sequences, not {kvLens.Length}");
-        KernelsException.Require(qStart.Length == 0 || qStart.Length == kvLens.Length + 1, nameof(qStart), $"none or {kvLens.Length + 1} values, not {qStart.Length}");
-        return qStart.Length == 0 ? (long)kvLens.Length * Options.MaxQLen : qStart[^1];
+        int each = DecodeAttentionRules.TokensEach(tokens, kvLens.Length, qStart);
+        KernelsException.Require(each <= Options.MaxQLen, "q", $"at most MaxQLen = {Options.MaxQLen} tokens for each of {kvLens.Length} sequences, not {tokens}");
+        for (int b = 0; b + 1 < qStart.Length; b++)
+            KernelsException.Require(qStart[b + 1] - qStart[b] <= Options.MaxQLen, nameof(qStart), $"at most MaxQLen = {Options.MaxQLen} tokens each, not {qStart[b]} to {qStart[b + 1]}");
+        return each;
     }
 
     /// <summary>Checks lengths and tables, and gives the longest sequence.</summary>
-    private int Longest<TKv>(KvCache<TKv> cache, ReadOnlySpan<int> kvLens, ReadOnlySpan2D<int> pages, ReadOnlySpan<int> qStart) where TKv : unmanaged
+    private int Longest<TKv>(KvCache<TKv> cache, ReadOnlySpan<int> kvLens, ReadOnlySpan2D<int> pages) where TKv : unmanaged
     {
         int longest = 0;
         foreach (int length in kvLens)
@@ -201,10 +203,6 @@ public sealed unsafe partial class DecodeAttention : IDisposable
             KernelsException.Require(length >= 0 && length <= Options.MaxKvLen, nameof(kvLens), $"0 to MaxKvLen = {Options.MaxKvLen}, not {length}");
             longest = Math.Max(longest, length);
         }
-        KernelsException.Require(qStart.Length == 0 || qStart[0] == 0, nameof(qStart), $"ascending from 0, not from {qStart[0]}");
-        for (int b = 0; b + 1 < qStart.Length; b++)
-            KernelsException.Require(qStart[b + 1] >= qStart[b] && qStart[b + 1] - qStart[b] <= Options.MaxQLen,
-                nameof(qStart), $"ascending from 0 by at most MaxQLen = {Options.MaxQLen}, not {qStart[b]} to {qStart[b + 1]}");
         bool paged = Options.PageSize > 0;
         KernelsException.Require(paged ? pages.Height == kvLens.Length || longest == 0 : pages.Length == 0, nameof(pages), $"{(paged ? kvLens.Length : 0)} rows, not {pages.Height}");
         KernelsException.Require(paged || kvLens.Length <= cache.Pages, nameof(kvLens), $"at most the {cache.Pages} sequences of the cache, not {kvLens.Length}");
@@ -246,7 +244,8 @@ public sealed unsafe partial class DecodeAttention : IDisposable
         Span<LogSumExp> lse, ReadOnlySpan<int> qStart, ReadOnlySpan<uint> tree, ReadOnlySpan<int> kvLater, Buffer<byte>? workspace) where TKv : unmanaged
     {
         CheckCache(cache);
-        int longest = Longest(cache, kvLens, pages, qStart);
+        args.QLen = TokensEach(tokens, kvLens, qStart);
+        int longest = Longest(cache, kvLens, pages);
         KernelsException.Require(lse.Length == 0 || lse.Length == tokens * Options.QHeads, nameof(lse), $"none or {tokens} x {Options.QHeads} values, not {lse.Length}");
         bool masks = Options.Mask == AttentionMask.Tree;
         KernelsException.Require(tree.Length == (masks ? tokens : 0), nameof(tree), $"{(masks ? tokens : 0)} masks, not {tree.Length}");

@@ -18,7 +18,7 @@ public sealed unsafe partial class DecodeAttention
     /// <param name="output">[tokens, QHeads, VHeadDim], the last dimension contiguous; overlaps nothing else. A token that sees no key gets 0.</param>
     /// <param name="stream">A stream of the plan's device.</param>
     /// <param name="lse">[tokens, QHeads], the last dimension contiguous, or null.</param>
-    /// <param name="qStart">[batch + 1]: the new tokens of sequence b are qStart[b] to qStart[b + 1] - 1; null: MaxQLen each.</param>
+    /// <param name="qStart">[batch + 1]: the new tokens of sequence b are qStart[b] to qStart[b + 1] - 1, at most MaxQLen; null: the same number each.</param>
     /// <param name="tree">[tokens], with <see cref="AttentionMask.Tree"/>: bit u says that the token sees new token u of its sequence.</param>
     /// <param name="longest">The most tokens that a sequence of this call, and of a graph that it is captured for, has in the cache: it sizes the grid and chooses the dataflow. 0: MaxKvLen.</param>
     /// <param name="trusted">
@@ -39,7 +39,7 @@ public sealed unsafe partial class DecodeAttention
         long tokens = q.Rank == 3 ? q.Shape(0) : -1;
         CheckView(q, tokens, Options.HeadDim, nameof(q));
         CheckView(output, tokens, Options.ValueDim, nameof(output));
-        int batch = CheckLists(tokens, kvLens, qStart, tree, lse);
+        int batch = CheckLists(tokens, kvLens, qStart, tree, lse, out int qLen);
         if (kvLater is { } following) DeviceViews.List(Device, following, nameof(kvLater), batch, batch);
         long room = Room(cache, batch, pages);
         longest = longest == 0 ? Options.MaxKvLen : longest;
@@ -65,6 +65,7 @@ public sealed unsafe partial class DecodeAttention
                 OutToken = output.Stride(0),
                 OutHead = output.Stride(1),
                 Scale = Options.ScoreScale,
+                QLen = qLen,
             };
             Bind(ref args, kvLens, pages, lse, qStart, tree, ref held);
             held.Add(kvLater?.Buffer, nameof(kvLater));
@@ -85,13 +86,13 @@ public sealed unsafe partial class DecodeAttention
     /// <exception cref="KernelsException">What was wrong, and in which sequence.</exception>
     public void ThrowIfRefused(Stream? stream = null) => _door?.ThrowIfRefused(stream);
 
-    /// <summary>Checks the shapes of the lists of a call, and gives its sequences.</summary>
-    private int CheckLists(long tokens, in TensorView<int> kvLens, TensorView<int>? qStart, TensorView<uint>? tree, TensorView<LogSumExp>? lse)
+    /// <summary>Checks the shapes of the lists of a call, and gives its sequences and the most new tokens that one of them has.</summary>
+    private int CheckLists(long tokens, in TensorView<int> kvLens, TensorView<int>? qStart, TensorView<uint>? tree, TensorView<LogSumExp>? lse, out int qLen)
     {
         int batch = DeviceViews.List(Device, kvLens, nameof(kvLens), Options.MaxBatch);
-        long most = (long)batch * Options.MaxQLen;
         if (qStart is { } starts) DeviceViews.List(Device, starts, nameof(qStart), batch + 1, batch + 1);
-        KernelsException.Require(tokens == most || (tokens < most && qStart is not null), "q", $"{batch} x {Options.MaxQLen} tokens, or fewer with a qStart, not {tokens}");
+        KernelsException.Require(tokens <= (long)batch * Options.MaxQLen, "q", $"at most MaxQLen = {Options.MaxQLen} tokens for each of {batch} sequences, not {tokens}");
+        qLen = qStart is not null ? Options.MaxQLen : DecodeAttentionRules.TokensEach(tokens, batch, []);
         bool masks = Options.Mask == AttentionMask.Tree;
         KernelsException.Require(tree is not null == masks, nameof(tree), $"{(masks ? tokens : 0)} masks, as the options say");
         if (tree is { } given) DeviceViews.List(Device, given, nameof(tree), tokens, tokens);
@@ -175,7 +176,7 @@ public sealed unsafe partial class DecodeAttention
             PageCount = args.PageCount,
             Tokens = tokens,
             Batch = args.Batch,
-            QLen = Options.MaxQLen,
+            QLen = args.QLen,
             KvLen = kvLen,
             PageSize = Options.PageSize,
             Window = Options.Window,
