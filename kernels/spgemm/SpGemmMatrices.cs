@@ -86,6 +86,10 @@ internal static class SpGemmMatrices
         return Collect(n, n, (i, row) => row.AddRange(rows[i] ?? []));
     }
 
+    /// <summary>Row i has the columns i + <paramref name="offsets"/>[i modulo their count] that there are.</summary>
+    public static SparseStructure Stencils(int n, params int[][] offsets) =>
+        Collect(n, n, (i, row) => row.AddRange(offsets[i % offsets.Length].Select(o => (int)i + o).Where(c => c >= 0 && c < n)));
+
     /// <summary>Five-point stencil on a square of side <paramref name="side"/>.</summary>
     public static SparseStructure Laplace2D(int side) => Collect((long)side * side, (long)side * side, (i, row) =>
     {

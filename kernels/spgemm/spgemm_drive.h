@@ -174,9 +174,9 @@ struct driver {
   int64_t& end_of(int64_t i) const { return a.c_offsets[i + 1 - a.row_from]; }
 
   // Computes a slot to these addresses; ends of rows are relative to it.
-  int64_t compute(worker& w, int64_t slot, I* c, V* v) {
+  int64_t compute(worker& w, int64_t slot, const share& h, I* c, V* v) {
     row_engine<I, S> engine(p, a, limit, w.s, blocked ? &blocks : nullptr);
-    const share h = share_of(slot);
+    row_forms<I, S>{*w.s.batch}.begin();
     int64_t count = 0;
     if (h.split >= 0) {
       count += engine.compute(part_of(h.split, slot - slot_of(h.split)), c, v);
@@ -268,22 +268,25 @@ struct driver {
     }
   }
 
-  // Whether the slot may be computed where it goes: its place is known and has room for whatever it holds.
-  bool in_place(int64_t slot) const {
+  // Whether the slot may be computed where it goes: its place is known and has room for whatever it holds, and for the
+  // register that is stored behind.
+  bool in_place(int64_t slot, const share& h) const {
     if (a.phase != KN_SPGEMM_PRODUCT || ready.load(std::memory_order_acquire) < slot) return false;
-    return bases[slot] + size.entries <= a.c_capacity;
+    const int64_t products = a.products[h.last] - a.products[h.split >= 0 ? h.split : h.first];
+    return bases[slot] + smaller(size.entries, products + 64) <= a.c_capacity;
   }
 
   static void slot_task(void* context, int64_t slot, int32_t index) {
     driver& d = *static_cast<driver*>(context);
     if (d.stop.load(std::memory_order_relaxed) <= slot) return;
     worker w = d.worker_of(index);
-    const bool direct = d.in_place(slot);
+    const share h = d.share_of(slot);
+    const bool direct = d.in_place(slot, h);
     const int b = direct ? 0 : d.free_buffer(w);
     if (b < 0) return;
     I* c = direct ? static_cast<I*>(d.a.c_columns) + d.bases[slot] : w.columns[b];
     V* v = direct && S::kValues ? static_cast<V*>(d.a.c_values) + d.bases[slot] : w.values[b];
-    const int64_t count = d.compute(w, slot, c, v);
+    const int64_t count = d.compute(w, slot, h, c, v);
     if (direct)
       d.shift_ends(slot);
     else

@@ -39,6 +39,31 @@ namespace {
   });
 }
 
+[[gnu::always_inline]] inline void transpose(__m512 (&v)[16]) {
+  __m512i w[16];
+  each<16>([&](auto i) __attribute__((always_inline)) { w[i] = _mm512_castps_si512(v[i]); });
+  transpose(w);
+  each<16>([&](auto i) __attribute__((always_inline)) { v[i] = _mm512_castsi512_ps(w[i]); });
+}
+
+[[gnu::always_inline]] inline void transpose(__m512d (&v)[8]) {
+  __m512d w[8];
+  each<4>([&](auto i) __attribute__((always_inline)) {
+    w[2 * i] = _mm512_unpacklo_pd(v[2 * i], v[2 * i + 1]);
+    w[2 * i + 1] = _mm512_unpackhi_pd(v[2 * i], v[2 * i + 1]);
+  });
+  // Register r of two rows has, in part p of 128 bits, column 2 p + r.
+  each<2>([&](auto r) __attribute__((always_inline)) {
+    const __m512d even = _mm512_shuffle_f64x2(w[r], w[2 + r], 0x88), odd = _mm512_shuffle_f64x2(w[r], w[2 + r], 0xdd);
+    const __m512d even4 = _mm512_shuffle_f64x2(w[4 + r], w[6 + r], 0x88);
+    const __m512d odd4 = _mm512_shuffle_f64x2(w[4 + r], w[6 + r], 0xdd);
+    v[r] = _mm512_shuffle_f64x2(even, even4, 0x88);
+    v[2 + r] = _mm512_shuffle_f64x2(odd, odd4, 0x88);
+    v[4 + r] = _mm512_shuffle_f64x2(even, even4, 0xdd);
+    v[6 + r] = _mm512_shuffle_f64x2(odd, odd4, 0xdd);
+  });
+}
+
 struct comparison {
   int low, high;
 };

@@ -17,11 +17,28 @@ struct scratch_state {
 constexpr int64_t kShort = 64, kShortColumns = int64_t{1} << 26;
 constexpr int kShortBits = 6, kShortBatch = 16;
 
+// What short rows of one form have in common, see spgemm_forms.h. Columns are counted from that of the first product.
+struct row_form {
+  alignas(64) uint32_t columns[kShort];  // of products
+  alignas(64) uint32_t sorted[kShort];   // of entries
+  uint8_t places[kShort];                // products by their columns
+  uint8_t ends[kShort];                  // of an entry's products there
+  int64_t products, entries;             // no products: no form
+  uint32_t first;                        // the column of the first product in the row that had it first
+};
+
+constexpr int kForms = 2;
+
 template <class V>
 struct short_batch {
   alignas(64) uint32_t keys[kShortBatch][kShort + 32];
   alignas(64) V products[kShortBatch][kShort + 32];
-  int64_t counts[kShortBatch];
+  alignas(64) int64_t counts[kShortBatch];
+  alignas(64) V sums[kShort * (64 / sizeof(V))];  // of entries of a form, a row in every lane
+  row_form forms[kForms], candidate;
+  uint32_t formed;                    // rows that have a form
+  const row_form* form[kShortBatch];  // which one
+  int32_t tries;                      // batches without a form, until none is looked for
 };
 
 // What a worker has, all of it in the workspace. Between rows: sums zero, marks 0, table empty.

@@ -1,5 +1,4 @@
-// One row of C, or a range of its columns, by one of three accumulators; rows of few products have a way of their own,
-// in spgemm_short.h.
+// One row of C, or a range of its columns, by one of these accumulators; rows of few products are in spgemm_short.h.
 //   sort   products with their places, sorted by column, equal columns added in the order of A's row: few products
 //   dense  a sum and a mark per column: when the products are a good part of the span, or the span fits L2
 //   blocks dense, a register of columns at once, where B is in blocks (spgemm_blocks.h)
@@ -17,7 +16,6 @@ template <class I, class S>
 struct row_engine : row_operands<I, S> {
   using base = row_operands<I, S>;
   using base::a;
-  using base::bisect;
   using base::columns;
   using base::has;
   using base::measure;
@@ -42,7 +40,7 @@ struct row_engine : row_operands<I, S> {
 
   // Writes columns and values of the part and returns how many; v may be null where C has no values.
   int64_t compute(const part& r, I* c, V* v) {
-    const extent x = measure(r);
+    const extent x = extent_of(r);
     if (x.products == 0) return 0;
     if (has(KN_SPGEMM_MASK)) return masked(r, x, c, v);
     if (x.segments == 1 && has(KN_SPGEMM_B_SORTED) && !has(KN_SPGEMM_ACCUMULATE)) return copy(r, c, v);
@@ -58,6 +56,14 @@ struct row_engine : row_operands<I, S> {
     const int64_t middle = x.low + span / 2;
     const int64_t below = compute({r.i, x.low, middle, false}, c, v);
     return below + compute({r.i, middle, x.high + 1, false}, c + below, S::kValues ? v + below : v);
+  }
+
+  // All columns, where to pass over the empty ones costs less than to find the first and the last.
+  extent extent_of(const part& r) const {
+    const int64_t products = a.products[r.i + 1] - a.products[r.i], rows = a.a.offsets[r.i + 1] - a.a.offsets[r.i];
+    const int64_t narrow = blocks != nullptr ? 64 : 8;  // columns for a product at most; blocks have bits for marks
+    if (!r.whole || rows < 2 || p.n > smaller(narrow * products, limit.dense) || has(KN_SPGEMM_MASK)) return measure(r);
+    return {products, rows, 0, p.n - 1};
   }
 
   // Always dense, over one range of columns after the other where they do not fit at once; then B is sorted.

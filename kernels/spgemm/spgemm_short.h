@@ -3,6 +3,7 @@
 // first one, lane after lane in the order of A's row. Each step is taken for all rows of a batch before the next: a
 // step is one chain of dependent instructions, and several rows of it are in flight at once.
 #pragma once
+#include "spgemm_forms.h"
 #include "spgemm_lanes.h"
 #include "spgemm_operands.h"
 #include "spgemm_sort.h"
@@ -85,9 +86,15 @@ struct short_rows {
   }
 
   void sort(int n) {
-    int64_t most = 0, all = 0;
-    for (int b = 0; b < n; b++) most = larger(most, registers_of(b)), all += registers_of(b);
-    if (n == kShortBatch && all > kShortBatch * most * 5 / 8)
+    batch.formed = 0;
+    if (batch.tries > 0 && n >= row_forms<I, S>::kLeast) {
+      const uint32_t all = (uint32_t{1} << n) - 1, rows = row_forms<I, S>{batch}.add(all);
+      batch.formed = all & ~rows;
+      if (batch.formed != 0) return in_turn(rows);
+    }
+    int64_t most = 0, registers = 0;
+    for (int b = 0; b < n; b++) most = larger(most, registers_of(b)), registers += registers_of(b);
+    if (n == kShortBatch && registers > kShortBatch * most * 5 / 8)
       in_lanes(most);
     else
       in_registers(n);
@@ -137,6 +144,27 @@ struct short_rows {
     }
   }
 
+  // The few rows beside those of a form.
+  [[gnu::noinline]] void in_turn(uint32_t rows) {
+    for (; rows != 0; rows &= rows - 1) {
+      const int b = __builtin_ctz(rows);
+      switch (registers_of(b)) {
+        case 0:
+        case 1:
+          sort<1, 1>(b);
+          break;
+        case 2:
+          sort<2, 1>(b);
+          break;
+        case 3:
+          sort<3, 1>(b);
+          break;
+        default:
+          sort<4, 1>(b);
+      }
+    }
+  }
+
   int64_t registers_of(int b) const { return (batch.counts[b] + 15) / 16; }
 
   static __m512i keys_with_places(__m512i columns, int place) {
@@ -158,7 +186,10 @@ struct short_rows {
 
   // Writes n rows and where they end.
   [[gnu::noinline]] int64_t reduce(int n, I* c, V* v, int64_t* ends, int64_t count) const {
-    for (int b = 0; b < n; b++) ends[b] = count += reduce(b, c + count, v + count);
+    for (int b = 0; b < n; b++) {
+      const bool formed = (batch.formed >> b & 1) != 0;
+      ends[b] = count += formed ? copy(b, c + count, v + count) : reduce(b, c + count, v + count);
+    }
     return count;
   }
 
@@ -185,6 +216,16 @@ struct short_rows {
       default:
         return reduce<most(8)>(b, c, v);
     }
+  }
+
+  // The same of a row that has a form: its sums are where the products were.
+  int64_t copy(int b, I* c, V* v) const {
+    const row_form& f = *batch.form[b];
+    const __m512i first = _mm512_set1_epi32(static_cast<int32_t>(batch.keys[b][0]));
+    for (int64_t j = 0; j < f.entries; j += 16)
+      store_columns(_mm512_add_epi32(_mm512_load_si512(f.sorted + j), first), c + j);
+    for (int64_t j = 0; S::kValues && j < f.entries; j += L::count) L::store(v + j, L::load(batch.products[b] + j));
+    return f.entries;
   }
 
   // A short row has not more registers of products.
@@ -216,8 +257,8 @@ struct short_rows {
   }
 
   template <int N>
-  static void add(const V* products, const uint32_t* sorted, const __m512i* keys, uint64_t first, uint64_t valid,
-                  V* v) {
+  [[gnu::always_inline]] static void add(const V* products, const uint32_t* sorted, const __m512i* keys, uint64_t first,
+                                         uint64_t valid, V* v) {
     reg table[N], next[N], sums[N];
 #pragma GCC unroll 8
     for (int i = 0; i < N; i++) table[i] = L::load(products + L::count * i);

@@ -1,6 +1,6 @@
 namespace Kernels.Tests.SpGemm;
 
-/// <summary>What renewing the values of a product costs the garbage collector.</summary>
+/// <summary>What a product, and renewing its values, costs the garbage collector.</summary>
 [TestFixture]
 public sealed class NumericTests
 {
@@ -22,5 +22,18 @@ public sealed class NumericTests
             for (int i = 0; i < 100; i++) plan.Numeric(own);
             Assert.That(own.Values[49], Is.EqualTo(2500));
         });
+    }
+
+    [Test]
+    public void AProductAllocatesObjectsAlone()
+    {
+        if (KernelTable.Default.Problem is { } problem) Assert.Ignore(problem);
+        int[] diagonal = [.. Enumerable.Range(0, 50)];
+        using CsrMatrix<double> a = CsrMatrix.FromCoo(50, 50, diagonal, diagonal, [.. diagonal.Select(i => i + 1.0)]);
+        for (int i = 0; i < 50; i++) Multiply();
+        // A plan, a matrix and five blocks of memory: nothing that only says what was chosen.
+        Assert.That(Allocations.Of(1000, Multiply), Is.LessThanOrEqualTo(1000 * 1024));
+
+        void Multiply() => Kernels.SpGemm.Multiply(a, a).Dispose();
     }
 }

@@ -22,11 +22,11 @@ public sealed unsafe partial class SpGemmPlan<T> : IDisposable where T : unmanag
     private readonly SpGemmOptions _options;
     private readonly PooledMemory _products;
     private readonly Device _device;
-    private readonly Row _row;
-    private readonly KnLaunch _launch;
+    private readonly SpGemmChosen _chosen;
     private readonly KnSpgemmProblem _problem;
     // What says of a matrix that its structure is C's.
     private readonly object _origin = new();
+    private SpGemmChoice? _choice;
 
     internal KnSpgemmProblem Problem => _problem;
 
@@ -46,7 +46,7 @@ public sealed unsafe partial class SpGemmPlan<T> : IDisposable where T : unmanag
             (problem.Products, problem.Most) = (_products[a.Rows], _products[a.Rows + 1]);
             _problem = problem;
             bool tuned = problem.Products >= SpGemmSelection.LeastTuned && (options.Row ?? options.Dataflow?.Row) is null;
-            (_row, _launch, Choice) = user is null ? SpGemmSelection.Choose(device, options, problem, tuned ? Sample() : null)
+            _chosen = user is null ? SpGemmSelection.Choose(device, options, problem, tuned ? Sample() : null)
                 : SpGemmSelection.Make(user, device, options, problem, ChoiceSource.Forced, "a user's semiring runs here");
         }
         catch
@@ -57,7 +57,7 @@ public sealed unsafe partial class SpGemmPlan<T> : IDisposable where T : unmanag
     }
 
     /// <summary>What runs, and why.</summary>
-    public SpGemmChoice Choice { get; }
+    public SpGemmChoice Choice => _choice ??= _chosen.Choice(_problem);
 
     /// <summary>The class of the product, from a few of its rows where they are in the host's memory.</summary>
     internal SpGemmSample Sample() => _device.Gpu is null ? new(_problem, Args(KnSpgemmPhase.Symbolic, 0, _a.Rows)) : new(_problem);
@@ -66,7 +66,7 @@ public sealed unsafe partial class SpGemmPlan<T> : IDisposable where T : unmanag
     internal ImmutableArray<RowExplanation> Explain(TuningStore store)
     {
         var thresholds = new SpGemmThresholds(_device, _options.Threads, _problem, Sample());
-        return thresholds.Explain(KnOp.SpGemm, SpGemmThresholds.Memory, [thresholds.Make(_row, _launch, 0, SpGemmThresholds.Memory, Choice.Source, Choice.Reason)], store, CacheState.Cold);
+        return thresholds.Explain(KnOp.SpGemm, SpGemmThresholds.Memory, [thresholds.Make(_chosen.Row, _chosen.Launch, 0, SpGemmThresholds.Memory, Choice.Source, Choice.Reason)], store, CacheState.Cold);
     }
 
     /// <summary>Multiplications; entries of the addend count as one.</summary>
@@ -118,19 +118,26 @@ public sealed unsafe partial class SpGemmPlan<T> : IDisposable where T : unmanag
         ArgumentNullException.ThrowIfNull(b);
         options.Check();
         device ??= a.Device;
-        foreach ((string name, CsrStructure? x) in new[] { (nameof(a), a), (nameof(b), b), (nameof(mask), mask), (nameof(addend), addend) })
-            KernelsException.Require(x is null || x.Device.Shares(device), name, $"a matrix on {device}, not on {x?.Device}; CopyTo copies");
+        There(nameof(a), a);
+        There(nameof(b), b);
+        There(nameof(mask), mask);
+        There(nameof(addend), addend);
         KernelsException.Require(a.Columns == b.Rows, nameof(b), $"{a.Columns} rows, as a has columns, not {b.Rows}");
         KernelsException.Require(a.IndexBits == b.IndexBits, nameof(b), $"columns of {a.IndexBits} bits, as a, not {b.IndexBits}");
         KernelsException.Require(mask is not null || !options.Complement, nameof(options.Complement), "a mask");
         KernelsException.Require(!options.ValuedMask || mask is CsrMatrix<T> { HasValues: true }, nameof(options.ValuedMask), $"a mask with values of {typeof(T).Name}");
         KernelsException.Require(!options.ValuedMask || !options.StructureOnly, nameof(options.ValuedMask), "a product with values");
-        foreach ((string name, CsrStructure? x) in new[] { (nameof(mask), mask), (nameof(addend), addend) })
+        OfShape(nameof(mask), mask);
+        OfShape(nameof(addend), addend);
+        KernelsException.Require(addend is null || options.StructureOnly || addend.HasValues, nameof(addend), "values");
+
+        void There(string name, CsrStructure? x) => KernelsException.Require(x is null || x.Device.Shares(device), name, $"a matrix on {device}, not on {x?.Device}; CopyTo copies");
+
+        void OfShape(string name, CsrStructure? x)
         {
             KernelsException.Require(x is null || (x.Rows == a.Rows && x.Columns == b.Columns), name, $"[{a.Rows}, {b.Columns}], not [{x?.Rows}, {x?.Columns}]");
             KernelsException.Require(x is null || x.IndexBits == a.IndexBits, name, $"columns of {a.IndexBits} bits, as a, not {x?.IndexBits}");
         }
-        KernelsException.Require(addend is null || options.StructureOnly || addend.HasValues, nameof(addend), "values");
     }
 
     private KnSpgemmProblem Describe(bool user) => new()
@@ -178,15 +185,15 @@ public sealed unsafe partial class SpGemmPlan<T> : IDisposable where T : unmanag
     private void Call(Row row, KnSpgemmProblem problem, in KnLaunch launch, KnSpgemmArgs args)
     {
         long bytes = row.Workspace(&problem, launch);
-        using PooledMemory scratch = PooledMemory.Rent(bytes, "workspace", _device);
-        scratch.Touch(bytes);
+        using PooledMemory? scratch = bytes == 0 ? null : PooledMemory.Rent(bytes, "workspace", _device);
+        scratch?.Touch(bytes);
         Call(row, problem, launch, args, scratch);
     }
 
-    private void Call(Row row, KnSpgemmProblem problem, in KnLaunch launch, KnSpgemmArgs args, PooledMemory scratch, CsrMatrix<T>? c = null, SpGemmSchedule? schedule = null)
+    private void Call(Row row, KnSpgemmProblem problem, in KnLaunch launch, KnSpgemmArgs args, PooledMemory? scratch, CsrMatrix<T>? c = null, SpGemmSchedule? schedule = null)
     {
-        args.Workspace = scratch.At;
-        args.WorkspaceBytes = scratch.Bytes;
+        args.Workspace = scratch is null ? null : scratch.At;
+        args.WorkspaceBytes = scratch?.Bytes ?? 0;
         // Nothing that was passed may be freed meanwhile: the pool would hand it to the next matrix.
         var held = new Held();
         try
@@ -194,7 +201,7 @@ public sealed unsafe partial class SpGemmPlan<T> : IDisposable where T : unmanag
             held.Add(_products, "plan");
             schedule?.Hold(ref held);
             _a.Hold(ref held, "a");
-            _b.Hold(ref held, "b");
+            if (_b != _a) _b.Hold(ref held, "b");
             _mask?.Hold(ref held, "mask");
             _addend?.Hold(ref held, "addend");
             c?.Hold(ref held, nameof(c));
@@ -222,8 +229,9 @@ public sealed unsafe partial class SpGemmPlan<T> : IDisposable where T : unmanag
     /// <summary>All of C, or of its structure alone.</summary>
     private CsrMatrix<T> All(in KnSpgemmProblem problem)
     {
-        long reserve = MostNonZeros <= long.MaxValue / 16 ? MostNonZeros * EntryBytes : long.MaxValue, entries = MostNonZeros;
-        if (!OperatingSystem.IsLinux() || _device.Gpu is not null || _options.MemoryBudget > 0 || reserve > GC.GetGCMemoryInfo().TotalAvailableMemoryBytes / 2)
+        // With room for the register that a row may store behind its last entry, so that the last rows are computed in place, too.
+        long entries = MostNonZeros + 64, reserve = entries <= long.MaxValue / 16 ? entries * EntryBytes : long.MaxValue;
+        if (!OperatingSystem.IsLinux() || _device.Gpu is not null || _options.MemoryBudget > 0 || reserve > PooledMemory.Available / 2)
             using (PooledMemory sizes = Sizes()) entries = sizes[_a.Rows];
         return Compute(problem, 0, _a.Rows, entries, out _);
     }
@@ -235,7 +243,7 @@ public sealed unsafe partial class SpGemmPlan<T> : IDisposable where T : unmanag
         PooledMemory offsets = Offsets(_a.Rows);
         KnSpgemmArgs args = Args(KnSpgemmPhase.Symbolic, 0, _a.Rows);
         args.COffsets = (long*)offsets.At;
-        Call(_row, _problem, _launch, args);
+        Call(_chosen.Row, _problem, _chosen.Launch, args);
         try
         {
             RequireBudget(Need(offsets[_a.Rows]));
@@ -249,12 +257,12 @@ public sealed unsafe partial class SpGemmPlan<T> : IDisposable where T : unmanag
     }
 
     /// <summary>Bytes of scratch and all of C with so many entries.</summary>
-    private long Need(long entries) => Choice.WorkspaceBytes + entries * EntryBytes + OffsetBytes(_a.Rows);
+    private long Need(long entries) => _chosen.WorkspaceBytes + entries * EntryBytes + OffsetBytes(_a.Rows);
 
     private void RequireBudget(long need)
     {
         if (_options.MemoryBudget > 0 && need > _options.MemoryBudget)
-            throw new KernelsException(Status.NoMemory, nameof(SpGemmOptions.MemoryBudget), $"at least {need} bytes for all of C ({Choice.WorkspaceBytes} of them scratch), not {_options.MemoryBudget}; Pieces needs less");
+            throw new KernelsException(Status.NoMemory, nameof(SpGemmOptions.MemoryBudget), $"at least {need} bytes for all of C ({_chosen.WorkspaceBytes} of them scratch), not {_options.MemoryBudget}; Pieces needs less");
     }
 
     private PooledMemory Offsets(long rows)
@@ -274,7 +282,7 @@ public sealed unsafe partial class SpGemmPlan<T> : IDisposable where T : unmanag
         args.CValues = values is null ? null : values.At;
         args.CCapacity = capacity;
         args.RowsDone = args.COffsets + (to - from + 1);
-        Call(_row, problem, _launch, args);
+        Call(_chosen.Row, problem, _chosen.Launch, args);
         done = offsets[to - from + 1];
         return new CsrMatrix<T>(done - from, _b.Columns, offsets[done - from], _a.IndexBits, _options.Sorted, offsets, columns, values) { Origin = _origin };
     }
@@ -301,7 +309,7 @@ public sealed unsafe partial class SpGemmPlan<T> : IDisposable where T : unmanag
     private CsrMatrix<T> Piece(long from, out long done)
     {
         // A row of the offsets is 8 bytes; half of what scratch leaves is for them at most.
-        long left = _options.MemoryBudget - Choice.WorkspaceBytes, rows = Math.Min(_a.Rows - from, Math.Max(left / 16, 1));
+        long left = _options.MemoryBudget - _chosen.WorkspaceBytes, rows = Math.Min(_a.Rows - from, Math.Max(left / 16, 1));
         long capacity = (left - OffsetBytes(rows)) / EntryBytes;
         CsrMatrix<T>? piece = capacity > 0 ? Compute(_problem, from, from + rows, Math.Min(capacity, _products[from + rows] - _products[from]), out done) : null;
         if (piece is { Rows: > 0 })
@@ -310,7 +318,7 @@ public sealed unsafe partial class SpGemmPlan<T> : IDisposable where T : unmanag
             return piece;
         }
         piece?.Dispose();
-        throw new KernelsException(Status.NoMemory, nameof(SpGemmOptions.MemoryBudget), $"enough for row {from} of C and {Choice.WorkspaceBytes} bytes of scratch, not {_options.MemoryBudget}");
+        throw new KernelsException(Status.NoMemory, nameof(SpGemmOptions.MemoryBudget), $"enough for row {from} of C and {_chosen.WorkspaceBytes} bytes of scratch, not {_options.MemoryBudget}");
     }
 
     /// <summary>The structure of C with values that are not yet computed. With a valued mask it is that of the mask's values as they are now.</summary>

@@ -37,7 +37,7 @@ public sealed unsafe partial class SpGemmPlan<T>
     {
         Check(c);
         if (Volatile.Read(ref _schedule) is not null) return true;
-        long left = _options.ScheduleLimit ?? GC.GetGCMemoryInfo().TotalAvailableMemoryBytes / 8;
+        long left = _options.ScheduleLimit ?? PooledMemory.Available / 8;
         if (_options.MemoryBudget > 0) left = Math.Min(left, _options.MemoryBudget - Need(c.NonZeros));
         left -= SpGemmSchedule.LeastBytes(_problem, c.NonZeros);
         if (left < 0 || _device.Gpu is not null || !SpGemmRules.MaySchedule(_problem)) return false;
@@ -92,12 +92,12 @@ public sealed unsafe partial class SpGemmPlan<T>
     private void Call(in KnSpgemmArgs args, CsrMatrix<T> c, SpGemmSchedule? schedule)
     {
         KnSpgemmProblem problem = _problem;
-        long bytes = _row.Workspace(&problem, _launch);
+        long bytes = _chosen.Row.Workspace(&problem, _chosen.Launch);
         PooledMemory scratch = Interlocked.Exchange(ref _scratch, null) ?? PooledMemory.Rent(bytes, "workspace", _device);
         try
         {
             scratch.Touch(bytes);
-            Call(_row, problem, _launch, args, scratch, c, schedule);
+            Call(_chosen.Row, problem, _chosen.Launch, args, scratch, c, schedule);
         }
         finally
         {

@@ -4,6 +4,12 @@ using Kernels.Tuning;
 
 namespace Kernels;
 
+/// <summary>What a plan runs. Words are for those who ask: no reason is that of <see cref="SpGemmSelection.Reason"/>.</summary>
+internal readonly record struct SpGemmChosen(Row Row, KnLaunch Launch, ChoiceSource Source, string? Reason, long WorkspaceBytes)
+{
+    public SpGemmChoice Choice(in KnSpgemmProblem problem) => new(Row.Dataflow(Launch), Source, Reason ?? SpGemmSelection.Reason(problem), WorkspaceBytes);
+}
+
 /// <summary>
 /// Chooses the row and thresholds of a sparse product: forced ones, else those stored for its class, else the best row that takes it with its
 /// default thresholds. A launch keeps to the budget.
@@ -14,24 +20,24 @@ internal static unsafe class SpGemmSelection
     internal const long LeastTuned = 1 << 20;
 
     /// <summary>Without a sample of the operands the store is not asked.</summary>
-    internal static (Row Row, KnLaunch Launch, SpGemmChoice Choice) Choose(Device device, SpGemmOptions options, KnSpgemmProblem problem, SpGemmSample? sample = null)
+    internal static SpGemmChosen Choose(Device device, SpGemmOptions options, KnSpgemmProblem problem, SpGemmSample? sample = null)
     {
         if ((options.Dataflow?.Row ?? options.Row) is { } name) return Forced(device, options, problem, name);
         if (sample is not null && new SpGemmThresholds(device, options.Threads, problem, sample).Stored(options.Store ?? TuningStore.In(options.TuningDirectory)) is { } stored)
             return Make(stored.Row, device, options, problem, ChoiceSource.Tuned, $"{stored.Reason}, for {sample.Class}", stored.Launch);
-        return Make(First(device, options.Threads, problem), device, options, problem, ChoiceSource.Modelled, Reason(problem));
+        return Make(First(device, options.Threads, problem), device, options, problem, ChoiceSource.Modelled);
     }
 
     /// <summary>The best row that takes the product with its default thresholds.</summary>
     internal static Row First(Device device, int threads, KnSpgemmProblem problem)
     {
-        foreach (Row row in device.Table.Of(KnOp.SpGemm))
-            if (device.Table.Runs(row, out _) && row.Accepts(&problem, row.DefaultLaunch(threads)))
+        foreach (Row row in device.Table.Rows)
+            if (row.Op == KnOp.SpGemm && device.Table.Runs(row, out _) && row.Accepts(&problem, row.DefaultLaunch(threads)))
                 return row;
         throw new KernelsException(Status.Unsupported, device.ToString(), $"takes no such product: {Refusals(device, problem)}");
     }
 
-    private static (Row, KnLaunch, SpGemmChoice) Forced(Device device, SpGemmOptions options, KnSpgemmProblem problem, string name)
+    private static SpGemmChosen Forced(Device device, SpGemmOptions options, KnSpgemmProblem problem, string name)
     {
         Row forced = device.Table.Of(KnOp.SpGemm).FirstOrDefault(r => r.Name == name)
             ?? throw new KernelsException(Status.Unsupported, nameof(options.Row),
@@ -58,11 +64,12 @@ internal static unsafe class SpGemmSelection
         return $"requires {why}";
     }
 
-    private static string Reason(in KnSpgemmProblem p) => FormattableString.Invariant(
+    /// <summary>Why a row was taken that nobody named.</summary>
+    internal static string Reason(in KnSpgemmProblem p) => FormattableString.Invariant(
         $"the first row that takes it: {p.Products} products, {p.Products / Math.Max(1.0, p.M):0.#} a row, {p.Most} in the longest");
 
     /// <summary>The launch; where its scratch would take more than half of the budget and no dataflow is forced, the one that takes least, then one thread.</summary>
-    internal static (Row, KnLaunch, SpGemmChoice) Make(Row row, Device device, SpGemmOptions options, KnSpgemmProblem problem, ChoiceSource source, string reason,
+    internal static SpGemmChosen Make(Row row, Device device, SpGemmOptions options, KnSpgemmProblem problem, ChoiceSource source, string? reason = null,
         KnLaunch? wanted = null)
     {
         KnLaunch launch = wanted ?? row.DefaultLaunch(0);
@@ -75,9 +82,9 @@ internal static unsafe class SpGemmSelection
                 foreach (KnLaunch other in row.Launches(fewer))
                     if (row.Accepts(&problem, other, out _) && row.Workspace(&problem, other) is var less && bytes > options.MemoryBudget / 2 && less < bytes)
                         (launch, bytes) = (other, less);
-            reason += $", and its scratch keeps to a budget of {options.MemoryBudget} bytes";
+            reason = $"{reason ?? Reason(problem)}, and its scratch keeps to a budget of {options.MemoryBudget} bytes";
         }
-        return (row, launch, new SpGemmChoice(row.Dataflow(launch), source, reason, bytes));
+        return new(row, launch, source, reason, bytes);
     }
 }
 

@@ -42,8 +42,11 @@ internal sealed unsafe class PooledMemory : SafeHandle
 
     public override bool IsInvalid => handle == 0;
 
+    /// <summary>Bytes of memory that this process may use.</summary>
+    public static long Available { get; } = GC.GetGCMemoryInfo().TotalAvailableMemoryBytes;
+
     /// <summary>Bytes that the pool keeps at most; a quarter of the memory that this process may use by default.</summary>
-    public static long Limit { get; set; } = GC.GetGCMemoryInfo().TotalAvailableMemoryBytes / 4;
+    public static long Limit { get; set; } = Available / 4;
 
     /// <summary>Bytes that the pool keeps now.</summary>
     public static long Kept
