@@ -65,7 +65,7 @@ internal sealed unsafe class SparseLinearManaged : Row
         long bytes = (long)p->Layer.K * new SparsePanels(*p).Element, stride = call.Ldw * new SparsePanels(*p).Element;
         var packing = new SparsePacking(*p, (row, to) => Buffer.MemoryCopy((byte*)call.W + row * stride, to, bytes, bytes));
         if (packing.Problem.Nnz != p->Nnz) (argument, rule) = ("w", "as many elements that are not 0 as problem.nnz");
-        else packing.Write((byte*)call.Packed, call.Scales);
+        else if (!packing.Write((byte*)call.Packed, call.Scales)) (argument, rule) = ("w", SparsePacking.Unchanged);
         return rule is null;
     }
 

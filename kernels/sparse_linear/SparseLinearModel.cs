@@ -40,8 +40,8 @@ internal static class SparseLinearModel
         // gemv expands beside its products, but what s8 becomes takes their ports.
         bool beside = row.Target == "amx" || (gemv && !decoded);
         double compute = (Math.Max(expand, dots) + (beside ? 0.05 : 1) * Math.Min(expand, dots)) / threads;
-        // With fewer than 4 rows, two streams for each of four panels draw less from memory than those of two or one.
-        if (gemv && panels == 4 && m < 4) memory *= 1.04;
+        // Two streams for each of four panels draw less from memory than those of two or one, but for one thread with 4 rows and more.
+        if (gemv && panels == 4 && (m < 4 || threads > 1)) memory *= 1.04;
         return Math.Max(memory, compute) + 0.1 * Math.Min(memory, compute) + CallSeconds + TaskSeconds * at.Count / 4 / threads;
     }
 }

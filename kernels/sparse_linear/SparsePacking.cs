@@ -13,6 +13,8 @@ internal unsafe delegate void WeightRow(long row, byte* to);
 /// </summary>
 internal sealed unsafe class SparsePacking
 {
+    public const string Unchanged = "the same elements both times that they are read";
+
     private readonly KnSparseLinearProblem _problem;
     private readonly WeightRow _rows;
     private readonly SparsePanels _shape;
@@ -35,19 +37,25 @@ internal sealed unsafe class SparsePacking
 
     public long Bytes => _shape.Total;
 
-    /// <summary>Writes all of <see cref="Bytes"/> bytes.</summary>
-    public void Write(byte* packed, float* scales)
+    /// <summary>Writes all of <see cref="Bytes"/> bytes. False, and no weights, if a row is not what it was when it was counted.</summary>
+    public bool Write(byte* packed, float* scales)
     {
         NativeMemory.Clear(packed, (nuint)_shape.ValuesAt);
         long end = _shape.ValuesAt + _problem.Nnz * _shape.Element;
         NativeMemory.Clear(packed + end, (nuint)(_shape.Total - end));
         for (int i = 0; i < _offsets.Length; i++) ((long*)packed)[i] = _offsets[i];
-        EachPanel((panel, rows) => WritePanel(panel, rows, packed));
-        if (_problem.Layer.WType != (int)DType.Int8) return;
+        int changed = 0;
+        EachPanel((panel, rows) =>
+        {
+            if (!WritePanel(panel, rows, packed)) Volatile.Write(ref changed, 1);
+        });
+        if (changed != 0) return false;
+        if (_problem.Layer.WType != (int)DType.Int8) return true;
         for (long panel = 0; panel < _shape.Count; panel++)
             for (int lane = 0; lane < SparsePanels.Lanes; lane++)
                 if (_shape.SourceRow(_problem.Layer.N, panel, lane) is >= 0 and var row)
                     ((float*)(packed + _shape.ScalesAt))[panel * SparsePanels.Lanes + lane] = scales[row];
+        return true;
     }
 
     private delegate void Panel(long panel, byte* rows);
@@ -92,14 +100,22 @@ internal sealed unsafe class SparsePacking
         return _shape.Element switch { 4 => *(uint*)at, 2 => *(ushort*)at, _ => *at };
     }
 
-    private void WritePanel(long panel, byte* rows, byte* packed)
+    private bool WritePanel(long panel, byte* rows, byte* packed)
     {
         byte* to = packed + _shape.ValuesAt + _offsets[panel * _shape.Blocks] * _shape.Element;
         byte* bitmap = packed + _shape.BitsAt + panel * _shape.KPadded * 2;
         int* sums = (int*)(packed + _shape.SumsAt) + panel * SparsePanels.Lanes;
+        long left = 0;  // values of the block
         for (long k = 0; k < _shape.KPadded; k += _shape.Step)
         {
+            if (k % SparsePanels.Block == 0)
+            {
+                if (left != 0) return false;
+                long block = panel * _shape.Blocks + k / SparsePanels.Block;
+                left = _offsets[block + 1] - _offsets[block];
+            }
             ulong bits = Operand(rows, k);
+            if ((left -= BitOperations.PopCount(bits)) < 0) return false;
             for (int i = 0; i < 2 * _shape.Step; i++) bitmap[k * 2 + i] = (byte)(bits >> (8 * i));
             for (; bits != 0; bits &= bits - 1, to += _shape.Element)
             {
@@ -111,5 +127,6 @@ internal sealed unsafe class SparsePacking
                 if (_shape.Element == 1) sums[lane] += (sbyte)value;
             }
         }
+        return left == 0;
     }
 }

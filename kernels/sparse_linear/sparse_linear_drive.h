@@ -25,6 +25,14 @@ constexpr int64_t kMostRows = 256;  // of a block of flat: accumulators of four 
 // or so many bytes for all panels of a step if those are fewer.
 constexpr int64_t kMostAhead = 256, kMostAheadBytes = 8192;
 
+// That draws most from memory for one core, whose requests are what is short. Several cores wait for memory, and it is
+// faster at one long stream from each: they ask for all of the next step of panels instead, which waits in L2 if it is
+// no larger than this. Four panels of more rows wait for products.
+constexpr int64_t kMostStreamed = 320 << 10;
+
+// Panels of a task of gemv: as many as leave every worker so many tasks, since a task begins anew for memory.
+constexpr int64_t kMostPanels = 32, kTasksPerWorker = 4;
+
 struct sparse_plan {
   flat_gemm::plan flat;
   sparse_panels at;
@@ -32,6 +40,7 @@ struct sparse_plan {
   int64_t expanded_stride;  // bytes from panel to panel in scratch; 0 for gemv
   int64_t ahead;            // elements of k, a multiple of kBlock
   bool two_lines;           // see sparse_multiplication
+  bool one_stream;          // see kMostStreamed
   int64_t workers;
 
   const char* packed() const { return static_cast<const char*>(flat.args->packed); }
@@ -40,18 +49,26 @@ struct sparse_plan {
     return packed() + at.values_at + offsets[panel * at.blocks + k / kBlock] * at.element;
   }
   const char* bits(int64_t panel, int64_t k) const { return packed() + at.bits_at + (panel * at.k_padded + k) * 2; }
+
+  // The panels that the worker of those at `position` will want next: workers take tasks in turns, more or less. The
+  // same ones if there are no more.
+  int64_t later(int64_t position, int64_t step) const {
+    const int64_t task = position / flat.block_n, beside = position + step;
+    const int64_t next = beside / flat.block_n == task ? beside : (task + workers) * flat.block_n;
+    return next + step <= sets.active ? next : position;
+  }
 };
 
 inline void fetch(const char* from, int64_t bytes) {
   for (int64_t i = 0; i < bytes; i += 64) _mm_prefetch(from + i, _MM_HINT_T0);
 }
 
-// The panels at `next` are those that this worker will want after these.
 template <class Engine>
-void gemv_step(const sparse_plan& p, int64_t position, int64_t next, int64_t step, char* acc, int64_t ld) {
+void gemv_step(const sparse_plan& p, int64_t position, int64_t step, char* acc, int64_t ld) {
   const int64_t m = p.flat.args->m, most = kRows[flat_gemm::panel_slot(step)], tiles = (m + most - 1) / most;
+  const int64_t next = p.later(position, step), after = p.later(next, step);
   for (int64_t j = 0; j < step; j++) {
-    const char* offsets = p.packed() + p.sets.panel(next + j) * p.at.blocks * 8;
+    const char* offsets = p.packed() + p.sets.panel(after + j) * p.at.blocks * 8;
     fetch(offsets, 64);
     fetch(offsets + p.at.blocks * 8 - 8, 8);
   }
@@ -63,6 +80,11 @@ void gemv_step(const sparse_plan& p, int64_t position, int64_t next, int64_t ste
     r.acc = acc + r0 * ld, r.ld = ld;
     r.first = true;
     r.two_lines = p.two_lines;
+    if (p.one_stream) {
+      // Tiles of rows before the last will be followed by these panels again.
+      const int64_t there = t + 1 == tiles ? next : position;
+      r.next = p.values(there, 0), r.next_bits = p.bits(there, 0), r.next_bytes = p.values(there + step, 0) - r.next;
+    }
     // A part of a run. Meanwhile it asks for values of the panels at `there` from the k `then` on.
     const auto multiply = [&](int64_t begin, int64_t end, int64_t there, int64_t then) {
       if (begin == end) return;
@@ -79,7 +101,7 @@ void gemv_step(const sparse_plan& p, int64_t position, int64_t next, int64_t ste
     for (int64_t i = 0; i < p.sets.run_count; i++) {
       const run active = p.sets.active_run(i);
       const bool last = i + 1 == p.sets.run_count;
-      const int64_t cut = larger(active.begin, (active.end - p.ahead) / kBlock * kBlock);
+      const int64_t cut = p.one_stream ? active.begin : larger(active.begin, (active.end - p.ahead) / kBlock * kBlock);
       multiply(active.begin, cut, position, active.begin + p.ahead);
       const int64_t there = last && t + 1 == tiles ? next : position, then = p.sets.active_run(last ? 0 : i + 1).begin;
       for (int64_t j = 0; j < step; j++) fetch(p.bits(p.sets.panel(there + j), then), kBitsAhead);
@@ -149,11 +171,9 @@ void task(void* context, int64_t index, int32_t worker) {
   for (int64_t at = begin, step; at < active; at += step) {
     for (step = p.flat.step; step > active - at; step /= 2) {
     }
-    if constexpr (kGemv) {
-      // Workers take tasks in turns, more or less.
-      const int64_t next = at + step < active ? at + step : begin + p.workers * p.flat.block_n;
-      gemv_step<Engine>(p, at, smaller(next, p.sets.active - step), step, acc + (at - begin) * 64, ld);
-    } else
+    if constexpr (kGemv)
+      gemv_step<Engine>(p, at, step, acc + (at - begin) * 64, ld);
+    else
       flat_step(engine, p, at, step, row0, rows, acc + (at - begin) * 64, ld, acc + p.flat.accumulator_bytes);
   }
   engine.leave();
@@ -166,7 +186,8 @@ template <class Engine, bool kGemv>
 sparse_plan sizes(const kn_sparse_linear_problem& q, int64_t m, int64_t step, int64_t block_k) {
   sparse_plan p{};
   p.at = panels_of(q);
-  p.flat = flat_gemm::sizes<Engine>(q.layer, m, step, block_k, kGemv ? 0 : kMostRows, step, kGemv);
+  p.flat =
+      flat_gemm::sizes<Engine>(q.layer, m, step, block_k, kGemv ? 0 : kMostRows, kGemv ? kMostPanels : step, kGemv);
   p.flat.at.scales_at = p.at.scales_at;
   p.flat.at.sums_at = p.at.sums_at;
   const int64_t weights = larger(1, p.at.count * kPanel * p.at.k_padded);
@@ -176,6 +197,7 @@ sparse_plan sizes(const kn_sparse_linear_problem& q, int64_t m, int64_t step, in
   p.ahead = kMostAhead * per_k < kMostAheadBytes
                 ? kMostAhead
                 : larger(kBlock, static_cast<int64_t>(kMostAheadBytes / per_k) / kBlock * kBlock);
+  p.one_stream = (per_k + 2.0 * static_cast<double>(step)) * static_cast<double>(p.at.k_padded) < kMostStreamed;
   p.expanded_stride = kGemv ? 0 : round_up(p.flat.block_k * p.flat.raw, 64);
   p.flat.scratch_bytes += p.flat.step * p.expanded_stride;
   return p;
@@ -205,6 +227,13 @@ void drive(const kn_sparse_linear_problem& q, const kn_sparse_linear_args& a, in
   if constexpr (Engine::kInteger)
     if (Engine::kOffset != 0 && p.sets.runs != nullptr) p.sets.runs = nullptr, p.sets.run_count = 1;
   flat_gemm::read_x<Engine>(p.flat, workspace, sets, threads);
+  if constexpr (kGemv) {
+    const int64_t least = round_up(step, (q.layer.flags & KN_GEMM_GATED) ? 2 : 1);
+    p.flat.block_n =
+        smaller(p.flat.block_n, larger(least, p.sets.active / (threads * kTasksPerWorker) / least * least));
+    p.flat.n_tasks = (p.at.count + p.flat.block_n - 1) / p.flat.block_n;
+    p.one_stream = p.one_stream && threads > 1 && q.sets == 0 && (step < 4 || call.m <= kFewRows);
+  }
   const bool small = p.at.count * kPanel * p.at.k_padded * call.m < flat_gemm::kSmall;
   kn_parallel(small ? 1 : threads, p.flat.m_tasks * p.flat.n_tasks, task<Engine, kGemv>, &p);
 }

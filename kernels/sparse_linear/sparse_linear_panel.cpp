@@ -16,9 +16,9 @@ struct pack_job {
   int64_t* offsets;
 };
 
-// f(k of the operand, position in it, value) for every non-zero of a panel, in the order of the layout.
+// f(k of the operand, position in it, value) for every weight of a panel, in the order of the layout.
 template <class T, class F>
-void each_nonzero(const pack_job& job, int64_t panel, F f) {
+void each_weight(const pack_job& job, int64_t panel, F f) {
   const kn_flat_gemm_problem& q = job.problem->layer;
   const T* rows[kPanel];
   for (int64_t lane = 0; lane < kPanel; lane++) {
@@ -28,7 +28,7 @@ void each_nonzero(const pack_job& job, int64_t panel, F f) {
   for (int64_t k0 = 0; k0 < q.k; k0 += job.at.step)
     for (int64_t lane = 0; lane < kPanel; lane++)
       for (int64_t i = 0; rows[lane] != nullptr && i < job.at.step && k0 + i < q.k; i++)
-        if (rows[lane][k0 + i] != 0) f(k0, lane * job.at.step + i, rows[lane][k0 + i]);
+        f(k0, lane * job.at.step + i, rows[lane][k0 + i]);
 }
 
 // Bitmap, and in the place of each offset the count of the block.
@@ -39,19 +39,23 @@ void count_panel(void* context, int64_t panel, int32_t) {
   int64_t* counts = job.offsets + panel * job.at.blocks;
   std::memset(bits, 0, static_cast<size_t>(job.at.k_padded) * 2);
   std::memset(counts, 0, static_cast<size_t>(job.at.blocks) * 8);
-  each_nonzero<T>(job, panel, [&](int64_t k, int64_t position, T) {
+  each_weight<T>(job, panel, [&](int64_t k, int64_t position, T value) {
+    if (value == 0) return;
     bits[k * 2 + position / 8] = static_cast<char>(bits[k * 2 + position / 8] | 1 << position % 8);
     counts[k / kBlock]++;
   });
 }
 
+// By the bitmap: were w changed since it was counted, what it says would not fit.
 template <class T>
 void write_panel(void* context, int64_t panel, int32_t) {
   const pack_job& job = *static_cast<const pack_job*>(context);
   const kn_flat_gemm_problem& q = job.problem->layer;
   T* to = reinterpret_cast<T*>(job.packed + job.at.values_at) + job.offsets[panel * job.at.blocks];
+  const char* bits = job.packed + job.at.bits_at + panel * job.at.k_padded * 2;
   int32_t sums[kPanel] = {};
-  each_nonzero<T>(job, panel, [&](int64_t, int64_t position, T value) {
+  each_weight<T>(job, panel, [&](int64_t k, int64_t position, T value) {
+    if (!(bits[k * 2 + position / 8] >> position % 8 & 1)) return;
     *to++ = value;
     if (sizeof(T) == 1) sums[position / job.at.step] += static_cast<int8_t>(value);
   });

@@ -22,6 +22,9 @@ struct sparse_multiplication {
   const char* bits[8];
   int64_t ahead[8];  // bytes from the values of a panel to those that are to be asked for meanwhile
   bool two_lines;    // also for the line after that
+  // Or, where `next` is not null, these instead: values and bits of all panels to come, each as one stream.
+  const char *next, *next_bits;
+  int64_t next_bytes;  // of values
   char* acc;
   int64_t ld;
   bool first;
@@ -35,12 +38,15 @@ constexpr int kRows[] = {16, 8, 6};
 // with this even one. Twice as many were slower for 4 rows at density 0.5.
 constexpr int64_t kBitsAhead = 256;
 
+// The same for values that were asked for as one stream, a step of panels ago, and wait in L2.
+constexpr int64_t kNear = 256;
+
 // So few rows wait for loads: one across two lines takes a cycle, and others beside it nearly as much (see
 // perf/floors/sparse_linear.cpp). Their bits come from the masks, and `ahead` stays in registers. More rows need the
 // ports of those moves for products and the registers for x, as what is decoded does.
 constexpr int kFewRows = 3;
 
-template <class Dot, class Expand, class Decode, int R, int P, class X>
+template <class Dot, class Expand, class Decode, int R, int P, bool kOneStream, class X>
 void tile(const sparse_multiplication<X>& t) {
   using v = typename Dot::v;
   using word = typename Expand::word;
@@ -61,16 +67,23 @@ void tile(const sparse_multiplication<X>& t) {
   for (int p = 0; p < P; p++) values[p] = t.values[p], bits[p] = t.bits[p];
   const char* x = reinterpret_cast<const char*>(t.x);
   const bool two_lines = Expand::kOperands > 1 && t.two_lines;
-  for (int64_t s = 0; s < steps / Expand::kOperands; s++) {
-    if (s % (64 / static_cast<int64_t>(sizeof(word))) == 0)
+  constexpr int64_t kWord = sizeof(word);
+  // Lines of the stream in every turn; as many as there are panels where it needs more, twice that with two_lines.
+  constexpr int kLines = P < Expand::kOperands ? P : Expand::kOperands;
+  const int64_t turns = steps / Expand::kOperands;
+  const int64_t rate = kOneStream && turns > 0 ? t.next_bytes / turns + 1 : 0;
+  const bool more = rate > kLines * 64;
+  const char* next = t.next;
+  for (int64_t s = 0; s < turns; s++, next += rate) {
+    if (s % (64 / kWord) == 0)
 #pragma GCC unroll 4
       for (int p = 0; p < P; p++)
-        _mm_prefetch(bits[p] + s * static_cast<int64_t>(sizeof(word)) + kBitsAhead, _MM_HINT_T0);
+        _mm_prefetch(kOneStream ? t.next_bits + s * P * kWord + p * 64 : bits[p] + s * kWord + kBitsAhead, _MM_HINT_T0);
     word w[P];
     decltype(Expand::mask(nullptr)) m[P];
 #pragma GCC unroll 4
     for (int p = 0; p < P; p++) {
-      const char* at = bits[p] + s * static_cast<int64_t>(sizeof(word));
+      const char* at = bits[p] + s * kWord;
       m[p] = Expand::mask(at), w[p] = kFew ? static_cast<word>(m[p]) : word_at<word>(at);
     }
     // Volatile: read anew in every turn, or the compiler would keep them in registers that it then lacks.
@@ -80,7 +93,8 @@ void tile(const sparse_multiplication<X>& t) {
       v b[P][kParts];
 #pragma GCC unroll 4
       for (int p = 0; p < P; p++) {
-        if (o == 0) _mm_prefetch(values[p] + again.ahead[p], _MM_HINT_T0);
+        if (o == 0) _mm_prefetch(values[p] + (kOneStream ? kNear : again.ahead[p]), _MM_HINT_T0);
+        if (kOneStream && o == 0 && p < kLines) _mm_prefetch(next + p * 64, _MM_HINT_T0);
         const auto raw =
             std::bit_cast<typename Decode::raw>(Expand::template expand<o>(zeros(), values[p], w[p], m[p]));
         each<kParts>([&](auto i) __attribute__((always_inline)) { b[p][i] = Decode::template part<i, R>(raw, {}); });
@@ -96,9 +110,13 @@ void tile(const sparse_multiplication<X>& t) {
         }
       x += Dot::kXBytes * kParts;
     });
+    if (kOneStream && more)
+#pragma GCC unroll 8
+      for (int p = kLines; p < 2 * P; p++)
+        if (p < P || two_lines) _mm_prefetch(next + p * 64, _MM_HINT_T0);
     if (two_lines)
 #pragma GCC unroll 4
-      for (int p = 0; p < P; p++) _mm_prefetch(values[p] + again.ahead[p] + 64, _MM_HINT_T0);
+      for (int p = 0; p < P; p++) _mm_prefetch(values[p] + (kOneStream ? kNear : again.ahead[p]) + 64, _MM_HINT_T0);
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++)
@@ -106,12 +124,12 @@ void tile(const sparse_multiplication<X>& t) {
     for (int p = 0; p < P; p++) Dot::store(t.acc + r * t.ld + p * 64, c[r][p]);
 }
 
-template <class Dot, class Expand, class Decode, class X>
+template <class Dot, class Expand, class Decode, bool kOneStream, class X>
 struct tiles {
   void (*at[3][17])(const sparse_multiplication<X>&) = {};
   template <int P, int... R>
   constexpr void fill(std::integer_sequence<int, R...>) {
-    ((at[flat_gemm::panel_slot(P)][R + 1] = &tile<Dot, Expand, Decode, R + 1, P, X>), ...);
+    ((at[flat_gemm::panel_slot(P)][R + 1] = &tile<Dot, Expand, Decode, R + 1, P, kOneStream, X>), ...);
   }
   constexpr tiles() {
     fill<1>(std::make_integer_sequence<int, kRows[0]>{});
@@ -122,8 +140,10 @@ struct tiles {
 
 template <class Dot, class Expand, class Decode, class X>
 void multiply_expanded(const sparse_multiplication<X>& t) {
-  static constexpr tiles<Dot, Expand, Decode, X> table;
-  table.at[flat_gemm::panel_slot(t.panels)][t.rows](t);
+  static constexpr tiles<Dot, Expand, Decode, false, X> many_streams;
+  static constexpr tiles<Dot, Expand, Decode, true, X> one_stream;
+  const auto& at = t.next == nullptr ? many_streams.at : one_stream.at;
+  at[flat_gemm::panel_slot(t.panels)][t.rows](t);
 }
 
 }  // namespace

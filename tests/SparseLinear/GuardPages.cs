@@ -59,7 +59,7 @@ public sealed unsafe partial class GuardPages
             {
                 using var trial = new SparseLinearTrial(FlatGemmCases.Problem(kind, m, n, k), Tables.Seed, 0.5, (SparsePattern)pattern);
                 KnSparseLinearProblem problem = trial.Sparse;
-                foreach (KnLaunch launch in row.Launches(1))
+                foreach (KnLaunch launch in row.Launches(1).Concat(row.Launches(2)))
                 {
                     if (!row.Accepts(&problem, launch, out _)) continue;
                     ran++;
@@ -81,5 +81,23 @@ public sealed unsafe partial class GuardPages
                 }
             }
         Assert.That(ran, Is.Positive);
+    }
+
+    /// <summary>The last row has other places when it is written than when it was counted: more of them, none, or others in another block.</summary>
+    [TestCase(96, 0)]
+    [TestCase(0, 0)]
+    [TestCase(48, 20)]
+    public void PackingEndsWhereRowsChange(int count, int first)
+    {
+        if (!OperatingSystem.IsLinux()) Assert.Ignore("pages are mapped as Linux has it");
+        const int Rows = 16, K = 96;
+        KnSparseLinearProblem problem = Kernels.SparseLinear.Problem(
+            new FlatGemmOptions { N = Rows, K = K, MaxM = 1, Weights = DType.Float32, Input = DType.Float32, Output = DType.Float32 }, 1, 0, KnSparseSets.None);
+        (int First, int Count) last = (0, 48);
+        var packing = new SparsePacking(problem, (row, to) => new Span<float>((float*)to, K).Slice(row == Rows - 1 ? last.First : 0, row == Rows - 1 ? last.Count : K).Fill(1));
+        using var packed = new Pages(packing.Bytes);
+        Assert.That(packing.Write(packed.At, null), Is.True);
+        last = (first, count);
+        Assert.That(packing.Write(packed.At, null), Is.False);
     }
 }

@@ -39,7 +39,7 @@ public sealed unsafe class SparseLinearWeights : IDisposable
     /// <param name="w">[N or 2 N, K] float, BFloat16, Half or sbyte.</param>
     /// <param name="scales">s8: [N or 2 N].</param>
     /// <param name="mask">[N or 2 N, K]: which weights to keep; all when empty.</param>
-    /// <exception cref="KernelsException">A shape, type or value that breaks a rule.</exception>
+    /// <exception cref="KernelsException">A shape, type or value that breaks a rule, or w changes meanwhile.</exception>
     public static SparseLinearWeights Pack<T>(FlatGemmOptions options, ReadOnlySpan2D<T> w, ReadOnlySpan<float> scales = default,
         ReadOnlySpan2D<bool> mask = default) where T : unmanaged
     {
@@ -117,8 +117,12 @@ public sealed unsafe class SparseLinearWeights : IDisposable
     {
         var packing = new SparsePacking(SparseLinear.Problem(options, options.MaxM, 0, KnSparseSets.None), rows);
         Buffer<byte> data = Buffer<byte>.Allocate(packing.Bytes);
-        fixed (float* s = scales) packing.Write(data.Pointer, s);
-        return new SparseLinearWeights(packing.Problem, data);
+        fixed (float* s = scales)
+        {
+            if (packing.Write(data.Pointer, s)) return new SparseLinearWeights(packing.Problem, data);
+        }
+        data.Dispose();
+        throw new KernelsException(Status.Invalid, "w", SparsePacking.Unchanged);
     }
 
     /// <summary>A copy of weights of the host on a device, for plans there. It is not loaded, saved or unpacked from there.</summary>
