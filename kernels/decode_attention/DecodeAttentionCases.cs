@@ -148,13 +148,14 @@ internal static unsafe class DecodeAttentionCases
         }
     }
 
-    /// <summary>As many kv heads as a task may walk together, more of them and fewer, with every key seen and not.</summary>
+    /// <summary>As many kv heads as a task may walk together, more of them and fewer, with every key seen and not; 16 rows of f32 whose tokens are 4 KB apart.</summary>
     private static IEnumerable<DecodeAttentionCase> ManyHeads(ulong seed)
     {
         const KnAttentionFlags Fixed = KnAttentionFlags.Phi | KnAttentionFlags.Norms;
         foreach (Kind kind in MainKinds)
             foreach ((int qHeads, int kvHeads, int headDim, int qLen, int window, KnAttentionFlags flags) in ((int, int, int, int, int, KnAttentionFlags)[])
-                [(33, 33, 128, 1, 0, Fixed), (64, 64, 64, 1, 0, Fixed | KnAttentionFlags.Sinks), (80, 80, 32, 3, 40, Fixed | KnAttentionFlags.Tree), (130, 65, 16, 2, 0, Fixed | KnAttentionFlags.Alibi)])
+                [(33, 33, 128, 1, 0, Fixed), (64, 64, 64, 1, 0, Fixed | KnAttentionFlags.Sinks), (80, 80, 32, 3, 40, Fixed | KnAttentionFlags.Tree), (130, 65, 16, 2, 0, Fixed | KnAttentionFlags.Alibi),
+                    (32, 8, 128, 4, 0, Fixed), (8, 4, 256, 8, 0, Fixed)])
                 foreach (bool headMajor in (bool[])[false, true])
                     yield return new(Problem(kind, 3, qLen, qHeads, kvHeads, headDim, headDim, 150, 16, window, 0, flags), new DecodeAttentionData(seed++) { HeadMajor = headMajor });
     }

@@ -5,7 +5,6 @@
 //   kRounds: it multiplies weights in less than f32
 //   key_steps, value_steps: those of scores and of add_values
 //   kPacked: rows of q that pack_q packs as one, where there are as many
-//   kWide: heads of 256, too, have code of their own, as those of 128
 //   q_bytes(head_dim): of a row of q as it reads it
 //   pack_q(problem, q, out, i, n): row i of the n of a kv head
 //   scores<R, T, F, D>(m): s = q . k of R rows over T slots, by products<Engine, R, T, F, D>(m); F: it fetches what
@@ -182,8 +181,7 @@ template <class Engine>
 template <class Engine, class F>
 inline KN_INLINE void with_width(int64_t width, F f) {
   if (width == 128) return f.template operator()<128>();
-  if constexpr (Engine::kWide)
-    if (width == 256) return f.template operator()<256>();
+  if (width == 256) return f.template operator()<256>();
   f.template operator()<0>();
 }
 
@@ -217,6 +215,7 @@ void attend_chunk(const call& c, const attending& t, const work& w) {
   const auto path_of = [&](int64_t head_bytes, int64_t head, int64_t token, int64_t other_head, bool few) {
     return path{.heads_inside = head < token,
                 .few = few,
+                .crowded = head < token && token * bytes % kSets == 0,
                 .head0 = t.head0,
                 .heads = t.heads,
                 .stride = head * bytes,
@@ -226,7 +225,7 @@ void attend_chunk(const call& c, const attending& t, const work& w) {
   };
   const path keys = path_of(k_bytes, a.k_head, a.k_token, a.v_head, few_keys);
   with_width<Engine>(p.head_dim, [&]<int D>() {
-    walk<key_steps>(
+    walk<key_steps, (D > 0 && Engine::kBytes == 4)>(
         keys, end - first,
         [&](int64_t head, int64_t row, int64_t slot, int64_t slots) KN_INLINE {
           multiplication m = rows_at(head, first + row, slot);
@@ -240,7 +239,7 @@ void attend_chunk(const call& c, const attending& t, const work& w) {
   for (int64_t h = 0; h < (kLate ? 0 : t.heads); h++) soften<Engine>(c, t, h, w);
   const path values = path_of(v_bytes, a.v_head, a.v_token, a.k_head, few_values);
   with_width<Engine>(p.v_head_dim, [&]<int D>() {
-    walk<value_steps>(
+    walk<value_steps, (D > 0 && Engine::kBytes == 4)>(
         values, t.count,
         [&](int64_t head, int64_t row, int64_t slot, int64_t slots) KN_INLINE {
           if (kLate && slot == 0 && row == 0) soften<Engine>(c, t, head, w);

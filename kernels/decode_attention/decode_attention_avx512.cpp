@@ -47,7 +47,6 @@ struct from_e4m3 {
 template <class From>
 struct f32_engine {
   static constexpr bool kRounds = false;
-  static constexpr bool kWide = false;
   static constexpr int64_t kPacked = 1;
   using key_steps = steps<4, 16>;
   using value_steps = steps<4, 16>;

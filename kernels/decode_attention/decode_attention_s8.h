@@ -11,7 +11,6 @@ namespace {
 struct s8_engine : paired_rows {
   static constexpr int64_t kBytes = 1;
   static constexpr bool kRounds = false;
-  static constexpr bool kWide = true;
   static constexpr int64_t kPacked = 4;
   struct key_steps {
     static constexpr int kMost = 8;

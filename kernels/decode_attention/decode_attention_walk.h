@@ -42,16 +42,18 @@ struct multiplication {
   int64_t slot;   // the first one
   float* sums;    // [rows, out_row]
   int64_t out_row;
-  int64_t share;  // quarters of a step's slots, of `ahead`: 0, 1 or 2
+  int64_t share;    // quarters of a step's slots, of `ahead`: 0, 1 or 2
+  const char* far;  // kFar: the part of a token that is brought to L2 meanwhile
 
   KN_INLINE void skip(int64_t rows) { q += rows * q_row, scores += rows * kChunk, sums += rows * out_row; }
 };
 
-// What a step fetches of what is ahead: nothing, as many slots as it has, or its share of them.
-enum fetching { kNone, kAll, kShare };
+// What a step fetches of what is ahead: nothing, as many slots as it has, its share of them, or one and what is far.
+enum fetching { kNone, kAll, kShare, kFar };
 
 // Left to itself, the compiler gathers what a loop fetches in front of it, and loads wait for such a burst.
 inline KN_INLINE void fetch_line(const char* line) { asm volatile("prefetchnta %0" : : "m"(*line)); }
+inline KN_INLINE void fetch_far(const char* line) { asm volatile("prefetcht1 %0" : : "m"(*line)); }
 
 template <fetching F, int T>
 inline KN_INLINE void fetch(const multiplication& m, int64_t bytes, int64_t from = 0) {
@@ -60,8 +62,9 @@ inline KN_INLINE void fetch(const multiplication& m, int64_t bytes, int64_t from
     each<N>([&](auto t) KN_INLINE { fetch_line(moved(m.ahead[first + t], m.ahead_offset + bytes)); });
   };
   if (F == kAll) return slots.template operator()<T>(from);
-  if (m.share > 0) slots.template operator()<T / 4>(0);
-  if (m.share > 1) slots.template operator()<T / 4>(T / 4);
+  if (F == kFar) fetch_far(moved(m.far, bytes));
+  if (F == kFar || m.share > 0) slots.template operator()<T / 4>(0);
+  if (F == kShare && m.share > 1) slots.template operator()<T / 4>(T / 4);
 }
 
 // Lanes [R][T]: R rows of q times the keys of T slots. An Engine reads kWidth elements at a time, of which it
@@ -107,6 +110,7 @@ struct steps {
 };
 
 constexpr int64_t kLongToken = 2048;  // bytes of all its heads
+constexpr int64_t kSets = 4096;       // bytes after which the sets of L1 begin anew
 constexpr int64_t kManySums = 32768;  // bytes: beside more, L1 holds no more than a step
 
 // Slots for which the first steps stay with a head.
@@ -126,6 +130,7 @@ constexpr int64_t kAhead = 2048;
 struct path {
   bool heads_inside;      // tokens hold their heads, rather than heads their tokens
   bool few;               // see steps
+  bool crowded;           // tokens of such heads share sets of L1
   int64_t head0, heads;   // of the task
   int64_t stride, later;  // bytes from head to head, and in what is fetched after the chunk's;
   int64_t past;           // places between the two
@@ -154,7 +159,7 @@ struct path {
 // Calls step<R, T, F>(m) for runs of up to 8, 4, 2 and 1 rows and T slots, m = at(head, row, slot, slots to stay for):
 // the first rows in the order of memory, fetching what comes next, the rest on what is in cache by then. Steps of the
 // most rows for the same slots each fetch their share. kSame: T depends on nothing but `few`.
-template <class Steps, class At, class F>
+template <class Steps, bool Far, class At, class F>
 inline KN_INLINE void walk(const path& along, int64_t rows, At at, F step) {
   const bool inside = along.heads_inside;
   int64_t done = 0;
@@ -183,6 +188,28 @@ inline KN_INLINE void walk(const path& along, int64_t rows, At at, F step) {
     });
     done = end;
   };
+  // `together` of 16 rows where tokens are kSets apart: L1 cannot keep 16 parts of a head, nor do prefetchers follow 16
+  // streams. The next slots come to L2 in the order in which they lie, and to L1 half of kTogether ahead.
+  const auto afar = [&]() KN_INLINE {
+    constexpr int64_t kHalf = kTogether / 2;
+    int64_t part = 0;
+    turns(kTogether, [&](const multiplication& m) KN_INLINE {
+      for (int64_t i = 0; i < kTogether; i++, part++) {
+        multiplication mine = m;
+        mine.slot += i / 4 * 4, mine.at += i / 4 * 4, mine.skip(i % 4 * 4);
+        if (i < kHalf)
+          mine.ahead = m.at + kHalf + i, mine.ahead_offset = m.offset;
+        else
+          mine.ahead = m.ahead + i - kHalf;
+        const int64_t head = along.head0 + part / kRuns % along.heads;
+        const int64_t to = kTogether + part / kRuns / along.heads * kRuns % kTogether + part % kRuns;
+        const bool here = m.slot + to < kChunk;
+        mine.far = moved(m.at[to + (here ? 0 : along.past)], head * (here ? along.stride : along.later));
+        step.template operator()<4, 4, kFar>(mine);
+      }
+    });
+    done = 16;
+  };
   const auto runs = [&]<int R>() KN_INLINE {
     constexpr int kFew = Steps::few(R), kMany = Steps::many(R);
     const int64_t end = R == Steps::kMost ? rows / R * R : done + (rows & R);
@@ -194,6 +221,8 @@ inline KN_INLINE void walk(const path& along, int64_t rows, At at, F step) {
     } else if (end > R) {
       if constexpr (Steps::kSame)
         if (along.few) return together.template operator()<R, kFew>(end);
+      if constexpr (Far)
+        if (end == 16 && along.crowded) return afar();
       return together.template operator()<R, Steps::together(R)>(end);
     }
     if constexpr (kFew != kMany)
