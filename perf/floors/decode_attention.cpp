@@ -1,9 +1,9 @@
 // How fast the pages of a cache can be read on this machine, in their random order, with nothing else done and with the
 // products alone (bf16, four query rows to a kv head): what decode attention has to be measured by.
 //   g++ -O3 -std=c++20 -march=native -pthread perf/floors/decode_attention.cpp -o build/floors && build/floors 4096 1
-// Arguments: tokens of a sequence, threads. Keys and values are 2 KB a token (8 heads of 128), read in chunks of 64
-// tokens, keys and then values. 1 GiB of sequences is walked in turns, so each is cold. Medians; GB/s, and the part of
-// the fastest reading of the same bytes from end to end.
+// Arguments: tokens of a sequence, threads, bytes of a token's keys or values (2048: 8 heads of 128 in bf16). Chunks of
+// 64 tokens are read, keys and then values. 1 GiB of sequences is walked in turns, so each is cold. Medians; GB/s, and
+// the part of the fastest reading of the same bytes from end to end.
 #include <immintrin.h>
 #include <sys/mman.h>
 
@@ -19,7 +19,7 @@
 #include <thread>
 #include <vector>
 
-constexpr int64_t kToken = 2048, kChunk = 64, kTotal = int64_t{1} << 30;
+constexpr int64_t kChunk = 64, kTotal = int64_t{1} << 30;
 
 struct run {
   const char* at;
@@ -103,10 +103,10 @@ double timed(const std::vector<walk>& sequences, int threads, int64_t ahead) {
 int main(int count, char** args) {
   const int64_t tokens = count > 1 ? atoll(args[1]) : 4096;
   const int threads = count > 2 ? atoi(args[2]) : 1;
-  const int64_t bytes = tokens * kToken, copies = std::max<int64_t>(1, kTotal / (2 * bytes)),
-                total = 2 * copies * bytes;
-  if (tokens < kChunk || tokens % kChunk != 0 || threads < 1)
-    return fprintf(stderr, "tokens: a multiple of %d\n", static_cast<int>(kChunk)), 2;
+  const int64_t token = count > 3 ? atoll(args[3]) : 2048;
+  const int64_t bytes = tokens * token, copies = std::max<int64_t>(1, kTotal / (2 * bytes)), total = 2 * copies * bytes;
+  if (tokens < 256 || tokens % 256 != 0 || threads < 1 || token < 1024 || token % 128 != 0)
+    return fprintf(stderr, "requires tokens %% 256 == 0, bytes of a token %% 128 == 0 and 1024 at least\n"), 2;
   char* memory =
       static_cast<char*>(mmap(nullptr, total + (2 << 20), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   if (memory == MAP_FAILED) return perror("mmap"), 1;
@@ -125,13 +125,13 @@ int main(int count, char** args) {
     std::vector<walk> all(copies);
     for (int64_t s = 0, next = 0; s < copies; s++) {
       const int64_t run_tokens = std::min(size, kChunk);
-      all[s].bytes = run_tokens * kToken;
+      all[s].bytes = run_tokens * token;
       for (int64_t chunk = 0; chunk < tokens; chunk += std::max(size, kChunk)) {
         const int64_t span = std::max(size, kChunk), first = next;
         for (int64_t part = 0; part < span; part += kChunk)
           for (const bool v : {false, true})
             for (int64_t t = part; t < part + kChunk; t += run_tokens)
-              all[s].runs.push_back({(v ? values : keys) + (order[first + t / size] * size + t % size) * kToken, v});
+              all[s].runs.push_back({(v ? values : keys) + (order[first + t / size] * size + t % size) * token, v});
         next += span / size;
       }
     }
@@ -139,7 +139,7 @@ int main(int count, char** args) {
   };
   std::vector<walk> linear(copies);  // all keys, then all values
   for (int64_t s = 0; s < copies; s++) {
-    linear[s].bytes = kChunk * kToken;
+    linear[s].bytes = kChunk * token;
     for (const char* base : {keys, values})
       for (int64_t at = 0; at < bytes; at += linear[s].bytes)
         linear[s].runs.push_back({base + s * bytes + at, base == values});
