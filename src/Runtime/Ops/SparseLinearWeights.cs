@@ -67,22 +67,24 @@ public sealed unsafe class SparseLinearWeights : IDisposable
     /// <param name="columns">[nnz] inputs, ascending within a row.</param>
     /// <param name="values">[nnz].</param>
     /// <param name="scales">s8: [N or 2 N].</param>
-    /// <exception cref="KernelsException">Offsets or columns out of order, twice or out of range; a type or shape that breaks a rule.</exception>
+    /// <exception cref="KernelsException">Offsets or columns out of order, twice or out of range; a type or shape that breaks a rule, or what is read changes meanwhile.</exception>
     public static SparseLinearWeights Pack<T>(FlatGemmOptions options, ReadOnlySpan<long> offsets, ReadOnlySpan<int> columns, ReadOnlySpan<T> values,
         ReadOnlySpan<float> scales = default) where T : unmanaged
     {
         CheckLayer<T>(options, scales);
-        CheckRows(options, offsets, columns, values.Length);
-        fixed (long* at = offsets)
+        // The caller's memory may change after it was checked: offsets are kept, and a column is looked at where it is used.
+        long[] o = offsets.ToArray();
         fixed (int* column = columns)
         fixed (T* value = values)
         {
-            long* o = at;
             int* c = column;
             T* v = value;
+            uint k = (uint)options.K;
+            CheckRows(options, o, columns, values.Length);
             return Pack(options, scales, (row, to) =>
             {
-                for (long i = o[row]; i < o[row + 1]; i++) ((T*)to)[c[i]] = v[i];
+                for (long i = o[row]; i < o[row + 1]; i++)
+                    if ((uint)Volatile.Read(ref c[i]) is var at && at < k) ((T*)to)[at] = v[i];
             });
         }
     }
