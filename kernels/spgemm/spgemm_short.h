@@ -125,43 +125,31 @@ struct short_rows {
     for (int b = 0; b < n; b++) {
       const int64_t registers = registers_of(b);
       const bool two = registers > 2 && b + 1 < n && registers_of(b + 1) == registers;
-      switch (registers) {
-        case 0:
-          break;
-        case 1:
-          sort<1, 1>(b);
-          break;
-        case 2:
-          sort<2, 1>(b);
-          break;
-        case 3:
-          two ? sort<3, 2>(b) : sort<3, 1>(b);
-          break;
-        default:
-          two ? sort<4, 2>(b) : sort<4, 1>(b);
-      }
+      if (two)
+        registers == 3 ? sort<3, 2>(b) : sort<4, 2>(b);
+      else
+        sort(b, registers);
       b += two;
     }
   }
 
   // The few rows beside those of a form.
   [[gnu::noinline]] void in_turn(uint32_t rows) {
-    for (; rows != 0; rows &= rows - 1) {
-      const int b = __builtin_ctz(rows);
-      switch (registers_of(b)) {
-        case 0:
-        case 1:
-          sort<1, 1>(b);
-          break;
-        case 2:
-          sort<2, 1>(b);
-          break;
-        case 3:
-          sort<3, 1>(b);
-          break;
-        default:
-          sort<4, 1>(b);
-      }
+    for (; rows != 0; rows &= rows - 1) sort(__builtin_ctz(rows), registers_of(__builtin_ctz(rows)));
+  }
+
+  [[gnu::always_inline]] void sort(int b, int64_t registers) {
+    switch (registers) {
+      case 0:
+        return;
+      case 1:
+        return sort<1, 1>(b);
+      case 2:
+        return sort<2, 1>(b);
+      case 3:
+        return sort<3, 1>(b);
+      default:
+        return sort<4, 1>(b);
     }
   }
 

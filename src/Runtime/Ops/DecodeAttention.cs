@@ -179,7 +179,7 @@ public sealed unsafe partial class DecodeAttention : IDisposable
     private void CheckView<T>(in TensorView<T> view, long tokens, int dim, string name) where T : unmanaged
     {
         KernelsException.Require(view.Rank == 3 && view.Stride(2) == 1 && view.Shape(0) == tokens && view.Shape(1) == Options.QHeads && view.Shape(2) == dim,
-            name, $"shape [{tokens}, {Options.QHeads}, {dim}], the last dimension contiguous");
+            name, $"shape [{(tokens < 0 ? "tokens" : $"{tokens}")}, {Options.QHeads}, {dim}], the last dimension contiguous");
         KernelsException.Require(view.Buffer.Device.Shares(Device), name, $"a buffer on {Device}, not on {view.Buffer.Device}");
     }
 
