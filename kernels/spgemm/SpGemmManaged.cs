@@ -32,19 +32,13 @@ internal unsafe class SpGemmManaged : Row
     public override long Workspace(void* problem, in KnLaunch launch)
     {
         var p = (KnSpgemmProblem*)problem;
-        long workers = ManagedPool.Workers(launch.Threads);
-        return p->Products == 0 ? 0 : workers * ScratchBytes(SlotsFor(p->Most, p->N), ValueBytes(*p)) + MostTasks(workers) * sizeof(long);
+        return p->Products == 0 ? 0 : new SpGemmManagedCall(p, null, launch.Threads, ValueBytes(*p)).Workspace;
     }
-
-    /// <summary>Eight tasks a worker, and what is left by dividing.</summary>
-    private static long MostTasks(long workers) => 8 * workers + 4;
 
     private protected virtual int ValueBytes(in KnSpgemmProblem p) => (DType)p.Type switch { DType.Float64 => 8, DType.Float32 => 4, _ => 1 };
 
     /// <summary>A power of two that leaves half of a row's table free.</summary>
     internal static long SlotsFor(long products, long n) => (long)BitOperations.RoundUpToPowerOf2((ulong)Math.Max(2 * Math.Min(products, n), 4));
-
-    private static long ScratchBytes(long slots, int valueBytes) => (slots * (3 * sizeof(long) + valueBytes) + 63) / 64 * 64;
 
     public override KnStatus Run(void* problem, in KnLaunch launch, void* args)
     {
@@ -54,7 +48,7 @@ internal unsafe class SpGemmManaged : Row
         var a = (KnSpgemmArgs*)args;
         if (!SpGemmRules.Check(*p, *a, Workspace(problem, launch), false, out string? argument, out string? rule)) return Fail(KnStatus.Invalid, argument, rule!);
         if (a->Phase == (int)KnSpgemmPhase.Analyse)
-            return SpGemmAnalysis.Run(p, a, out argument, out rule) ? KnStatus.Ok : Fail(KnStatus.Invalid, argument, rule!);
+            return SpGemmAnalysis.Run(p, a, launch.Threads, out argument, out rule) ? KnStatus.Ok : Fail(KnStatus.Invalid, argument, rule!);
         if (p->Products == 0) Empty(a);
         else Compute(p, a, launch.Threads);
         return KnStatus.Ok;
@@ -66,11 +60,15 @@ internal unsafe class SpGemmManaged : Row
         else WithIndex<long>(p, a, threads);
     }
 
+    /// <summary>Sizes do not depend on values, but for those of a mask.</summary>
+    private protected static bool OnlyStructure(in KnSpgemmProblem p, in KnSpgemmArgs a) =>
+        !SpGemmRules.HasValues(p) || (a.Phase == (int)KnSpgemmPhase.Symbolic && !SpGemmRules.Has(p, KnSpgemmFlags.Valued));
+
     private static void WithIndex<TIndex>(KnSpgemmProblem* p, KnSpgemmArgs* a, int threads) where TIndex : unmanaged
     {
-        if (p->Type == (int)DType.Float64) WithValues<TIndex, double>(p, a, threads);
-        else if (p->Type == (int)DType.Float32) WithValues<TIndex, float>(p, a, threads);
-        else Run<TIndex, byte, NoValues>(p, a, threads, default);
+        if (OnlyStructure(*p, *a)) Run<TIndex, byte, NoValues>(p, a, threads, default);
+        else if (p->Type == (int)DType.Float64) WithValues<TIndex, double>(p, a, threads);
+        else WithValues<TIndex, float>(p, a, threads);
     }
 
     private static void WithValues<TIndex, T>(KnSpgemmProblem* p, KnSpgemmArgs* a, int threads)
@@ -93,22 +91,8 @@ internal unsafe class SpGemmManaged : Row
     internal static void Run<TIndex, T, TSemiring>(KnSpgemmProblem* p, KnSpgemmArgs* a, int threads, GCHandle failure)
         where TIndex : unmanaged where T : unmanaged where TSemiring : struct, ISemiring<T>
     {
-        long slots = SlotsFor(p->Most, p->N), workers = ManagedPool.Workers(threads);
-        var call = new SpGemmManagedCall
-        {
-            Problem = p,
-            Args = a,
-            Slots = slots,
-            ScratchBytes = ScratchBytes(slots, sizeof(T)),
-            Workers = workers,
-            PartEntries = (long*)((byte*)a->Workspace + workers * ScratchBytes(slots, sizeof(T))),
-            // Eight tasks a worker even out what products do not tell.
-            TaskProducts = Math.Max(SpGemmManagedCall.LeastTask, (a->Products[a->RowTo] - a->Products[a->RowFrom]) / (8 * workers)),
-            Values = SpGemmRules.HasValues(*p),
-            ReadsValues = SpGemmRules.ReadsValues(*p),
-            Failure = failure,
-        };
-        SpGemmManagedKernel<TIndex, T, TSemiring>.Run(&call, threads);
+        var call = new SpGemmManagedCall(p, a, threads, sizeof(T)) { Failure = failure };
+        SpGemmManagedKernel<TIndex, T, TSemiring>.Run(&call);
     }
 
     private static void Empty(KnSpgemmArgs* a)

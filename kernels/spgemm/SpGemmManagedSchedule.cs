@@ -1,4 +1,5 @@
 using System.Numerics;
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Kernels.Interop.Native;
 
@@ -14,43 +15,39 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
 
     private static ushort* Counts(SpGemmManagedCall* call, long i) => call->Args->Schedule.Counts + call->Args->COffsets[i] / Lanes(call) + i;
 
-    /// <summary>Makes the schedule's offsets and counts, or its terms.</summary>
-    private static void MakeSchedule(SpGemmManagedCall* call)
+    /// <summary>Where the terms of every row begin, from how many they are.</summary>
+    private static void SumSizes(SpGemmManagedCall* call)
     {
-        KnSpgemmArgs* a = call->Args;
-        ManagedPool.Run((int)call->Workers, call->Tasks, &Body, call);
-        if (a->Phase == (int)KnSpgemmPhase.Schedule) return;
-        a->Schedule.Offsets[0] = 0;
-        for (long i = 0; i < call->Problem->M; i++) a->Schedule.Offsets[i + 1] += a->Schedule.Offsets[i];
+        long* offsets = call->Args->Schedule.Offsets;
+        offsets[0] = 0;
+        for (long i = 0; i < call->Problem->M; i++) offsets[i + 1] += offsets[i];
     }
 
-    private static void ScheduleRow(SpGemmManagedCall* call, ref Scratch s, long i)
+    /// <summary>Sizes or terms of a row; <paramref name="blocks"/> has room for a number per block of C.</summary>
+    private static void ScheduleRow(SpGemmManagedCall* call, ref Scratch s, long i, uint* blocks)
     {
         KnSpgemmArgs* a = call->Args;
-        bool sizes = a->Phase == (int)KnSpgemmPhase.ScheduleSizes;
-        long entries = a->COffsets[i + 1] - a->COffsets[i];
+        bool sizes = a->Phase == (int)KnSpgemmPhase.ScheduleSizes, masked = SpGemmRules.Has(*call->Problem, KnSpgemmFlags.Mask);
+        long entries = a->COffsets[i + 1] - a->COffsets[i], n = call->Problem->N;
         if (sizes) a->Schedule.Offsets[i + 1] = 0;
         if (entries == 0 || a->A.Offsets[i + 1] - a->A.Offsets[i] > ushort.MaxValue || (!sizes && a->Schedule.Offsets[i + 1] == a->Schedule.Offsets[i])) return;
-        (s.Slots, s.MaskSlots) = (SpGemmManaged.SlotsFor(a->Products[i + 1] - a->Products[i], call->Problem->N), 0);
-        if (SpGemmRules.Has(*call->Problem, KnSpgemmFlags.Mask)) FillMask(ref s, a->Mask, i, call->Problem->N, SpGemmRules.Has(*call->Problem, KnSpgemmFlags.Valued));
-        var c = new KnCsr { Columns = a->CColumns };
-        for (long j = 0; j < entries; j++)
+        if (masked)
         {
-            long column = Column(c, a->COffsets[i] + j), at = Find(s.Keys, s.Slots, column);
-            (s.Keys[at], s.Columns[at]) = (column, j);
+            Ready(ref s, n);
+            MarkMask(call, s.Zero, i, 0, n, true);
         }
-        long blocks = (entries + Lanes(call) - 1) / Lanes(call);
-        if (sizes) a->Schedule.Offsets[i + 1] = SizeOf(call, ref s, i, blocks);
-        else Fill(call, ref s, i, blocks);
-        Wipe(s.Keys, s.Slots);
-        Wipe(s.Mask, s.MaskSlots);
+        // Sums are not wanted here. A column that is not in the row has any place.
+        uint* places = (uint*)s.Zero.Sums;
+        TIndex* c = (TIndex*)a->CColumns + a->COffsets[i];
+        for (long j = 0; j < entries; j++) places[Column(c, j)] = (uint)j;
+        if (sizes) a->Schedule.Offsets[i + 1] = SizeOf(call, ref s, i, (entries + Lanes(call) - 1) / Lanes(call), blocks);
+        else Fill(call, ref s, i, (entries + Lanes(call) - 1) / Lanes(call), blocks);
+        if (masked) MarkMask(call, s.Zero, i, 0, n, false);
     }
 
     /// <summary>Counts the terms of every block; returns how many they are with the addends, or 0 where a count would not fit.</summary>
-    private static long SizeOf(SpGemmManagedCall* call, ref Scratch s, long i, long blocks)
+    private static long SizeOf(SpGemmManagedCall* call, ref Scratch s, long i, long blocks, uint* count)
     {
-        // Sums are not wanted yet.
-        uint* count = (uint*)s.Sums;
         NativeMemory.Clear(count, (nuint)blocks * sizeof(uint));
         for (var t = new Terms(call, i); t.Next(ref s);) count[t.Block]++;
         long n = Addends(call, i);
@@ -63,13 +60,12 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
         return most > ushort.MaxValue || n > uint.MaxValue ? 0 : n;
     }
 
-    private static void Fill(SpGemmManagedCall* call, ref Scratch s, long i, long blocks)
+    private static void Fill(SpGemmManagedCall* call, ref Scratch s, long i, long blocks, uint* next)
     {
         KnSpgemmArgs* a = call->Args;
         KnSpgemmTerm* to = a->Schedule.Terms + a->Schedule.Offsets[i];
-        uint* next = (uint*)s.Sums;
         long addends = Addends(call, i);
-        for (long j = 0; j < addends; j++) to[j] = new KnSpgemmTerm { B = (uint)s.Columns[Find(s.Keys, s.Slots, Column(a->D, a->D.Offsets[i] + j))] };
+        for (long j = 0; j < addends; j++) to[j] = new KnSpgemmTerm { B = ((uint*)s.Zero.Sums)[Column(a->D, a->D.Offsets[i] + j)] };
         uint at = (uint)addends;
         for (long block = 0; block < blocks; block++) (next[block], at) = (at, at + Counts(call, i)[block]);
         for (var t = new Terms(call, i); t.Next(ref s);) to[next[t.Block]++] = t.Term;
@@ -81,7 +77,8 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
         private readonly SpGemmManagedCall* _call;
         private readonly int _lanes;
         private readonly bool _masked, _complement;
-        private readonly long _first, _end;
+        private readonly long _first, _end, _entries;
+        private readonly TIndex* _c;
         private long _e, _j, _to;
 
         public KnSpgemmTerm Term;
@@ -92,6 +89,8 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
             _call = call;
             (_lanes, _first, _end) = (Lanes(call), call->Args->A.Offsets[i], call->Args->A.Offsets[i + 1]);
             _e = _first - 1;
+            _c = (TIndex*)call->Args->CColumns + call->Args->COffsets[i];
+            _entries = call->Args->COffsets[i + 1] - call->Args->COffsets[i];
             (_masked, _complement) = (SpGemmRules.Has(*call->Problem, KnSpgemmFlags.Mask), SpGemmRules.Has(*call->Problem, KnSpgemmFlags.Complement));
         }
 
@@ -124,13 +123,14 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
         /// <summary>Of a product in its row of C; -1 where the mask leaves it out. A valued mask may have changed since it made C: then C has no place.</summary>
         private readonly long Place(ref Scratch s, long column)
         {
-            if (_masked && Masked(ref s, column) == _complement) return -1;
-            long at = Find(s.Keys, s.Slots, column);
-            return s.Keys[at] == column ? s.Columns[at] : -1;
+            if (_masked && s.Zero.IsMasked(column) == _complement) return -1;
+            uint at = ((uint*)s.Zero.Sums)[column];
+            return at < _entries && Column(_c, at) == column ? at : -1;
         }
     }
 
     /// <summary>Values of the blocks of row i that are the part-th of so many parts.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Sum(SpGemmManagedCall* call, long i, long part, long parts)
     {
         KnSpgemmArgs* a = call->Args;

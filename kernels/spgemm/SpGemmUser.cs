@@ -11,7 +11,7 @@ internal sealed unsafe class SpGemmUser<T, TSemiring> : SpGemmManaged where T : 
 
     private protected override void Compute(KnSpgemmProblem* p, KnSpgemmArgs* a, int threads)
     {
-        if (!SpGemmRules.HasValues(*p))
+        if (OnlyStructure(*p, *a))
         {
             base.Compute(p, a, threads);
             return;

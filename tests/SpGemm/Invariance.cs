@@ -120,7 +120,9 @@ public sealed class Invariance
         using CsrMatrix<double> a = SpGemmTests.Of(SpGemmMatrices.PowerLaw(2000, 6, 35), i => 1 + i % 89 / 89.0);
         using CsrMatrix<double> left = wide ? SpGemmTests.Of(SpGemmMatrices.Uniform(2000, 2000, 3, 36), i => 1 + i % 7 / 7.0) : a.CopyTo(Device.Cpu);
         using CsrMatrix<double> right = wide ? SpGemmTests.Of(SpGemmMatrices.Uniform(2000, 1_000_000, 4, 37), i => 1 + i % 9 / 9.0) : a.CopyTo(Device.Cpu);
-        using CsrMatrix<double> b = Kernels.SpGemm.Multiply(left, right, new SpGemmOptions { Sorted = false, Row = "spgemm/managed" }), t = b.Transpose(), sorted = t.Transpose();
+        using CsrMatrix<double> b = Kernels.SpGemm.Multiply(left, right, new SpGemmOptions { Sorted = false, Row = "spgemm/managed" });
+        SpGemmTests.Turn(b);
+        using CsrMatrix<double> t = b.Transpose(), sorted = t.Transpose();
         Assert.That((b.Sorted, b.ColumnIndices.SequenceEqual(sorted.ColumnIndices)), Is.EqualTo((false, false)));
         foreach ((bool masked, bool complement, bool added) in ((bool, bool, bool)[])[(false, false, false), (true, false, true), (true, true, false)])
         {
@@ -162,22 +164,29 @@ public sealed class Invariance
             }
     }
 
-    /// <summary>The parts of a long row are ranges of columns without gaps, one to a task, whichever task it begins in.</summary>
+    /// <summary>The parts of a long row are ranges of columns without gaps, one to a slot, of those before the one in which it ends.</summary>
     [Test]
     public unsafe void TheManagedRowSharesALongRow([Values(1, 2, 7)] int workers)
     {
-        long[] products = [0, 3000, 3000, 3000 + 40_000, 43_500, 43_500 + 4096];
-        fixed (long* at = products)
+        const long W = SpGemmManagedCall.Window;
+        long[] products = [0, W / 2, W / 2, 20 * W, 20 * W + 5, 21 * W], entries = [0, 1, 1, 1000, 1001, 1002];
+        fixed (long* at = products, offsets = entries)
         {
-            var problem = new KnSpgemmProblem { N = 1000 };
-            var args = new KnSpgemmArgs { Products = at, RowTo = products.Length - 1 };
-            var call = new SpGemmManagedCall { Problem = &problem, Args = &args, TaskProducts = 4096, Workers = workers };
-            Assert.That(Enumerable.Range(0, 5).Select(i => call.Parts(i)), Is.EqualTo(new long[] { 1, 1, workers, 1, 1 }));
-            var parts = new List<long> { 0 };
-            for (long task = 0; task < call.Tasks; task++)
-                if (call.FirstRow(task) is var first && call.PartAt(task, first) is var part && part > 0) parts.Add(first == 3 ? part : -1);
-            Assert.That(parts, Is.EqualTo(Enumerable.Range(0, workers).Select(p => (long)p)));
-            Assert.That((call.LowOf(0, workers), call.LowOf(workers, workers)), Is.EqualTo((0, 1000)));
+            var problem = new KnSpgemmProblem { M = 5, N = 1000, Products = 21 * W, Most = 20 * W, IndexBytes = 4, Flags = (int)KnSpgemmFlags.BSorted };
+            var args = new KnSpgemmArgs { Products = at, RowTo = 5, A = new KnCsr { Offsets = offsets } };
+            var call = new SpGemmManagedCall(&problem, &args, workers, sizeof(double));
+            long parts = workers == 1 ? 1 : 19;
+            Assert.That(Enumerable.Range(0, 5).Select(i => call.Parts(i)), Is.EqualTo(new[] { 1, 1, parts, 1, 1 }));
+            var seen = new List<long> { 0 };
+            for (long slot = 0; slot < call.Slots; slot++)
+                if (call.ShareOf(slot) is { Split: 2 } share)
+                {
+                    seen.Add(slot - call.SlotOf(2));
+                    Assert.That(share.SplitEnds, Is.EqualTo(seen.Count == parts));
+                }
+            Assert.That(seen, Is.EqualTo(Enumerable.Range(0, (int)parts).Select(p => (long)p)));
+            Assert.That((call.PartOf(2, 0).Low, call.PartOf(2, parts - 1).High), Is.EqualTo((0, 1000)));
+            for (int p = 1; p < parts; p++) Assert.That(call.PartOf(2, p).Low, Is.EqualTo(call.PartOf(2, p - 1).High));
         }
     }
 

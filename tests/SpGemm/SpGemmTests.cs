@@ -1,3 +1,4 @@
+using System.Runtime.InteropServices;
 using Kernels.Interop.Native;
 
 namespace Kernels.Tests.SpGemm;
@@ -7,6 +8,19 @@ namespace Kernels.Tests.SpGemm;
 public sealed class SpGemmTests
 {
     /// <summary>A matrix of this structure with small whole numbers, whose sums are exact.</summary>
+    /// <summary>Rows of <paramref name="c"/>, which says that it is not sorted, backwards: now it is not.</summary>
+    internal static void Turn(CsrMatrix<double> c)
+    {
+        Assert.That(c.Sorted, Is.False);
+        Span<int> columns = MemoryMarshal.CreateSpan(ref MemoryMarshal.GetReference(c.ColumnIndices), (int)c.NonZeros);
+        for (int i = 0; i < c.Rows; i++)
+        {
+            Range row = (int)c.RowOffsets[i]..(int)c.RowOffsets[i + 1];
+            columns[row].Reverse();
+            c.Values[row].Reverse();
+        }
+    }
+
     internal static CsrMatrix<T> Of<T>(SparseStructure s, Func<int, T> value) where T : unmanaged =>
         CsrMatrix.Create<T>(s.Rows, s.Columns, s.Offsets, s.Indices, [.. Enumerable.Range(0, (int)s.NonZeros).Select(value)]);
 
