@@ -1,4 +1,5 @@
 using System.Numerics;
+using System.Runtime.CompilerServices;
 using Kernels.Interop.Native;
 
 namespace Kernels;
@@ -21,6 +22,7 @@ internal static unsafe class SpGemmAnalysis
     internal static bool Run(KnSpgemmProblem* p, KnSpgemmArgs* a, int threads, out string? argument, out string? rule) =>
         p->IndexBytes == 4 ? Run<uint>(p, a, threads, out argument, out rule) : Run<ulong>(p, a, threads, out argument, out rule);
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static bool Run<TIndex>(KnSpgemmProblem* p, KnSpgemmArgs* a, int threads, out string? argument, out string? rule)
         where TIndex : unmanaged, IBinaryInteger<TIndex>, IMinMaxValue<TIndex>
     {
@@ -67,6 +69,7 @@ internal static unsafe class SpGemmAnalysis
         return true;
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Offsets(void* context, long task, int worker)
     {
         var pass = (Pass*)context;
@@ -77,6 +80,7 @@ internal static unsafe class SpGemmAnalysis
     }
 
     /// <summary>As unsigned numbers the negative ones are too large as well.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Columns<TIndex>(void* context, long task, int worker) where TIndex : unmanaged, IBinaryInteger<TIndex>, IMinMaxValue<TIndex>
     {
         var pass = (Pass*)context;
@@ -90,6 +94,7 @@ internal static unsafe class SpGemmAnalysis
         if (task * Block < end && ulong.CreateTruncating(last) >= (ulong)pass->Columns) Volatile.Write(ref pass->Unsound, 1);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Products<TIndex>(void* context, long task, int worker) where TIndex : unmanaged, IBinaryInteger<TIndex>, IMinMaxValue<TIndex>
     {
         var pass = (Pass*)context;

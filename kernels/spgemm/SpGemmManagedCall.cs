@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Kernels.Interop.Native;
 
@@ -126,9 +127,12 @@ internal unsafe struct SpGemmManagedCall
             ? Math.Max(1, products / (4 * (Args->A.Offsets[i + 1] - Args->A.Offsets[i]) + 1)) : ManagedPool.Workers(Threads));
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public readonly SpGemmPart PartOf(long i, long index)
     {
-        long parts = Parts(i), n = Problem->N;
+        long n = Problem->N;
+        if (Args->Products[i + 1] - Args->Products[i] <= Whole) return new(i, 0, n, true);
+        long parts = Parts(i);
         return parts == 1 ? new(i, 0, n, true) : new(i, (long)((Int128)n * index / parts), (long)((Int128)n * (index + 1) / parts), false);
     }
 
@@ -155,6 +159,7 @@ internal unsafe struct SpGemmManagedCall
     }
 
     /// <summary>The offset that says where row i ends.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public readonly ref long EndOf(long i) => ref Args->COffsets[i + 1 - Args->RowFrom];
 
     /// <summary>Moves Ready over all finished slots, unless another thread is at it.</summary>
@@ -192,6 +197,7 @@ internal unsafe struct SpGemmManagedCall
         if (Values) Buffer.MemoryCopy(ValuesOf(worker, buffer), (byte*)Args->CValues + to * ValueBytes, entries * ValueBytes, entries * ValueBytes);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public readonly void ShiftEnds(long slot)
     {
         Share h = ShareOf(slot);
