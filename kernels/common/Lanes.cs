@@ -131,6 +131,7 @@ internal readonly unsafe struct Lanes512 : ILanes<Vector512<float>>
     public static Vector512<float> BFloat16(ushort* p) => (Wide(p) << 16).AsSingle();
 
     // The exponent's bias is put right by a multiplication, which also normalises subnormals; an exponent of 31 becomes 255.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<float> Half(ushort* p)
     {
         Vector512<uint> h = Wide(p), magnitude = (h & Vector512.Create(0x7fffu)) << 13;
@@ -154,6 +155,7 @@ internal readonly unsafe struct Lanes512 : ILanes<Vector512<float>>
     }
 
     // The same as Half, with the bias of e4m3; what would be 480 is NaN.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<float> E4M3(byte* p)
     {
         Vector128<byte> v = Vector128.Load(p);
@@ -187,6 +189,7 @@ internal readonly unsafe struct Lanes256 : ILanes<Vector256<float>>
     public static void Store(Vector256<float> v, float* p) => v.Store(p);
     public static Vector256<float> BFloat16(ushort* p) => (Wide(p) << 16).AsSingle();
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector256<float> Half(ushort* p)
     {
         Vector256<uint> h = Wide(p), magnitude = (h & Vector256.Create(0x7fffu)) << 13;
@@ -208,6 +211,7 @@ internal readonly unsafe struct Lanes256 : ILanes<Vector256<float>>
             : Vector256.WidenLower(Vector128.WidenLower(v).ToVector256Unsafe()).AsInt32());
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector256<float> E4M3(byte* p)
     {
         Vector256<uint> b = Avx2.IsSupported ? Avx2.ConvertToVector256Int32(Eight(p)).AsUInt32()
@@ -241,6 +245,7 @@ internal readonly unsafe struct Lanes128 : ILanes<Vector128<float>>
     public static void Store(Vector128<float> v, float* p) => v.Store(p);
     public static Vector128<float> BFloat16(ushort* p) => (Wide(p) << 16).AsSingle();
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector128<float> Half(ushort* p)
     {
         Vector128<uint> h = Wide(p), magnitude = (h & Vector128.Create(0x7fffu)) << 13;
@@ -259,6 +264,7 @@ internal readonly unsafe struct Lanes128 : ILanes<Vector128<float>>
         return Vector128.ConvertToSingle(Vector128.WidenLower(Vector128.WidenLower(v)).AsInt32());
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector128<float> E4M3(byte* p)
     {
         Vector128<uint> b = Vector128.WidenLower(Vector128.WidenLower(Four(p))), magnitude = b & Vector128.Create(0x7fu);

@@ -55,10 +55,10 @@ internal static unsafe class DecodeAttentionManagedProducts<L, V, E>
             }
             Vector128<float> low = LaneSums.Of(L.Fold(s00), L.Fold(s01), L.Fold(s10), L.Fold(s11));
             Vector128<float> high = LaneSums.Of(L.Fold(s20), L.Fold(s21), L.Fold(s30), L.Fold(s31));
-            low.GetLower().Store(r[0].X + slot + j);
-            low.GetUpper().Store(r[1].X + slot + j);
-            high.GetLower().Store(r[2].X + slot + j);
-            high.GetUpper().Store(r[3].X + slot + j);
+            *(double*)(r[0].X + slot + j) = low.AsDouble()[0];
+            *(double*)(r[1].X + slot + j) = low.AsDouble()[1];
+            *(double*)(r[2].X + slot + j) = high.AsDouble()[0];
+            *(double*)(r[3].X + slot + j) = high.AsDouble()[1];
         }
     }
 
