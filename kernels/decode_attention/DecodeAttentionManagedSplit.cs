@@ -168,7 +168,7 @@ internal static unsafe class DecodeAttentionManagedSplit<L, V>
         {
             if (values != null) DecodeAttentionManagedKeys.Fetch(values + j, vOffset, p.VHeadDim * walk.Element);
             if (walk.Widens) Widen(keys.K + j, kOffset, p.HeadDim, plan.PaddedK, p.KvType, ref walk);
-            DecodeAttentionManagedProducts<L, V, E>.Dots(r, rows, walk.Widens ? walk.WideRows : keys.K + j, walk.Widens ? 0 : kOffset, plan.PaddedK, j);
+            DecodeAttentionManagedProducts<L, V, E>.Dots(r, rows, walk.Widens ? walk.WideRows : keys.K + j, walk.Widens ? 0 : kOffset, walk.Widens ? plan.PaddedK : p.HeadDim, j);
         }
         for (int i = 0; i < rows; i++) Weights(plan, r[i], Logits(plan, s, r[i], walk), walk);
         for (int j = from; j < keys.Count; j += Step)
@@ -178,7 +178,7 @@ internal static unsafe class DecodeAttentionManagedSplit<L, V>
             for (int i = 0; i < rows;)
             {
                 int together = rows - i >= 4 ? 4 : rows - i >= 2 ? 2 : 1;
-                Add<E>(plan, s, r + i, together, j, walk.Widens ? walk.WideRows : keys.V + j, walk.Widens ? 0 : vOffset, keys.First);
+                Add<E>(plan, s, r + i, together, j, walk.Widens ? walk.WideRows : keys.V + j, walk.Widens ? 0 : vOffset, walk.Widens ? plan.PaddedV : p.VHeadDim, keys.First);
                 i += together;
             }
         }
@@ -197,14 +197,14 @@ internal static unsafe class DecodeAttentionManagedSplit<L, V>
     // O += weights times values of a step. Hidden keys are passed over, so that what they hold does not matter: where rows do not
     // see the same keys, one by one.
     private static void Add<E>(in DecodeAttentionManagedPlan plan, in DecodeAttentionSequence s, DecodeAttentionManagedRow* r, int rows, int slot,
-        byte** values, nint offset, int first) where E : struct, IElements
+        byte** values, nint offset, nint length, int first) where E : struct, IElements
     {
         int begin = Math.Max(slot, r->Begin), end = Math.Min(slot + Step, r->End), fresh = s.FirstNew - first;
         bool tree = (plan.Flags & KnAttentionFlags.Tree) != 0 && end > fresh, same = true;
         for (int i = 1; i < rows; i++) same &= r[i].Begin == r->Begin && r[i].End == r->End;
         if (same && !tree)
         {
-            if (begin < end) DecodeAttentionManagedProducts<L, V, E>.Sums(r, rows, values + (begin - slot), end - begin, offset, plan.PaddedV, begin);
+            if (begin < end) DecodeAttentionManagedProducts<L, V, E>.Sums(r, rows, values + (begin - slot), end - begin, offset, length, begin);
             return;
         }
         for (int i = 0; i < rows; i++)
@@ -212,7 +212,7 @@ internal static unsafe class DecodeAttentionManagedSplit<L, V>
             end = Math.Min(slot + Step, r[i].End);
             for (int j = Math.Max(slot, r[i].Begin); j < end; j++)
                 if (!tree || j < fresh || plan.Sees(s, r[i].Token, j - fresh))
-                    DecodeAttentionManagedProducts<L, V, E>.Sums(r + i, 1, values + (j - slot), 1, offset, plan.PaddedV, j);
+                    DecodeAttentionManagedProducts<L, V, E>.Sums(r + i, 1, values + (j - slot), 1, offset, length, j);
         }
     }
 
