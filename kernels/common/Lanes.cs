@@ -43,33 +43,41 @@ internal static unsafe class LaneSums
 internal static class LaneMath
 {
     /// <summary>
-    /// e^v within two ulps, infinity and 0 beyond the range. v = n ln 2 + r, where n is rounded by a large number and ln 2 in two
-    /// parts leaves r exact; then Taylor's series, whose first term left out is below 2^-27 for |r| up to ln 2 / 2, and 2^n in two
-    /// factors, which neither overflow nor vanish before e^v does.
+    /// e^v within two ulps, infinity and 0 beyond the range: 2^n in two factors, which neither overflow nor vanish before e^v does.
     /// </summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static V Exp<L, V>(V v) where L : struct, ILanes<V> where V : struct
     {
-        v = L.Clamp(v, -104, 89);
-        V large = L.Broadcast(12582912), n = L.Subtract(L.MultiplyAdd(v, L.Broadcast(1.44269504f), large), large), one = L.Broadcast(1);
+        V slope = Slope<L, V>(L.Clamp(v, -104, 89), out V n, out V r), large = L.Broadcast(Large);
         V half = L.MultiplyAdd(n, L.Broadcast(0.5f), large), other = L.Add(L.Subtract(n, L.Subtract(half, large)), large);
-        V r = L.MultiplyAdd(n, L.Broadcast(2.12194440e-4f), L.MultiplyAdd(n, L.Broadcast(-0.693359375f), v));
+        return L.Multiply(L.Multiply(L.MultiplyAdd(slope, r, L.Broadcast(1)), L.PowerOfTwo(half)), L.PowerOfTwo(other));
+    }
+
+    /// <summary>tanh v within some ulps of itself: m / (m + 2) of m = e^2v - 1, where nothing cancels for small v.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static V Tanh<L, V>(V v) where L : struct, ILanes<V> where V : struct
+    {
+        V slope = Slope<L, V>(L.Clamp(L.Add(v, v), -40, 40), out V n, out V r), power = L.PowerOfTwo(L.Add(n, L.Broadcast(Large)));
+        V m = L.MultiplyAdd(L.Multiply(slope, r), power, L.Subtract(power, L.Broadcast(1)));
+        return L.Divide(m, L.Add(m, L.Broadcast(2)));
+    }
+
+    /// <summary>1.5 2^23: what is added to it is rounded to whole numbers.</summary>
+    private const float Large = 12582912;
+
+    // (e^r - 1) / r of v = n ln 2 + r, where ln 2 in two parts leaves r exact: Taylor's series, whose first term left out is below
+    // 2^-27 of e^r.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static V Slope<L, V>(V v, out V n, out V r) where L : struct, ILanes<V> where V : struct
+    {
+        n = L.Subtract(L.MultiplyAdd(v, L.Broadcast(1.44269504f), L.Broadcast(Large)), L.Broadcast(Large));
+        r = L.MultiplyAdd(n, L.Broadcast(2.12194440e-4f), L.MultiplyAdd(n, L.Broadcast(-0.693359375f), v));
         V p = L.MultiplyAdd(r, L.Broadcast(1f / 5040), L.Broadcast(1f / 720));
         p = L.MultiplyAdd(p, r, L.Broadcast(1f / 120));
         p = L.MultiplyAdd(p, r, L.Broadcast(1f / 24));
         p = L.MultiplyAdd(p, r, L.Broadcast(1f / 6));
         p = L.MultiplyAdd(p, r, L.Broadcast(0.5f));
-        p = L.MultiplyAdd(p, r, one);
-        p = L.MultiplyAdd(p, r, one);
-        return L.Multiply(L.Multiply(p, L.PowerOfTwo(half)), L.PowerOfTwo(other));
-    }
-
-    /// <summary>tanh v within some ulps of 1.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static V Tanh<L, V>(V v) where L : struct, ILanes<V> where V : struct
-    {
-        V one = L.Broadcast(1), e = Exp<L, V>(L.Add(v, v));
-        return L.Subtract(one, L.Divide(L.Broadcast(2), L.Add(e, one)));
+        return L.MultiplyAdd(p, r, L.Broadcast(1));
     }
 }
 

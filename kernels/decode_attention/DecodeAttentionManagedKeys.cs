@@ -64,12 +64,12 @@ internal unsafe struct DecodeAttentionManagedKeys
         Scales[j] = Scales[Skip];
     }
 
-    /// <summary>Brings a step's rows near: past L1, whose few ways of a set could not keep rows some KB apart.</summary>
+    /// <summary>Brings the rows of a step near while another is multiplied: prefetchers lose rows some KB apart.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void Fetch(byte** rows, nint offset, nint bytes)
     {
         if (!Sse.IsSupported) return;
         for (int j = 0; j < Step; j++)
-            for (nint i = 0; i < bytes; i += Line) Sse.Prefetch1(rows[j] + offset + i);
+            for (nint i = 0; i < bytes; i += Line) Sse.Prefetch0(rows[j] + offset + i);
     }
 }
