@@ -6,8 +6,8 @@ using Kernels.Interop.Native;
 namespace Kernels;
 
 /// <summary>
-/// decode_attention in plain C#: takes every problem, runs on every machine. Last of its operation. A task is one KV head of one
-/// sequence over one split of its keys; a block of keys is widened to f32 once for all query rows that read it. Splits begin at
+/// decode_attention in plain C#: takes every problem, runs on every machine. Last of its operation. A task is some KV heads of
+/// one sequence over one split of its keys; keys and values are read where they lie, for up to four query rows at once. Splits begin at
 /// multiples of their length, which is the launch's where the problem asks for invariant bits; else those of costly sequences are
 /// shortened until no task is more than a small part of a worker's share. Costly tasks go out first.
 /// </summary>
@@ -85,11 +85,11 @@ internal sealed unsafe class DecodeAttentionManaged : Row
         int threads = plan->Threads;
         ManagedPool.Run(threads, plan->Tokens, &DecodeAttentionManagedPlan.Prepare<L, V>, plan);
         ManagedPool.Run(threads, plan->Tasks, &DecodeAttentionManagedSplit<L, V>.Task, plan);
-        ManagedPool.Run(threads, plan->Tokens, &DecodeAttentionManagedPlan.Combine, plan);
+        ManagedPool.Run(threads, plan->Tokens, &DecodeAttentionManagedPlan.Combine<L, V>, plan);
         if (plan->Failures == 0) return;
         plan->Again();
         ManagedPool.Run(threads, plan->Tasks, &DecodeAttentionManagedSplit<L, V>.Task, plan);
-        ManagedPool.Run(threads, plan->Tokens, &DecodeAttentionManagedPlan.Combine, plan);
+        ManagedPool.Run(threads, plan->Tokens, &DecodeAttentionManagedPlan.Combine<L, V>, plan);
         if (plan->Args->Recomputed != null) Interlocked.Add(ref *plan->Args->Recomputed, plan->Failures);
     }
 }

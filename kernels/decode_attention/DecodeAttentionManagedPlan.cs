@@ -24,8 +24,11 @@ internal struct DecodeAttentionSequence
 /// </summary>
 internal unsafe struct DecodeAttentionManagedPlan
 {
-    /// <summary>Keys that are widened at once.</summary>
+    /// <summary>Keys between two looks at the reference.</summary>
     public const int Block = 64;
+
+    /// <summary>Rows of a kv head that pass over a block together: their q, sums and weights stay in L1.</summary>
+    public const int Rows = 16;
 
     /// <summary>Head dimensions are padded to this with zeros: the widest vector.</summary>
     private const int Pad = 16;
@@ -46,7 +49,7 @@ internal unsafe struct DecodeAttentionManagedPlan
     public KnDecodeAttentionArgs* Args;
     public KnSoftmax Softmax;
     public KnAttentionFlags Flags;
-    public int Group, PaddedK, PaddedV;
+    public int Group, PaddedK, PaddedV, Heads;  // kv heads of a task, but for the last
     public long Tokens, Tasks, Failures;
     public double Products;  // of q, k and v elements, about
     public int Threads;
@@ -66,7 +69,7 @@ internal unsafe struct DecodeAttentionManagedPlan
     private static Int128 Bytes(Int128 count, int each) => (count * each + 63) / 64 * 64;
 
     private static long ScratchOf(in KnDecodeAttentionProblem p) =>
-        Block * sizeof(float) * (RoundUp(p.HeadDim, Pad) + RoundUp(p.VHeadDim, Pad) + 4);
+        DecodeAttentionManagedKeys.Bytes(RoundUp(Math.Max(p.HeadDim, p.VHeadDim), Pad)) + Rows * (Block * sizeof(float) + sizeof(DecodeAttentionManagedRow));
 
     /// <summary>Saturates where no memory could hold it.</summary>
     public static long Workspace(in KnDecodeAttentionProblem p, int split, int threads)
@@ -116,7 +119,13 @@ internal unsafe struct DecodeAttentionManagedPlan
         if (Products < LeastProducts) threads = 1;
         Threads = threads;
         int workers = ManagedPool.Workers(threads);
-        Cut(split, CutsByCost(*problem, workers) ? total * problem->KvHeads / (Shares * workers) : double.PositiveInfinity);
+        double most = CutsByCost(*problem, workers) ? total * problem->KvHeads / (Shares * workers) : double.PositiveInfinity;
+        // The heads of a token lie side by side: a task that walks them reads memory in longer stretches.
+        for (Heads = problem->KvHeads; ; Heads = (Heads + 1) / 2)
+        {
+            Cut(split, most / Heads);
+            if (Heads == 1 || workers == 1 || Tasks >= Shares * workers) break;
+        }
         long rows = Tokens * problem->QHeads;
         References = (float*)at;
         Failed = (int*)(References + rows);
@@ -142,6 +151,7 @@ internal unsafe struct DecodeAttentionManagedPlan
     /// <summary>Cuts every sequence into splits that cost at most <paramref name="most"/>, and puts those with costly ones first.</summary>
     private void Cut(int split, double most)
     {
+        Tasks = 0;
         int* next = stackalloc int[Ranks + 1];
         new Span<int>(next, Ranks + 1).Clear();
         long partials = 0;
@@ -161,7 +171,7 @@ internal unsafe struct DecodeAttentionManagedPlan
         for (int place = 0; place < Args->Batch; place++)
         {
             Sequences[place].FirstTask = Tasks;
-            Tasks += (long)Sequences[Sequences[place].Placed].Splits * Problem->KvHeads;
+            Tasks += (long)Sequences[Sequences[place].Placed].Splits * ((Problem->KvHeads + Heads - 1) / Heads);
         }
     }
 
@@ -262,7 +272,7 @@ internal unsafe struct DecodeAttentionManagedPlan
     }
 
     /// <summary>Task of the pool: the rows of one token from their partial results, in the order of the splits.</summary>
-    public static void Combine(void* context, long token, int worker)
+    public static void Combine<L, V>(void* context, long token, int worker) where L : struct, ILanes<V> where V : struct
     {
         ref DecodeAttentionManagedPlan plan = ref *(DecodeAttentionManagedPlan*)context;
         ref readonly DecodeAttentionSequence s = ref plan.Sequences[plan.Owner(token, false)];
@@ -271,14 +281,14 @@ internal unsafe struct DecodeAttentionManagedPlan
             long row = token * plan.Problem->QHeads + h;
             if (plan.OnlyFailed && plan.Failed[row] == 0) continue;
             long at = s.FirstPartial + ((token - s.FirstToken) * plan.Problem->QHeads + h) * s.Splits;
-            if (plan.CombineRow(s, token, h, plan.Partials + at * plan.PartialLength)) continue;
+            if (plan.CombineRow<L, V>(s, token, h, plan.Partials + at * plan.PartialLength)) continue;
             plan.Failed[row] = 1;
             Interlocked.Increment(ref plan.Failures);
         }
     }
 
     // Sums the partials into the first of them. False: the end test failed.
-    private readonly bool CombineRow(in DecodeAttentionSequence s, long token, int h, float* partials)
+    private readonly bool CombineRow<L, V>(in DecodeAttentionSequence s, long token, int h, float* partials) where L : struct, ILanes<V> where V : struct
     {
         bool any = SeesAny(s, (int)(token - s.FirstToken));
         float sink = (Flags & KnAttentionFlags.Sinks) != 0 ? Args->Sinks[h] : float.NegativeInfinity;
@@ -297,7 +307,9 @@ internal unsafe struct DecodeAttentionManagedPlan
             float from = o[PaddedV + 1];
             float weight = @fixed ? 1 : float.IsNegativeInfinity(from) ? 0 : MathF.Exp(from - reference);
             l += (double)weight * o[PaddedV];
-            for (int d = 0; d < Problem->VHeadDim; d++) partials[d] = (i == 0 ? 0 : partials[d]) + weight * o[d];
+            V by = L.Broadcast(weight);
+            for (int d = 0; d < PaddedV; d += L.Count)
+                L.Store(i == 0 ? L.Multiply(by, L.Load(o + d)) : L.MultiplyAdd(by, L.Load(o + d), L.Load(partials + d)), partials + d);
         }
         bool sinks = !float.IsNegativeInfinity(sink);
         if (@fixed && !Passes(partials, (float)l, sinks ? Math.Exp((double)sink - reference) : 0, s.KvLen)) return false;

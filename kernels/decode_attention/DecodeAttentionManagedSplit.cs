@@ -4,161 +4,252 @@ using Kernels.Interop.Native;
 namespace Kernels;
 
 /// <summary>
-/// All query rows of one KV head over one split of the keys. A row's numbers are one chain along the keys, block by block, so
+/// All query rows of some KV heads over one split of the keys. A row's numbers are one chain along the keys, block by block, so
 /// they do not depend on which other rows share the task.
 /// </summary>
 internal static unsafe class DecodeAttentionManagedSplit<L, V>
     where L : struct, ILanes<V>
     where V : struct
 {
-    private const int Block = DecodeAttentionManagedPlan.Block;
+    private const int Block = DecodeAttentionManagedPlan.Block, Step = 8;
 
-    /// <summary>A block of keys in a worker's scratch.</summary>
-    private struct Keys
+    /// <summary>A task: what it reads and the scratch it has.</summary>
+    private struct Walk
     {
-        public float* K, V;       // [Block, PaddedK], [Block, PaddedV]
-        public float* X, P;       // [Block] of the row in turn: logits, then exp; exp times the scale of the value
+        public DecodeAttentionManagedRow* Rows;
         public float* KFactors, VFactors;  // [Block]: scale times that of the key; of the value
-        public int First, Skip, Count;    // keys First + Skip .. First + Count - 1 are there
+        public float* Wide;                // [Step, PaddedK or PaddedV]: rows of a step that are widened first, for many rows of q
+        public byte** WideRows;            // [Step]
+        public bool Widens;
+        public int B, Split, Element;
+        public DecodeAttentionManagedKeys Keys, Next;
     }
 
     /// <summary>Task of the pool.</summary>
     public static void Task(void* context, long task, int worker)
     {
         ref readonly DecodeAttentionManagedPlan plan = ref *(DecodeAttentionManagedPlan*)context;
-        ref readonly KnDecodeAttentionProblem p = ref *plan.Problem;
         int place = plan.Owner(task, true), b = plan.Sequences[place].Placed;
         ref readonly DecodeAttentionSequence s = ref plan.Sequences[b];
         long item = task - plan.Sequences[place].FirstTask;
-        int kvHead = (int)(item / s.Splits), split = (int)(item % s.Splits);
-        if (plan.OnlyFailed && !AnyFailed(plan, s, kvHead)) return;
-        float* floats = (float*)(plan.Scratch + worker * plan.ScratchBytes);
-        float* tail = floats + Block * (plan.PaddedK + plan.PaddedV);
-        var keys = new Keys { K = floats, V = floats + Block * plan.PaddedK, X = tail, P = tail + Block, KFactors = tail + 2 * Block, VFactors = tail + 3 * Block };
-        long first = (long)(s.FirstSplit + split) * s.Split;
-        int begin = (int)Math.Max(first, s.FirstKey), end = (int)Math.Min(first + s.Split, s.EndKey);
-        for (int t = 0; t < s.Tokens; t++)
-            for (int g = 0; g < plan.Group; g++)
+        var type = (DType)plan.Problem->KvType;
+        Walk walk = New(plan, plan.Scratch + worker * plan.ScratchBytes);
+        walk.B = b;
+        walk.Split = (int)(item % s.Splits);
+        int first = (int)(item / s.Splits) * plan.Heads, heads = Math.Min(plan.Problem->KvHeads - first, plan.Heads);
+        bool whole = plan.Problem->HeadDim % L.Count == 0 && plan.Problem->VHeadDim % L.Count == 0;
+        // Beyond four rows a key would be widened several times; f32 needs no widening.
+        walk.Widens = !whole || (s.Tokens * (long)plan.Group > 4 && type != DType.Float32);
+        walk.Element = type.Bits() / 8;
+        switch (walk.Widens ? DType.Float32 : type)
+        {
+            case DType.Float32: Blocks<Float32Elements>(plan, s, first, heads, ref walk); break;
+            case DType.BFloat16: Blocks<BFloat16Elements>(plan, s, first, heads, ref walk); break;
+            case DType.Float16: Blocks<HalfElements>(plan, s, first, heads, ref walk); break;
+            case DType.Float8E4M3: Blocks<E4M3Elements>(plan, s, first, heads, ref walk); break;
+            default: Blocks<Int8Elements>(plan, s, first, heads, ref walk); break;
+        }
+    }
+
+    private static Walk New(in DecodeAttentionManagedPlan plan, byte* scratch)
+    {
+        const int Rows = DecodeAttentionManagedPlan.Rows;
+        var walk = new Walk();
+        float* x = (float*)scratch;
+        scratch += Rows * Block * sizeof(float);
+        walk.KFactors = (float*)scratch;
+        walk.VFactors = walk.KFactors + Block;
+        walk.Wide = walk.VFactors + Block;
+        int padded = Math.Max(plan.PaddedK, plan.PaddedV);
+        scratch = (byte*)(walk.Wide + Step * padded);
+        walk.WideRows = (byte**)scratch;
+        scratch += Step * 8;
+        walk.Keys = DecodeAttentionManagedKeys.At(ref scratch);
+        walk.Next = DecodeAttentionManagedKeys.At(ref scratch);
+        walk.Rows = (DecodeAttentionManagedRow*)scratch;
+        for (int i = 0; i < Rows; i++) walk.Rows[i].X = x + i * Block;
+        for (int j = 0; j < Step; j++) walk.WideRows[j] = (byte*)(walk.Wide + j * padded);
+        return walk;
+    }
+
+    private static void Blocks<E>(in DecodeAttentionManagedPlan plan, in DecodeAttentionSequence s, int firstHead, int heads, ref Walk walk)
+        where E : struct, IElements
+    {
+        long from = (long)(s.FirstSplit + walk.Split) * s.Split;
+        int begin = (int)Math.Max(from, s.FirstKey), end = (int)Math.Min(from + s.Split, s.EndKey);
+        // Blocks begin at multiples of their length whatever the window: the chains of sums depend on positions alone.
+        int first = begin / Block * Block;
+        Clear(plan, s, firstHead, heads, walk.Split);
+        new Span<float>(walk.KFactors, Block).Fill(plan.Args->Scale);
+        new Span<float>(walk.VFactors, Block).Fill(1);
+        walk.Keys.Find(plan, walk.B, first, begin, end);
+        for (; first < end; first += Block)
+        {
+            bool more = first + Block < end;
+            if (more) walk.Next.Find(plan, walk.B, first + Block, begin, end);
+            for (int i = 0; i < heads; i++)
             {
-                int h = kvHead * plan.Group + g;
-                long row = (s.FirstToken + t) * p.QHeads + h;
+                int head = firstHead + i;
+                if ((plan.Flags & KnAttentionFlags.Scales) != 0) Factors(plan, head, ref walk);
+                byte** ahead = i + 1 < heads ? walk.Keys.K : more ? walk.Next.K : null;
+                Head<E>(plan, s, head, ahead, i + 1 < heads ? head + 1 : firstHead, ref walk);
+            }
+            (walk.Keys, walk.Next) = (walk.Next, walk.Keys);
+        }
+    }
+
+    private static void Clear(in DecodeAttentionManagedPlan plan, in DecodeAttentionSequence s, int firstHead, int heads, int split)
+    {
+        for (int t = 0; t < s.Tokens; t++)
+            for (int h = firstHead * plan.Group; h < (firstHead + heads) * plan.Group; h++)
+            {
+                long row = (s.FirstToken + t) * plan.Problem->QHeads + h;
                 if (plan.OnlyFailed && plan.Failed[row] == 0) continue;
                 float* o = Partial(plan, s, t, h, split);
                 new Span<float>(o, plan.PaddedV + 1).Clear();
                 o[plan.PaddedV + 1] = plan.Softmax is KnSoftmax.Unified or KnSoftmax.Bounded ? plan.References[row] : float.NegativeInfinity;
             }
-        // Blocks begin at multiples of their length whatever the window: the chains of sums depend on positions alone.
-        for (keys.First = begin / Block * Block; keys.First < end; keys.First += Block)
-        {
-            keys.Skip = Math.Max(0, begin - keys.First);
-            keys.Count = Math.Min(end - keys.First, Block);
-            Load(plan, b, kvHead, keys);
-            for (int t = 0; t < s.Tokens; t++) Token(plan, s, t, kvHead, split, keys);
-        }
-    }
-
-    private static bool AnyFailed(in DecodeAttentionManagedPlan plan, in DecodeAttentionSequence s, int kvHead)
-    {
-        for (int t = 0; t < s.Tokens; t++)
-            for (int g = 0; g < plan.Group; g++)
-                if (plan.Failed[(s.FirstToken + t) * plan.Problem->QHeads + kvHead * plan.Group + g] != 0) return true;
-        return false;
     }
 
     private static float* Partial(in DecodeAttentionManagedPlan plan, in DecodeAttentionSequence s, int t, int h, int split) =>
         plan.Partials + (s.FirstPartial + ((long)t * plan.Problem->QHeads + h) * s.Splits + split) * plan.PartialLength;
 
-    private static void Load(in DecodeAttentionManagedPlan plan, int b, int kvHead, in Keys keys)
+    private static void Factors(in DecodeAttentionManagedPlan plan, int head, ref Walk walk)
+    {
+        ref readonly KnDecodeAttentionArgs a = ref *plan.Args;
+        for (int j = 0; j < Block; j++)
+        {
+            long at = walk.Keys.Scales[j] + head * a.ScaleHead;
+            walk.KFactors[j] = a.Scale * a.KScales[at];
+            walk.VFactors[j] = a.VScales[at];
+        }
+    }
+
+    // The rows of a head over a block, some at a time. The first of them fetch what comes next: the values, then the next keys.
+    private static void Head<E>(in DecodeAttentionManagedPlan plan, in DecodeAttentionSequence s, int head, byte** ahead, int headAhead, ref Walk walk)
+        where E : struct, IElements
+    {
+        const int Most = DecodeAttentionManagedPlan.Rows;
+        ref readonly KnDecodeAttentionArgs a = ref *plan.Args;
+        byte** values = walk.Keys.V;
+        int count = 0;
+        for (int t = 0; t < s.Tokens; t++)
+        {
+            plan.Seen(s, t, out int begin, out int end);
+            begin = Math.Max(begin - walk.Keys.First, walk.Keys.Skip);
+            end = Math.Min(end - walk.Keys.First, walk.Keys.Count);
+            if (begin >= end) continue;
+            for (int h = head * plan.Group; h < (head + 1) * plan.Group; h++)
+            {
+                long row = (s.FirstToken + t) * plan.Problem->QHeads + h;
+                if (plan.OnlyFailed && plan.Failed[row] == 0) continue;
+                ref DecodeAttentionManagedRow r = ref walk.Rows[count++];
+                (r.Token, r.Head, r.Begin, r.End) = (t, h, begin, end);
+                r.Q = plan.Q + row * plan.PaddedK;
+                r.O = Partial(plan, s, t, h, walk.Split);
+                if (count < Most) continue;
+                Attend<E>(plan, s, head, count, values, ahead, headAhead * a.KHead * walk.Element, ref walk);
+                values = ahead = null;
+                count = 0;
+            }
+        }
+        if (count > 0) Attend<E>(plan, s, head, count, values, ahead, headAhead * a.KHead * walk.Element, ref walk);
+    }
+
+    private static void Attend<E>(in DecodeAttentionManagedPlan plan, in DecodeAttentionSequence s, int head, int rows, byte** values, byte** ahead,
+        long offsetAhead, ref Walk walk) where E : struct, IElements
     {
         ref readonly KnDecodeAttentionProblem p = ref *plan.Problem;
-        ref readonly KnDecodeAttentionArgs a = ref *plan.Args;
-        var type = (DType)p.KvType;
-        int size = type.Bits() / 8;
-        bool scales = (plan.Flags & KnAttentionFlags.Scales) != 0;
-        for (int j = keys.Skip; j < keys.Count; j++)
+        ref readonly DecodeAttentionManagedKeys keys = ref walk.Keys;
+        nint kOffset = (nint)(head * plan.Args->KHead) * walk.Element, vOffset = (nint)(head * plan.Args->VHead) * walk.Element;
+        DecodeAttentionManagedRow* r = walk.Rows;
+        int from = keys.Skip / Step * Step;
+        for (int j = from; j < keys.Count; j += Step)
         {
-            long page = p.PageSize == 0 ? b : a.Pages[b * a.PagesLd + (keys.First + j) / p.PageSize];
-            long token = p.PageSize == 0 ? keys.First + j : (keys.First + j) % p.PageSize;
-            float* k = keys.K + j * plan.PaddedK, v = keys.V + j * plan.PaddedV;
-            Widening.Row<L, V>(type, (byte*)a.K + (page * a.KPage + token * a.KToken + kvHead * a.KHead) * size, p.HeadDim, k);
-            Widening.Row<L, V>(type, (byte*)a.V + (page * a.VPage + token * a.VToken + kvHead * a.VHead) * size, p.VHeadDim, v);
-            for (int i = p.HeadDim; i < plan.PaddedK; i++) k[i] = 0;
-            for (int i = p.VHeadDim; i < plan.PaddedV; i++) v[i] = 0;
-            long at = page * a.ScalePage + token * a.ScaleToken + kvHead * a.ScaleHead;
-            keys.KFactors[j] = scales ? a.Scale * a.KScales[at] : a.Scale;
-            keys.VFactors[j] = scales ? a.VScales[at] : 1;
+            if (values != null) DecodeAttentionManagedKeys.Fetch(values + j, vOffset, p.VHeadDim * walk.Element);
+            if (walk.Widens) Widen(keys.K + j, kOffset, p.HeadDim, plan.PaddedK, p.KvType, ref walk);
+            DecodeAttentionManagedProducts<L, V, E>.Dots(r, rows, walk.Widens ? walk.WideRows : keys.K + j, walk.Widens ? 0 : kOffset, walk.Widens ? plan.PaddedK : p.HeadDim, j);
         }
-        for (int j = 0; j < Block; j++)
-            if (j < keys.Skip || j >= keys.Count) keys.KFactors[j] = keys.VFactors[j] = 0;
-    }
-
-    private static void Token(in DecodeAttentionManagedPlan plan, in DecodeAttentionSequence s, int t, int kvHead, int split, in Keys keys)
-    {
-        plan.Seen(s, t, out int begin, out int end);
-        begin = Math.Max(begin - keys.First, keys.Skip);
-        end = Math.Min(end - keys.First, keys.Count);
-        if (begin >= end) return;
-        for (int g = 0; g < plan.Group; g++)
+        for (int i = 0; i < rows; i++) Weights(plan, r[i], Logits(plan, s, r[i], walk), walk);
+        for (int j = from; j < keys.Count; j += Step)
         {
-            int h = kvHead * plan.Group + g;
-            long row = (s.FirstToken + t) * plan.Problem->QHeads + h;
-            if (plan.OnlyFailed && plan.Failed[row] == 0) continue;
-            Dots(plan.Q + row * plan.PaddedK, keys, plan.PaddedK);
-            float top = Logits(plan, s, t, h, begin, end, keys);
-            Accumulate(plan, top, Partial(plan, s, t, h, split), keys);
-        }
-    }
-
-    // x[j] = q . k_j for whole groups of four keys; where there is no key the scratch holds anything.
-    private static void Dots(float* q, in Keys keys, nint length)
-    {
-        for (int j = 0; j < keys.Count; j += 4)
-        {
-            float* k0 = keys.K + j * length, k1 = k0 + length, k2 = k1 + length, k3 = k2 + length;
-            V s0 = L.Broadcast(0), s1 = s0, s2 = s0, s3 = s0;
-            for (nint i = 0; i < length; i += L.Count)
+            if (ahead != null) DecodeAttentionManagedKeys.Fetch(ahead + j, (nint)offsetAhead, p.HeadDim * walk.Element);
+            if (walk.Widens) Widen(keys.V + j, vOffset, p.VHeadDim, plan.PaddedV, p.KvType, ref walk);
+            for (int i = 0; i < rows;)
             {
-                V x = L.Load(q + i);
-                s0 = L.MultiplyAdd(x, L.Load(k0 + i), s0);
-                s1 = L.MultiplyAdd(x, L.Load(k1 + i), s1);
-                s2 = L.MultiplyAdd(x, L.Load(k2 + i), s2);
-                s3 = L.MultiplyAdd(x, L.Load(k3 + i), s3);
+                int together = rows - i >= 4 ? 4 : rows - i >= 2 ? 2 : 1;
+                Add<E>(plan, s, r + i, together, j, walk.Widens ? walk.WideRows : keys.V + j, walk.Widens ? 0 : vOffset, walk.Widens ? plan.PaddedV : p.VHeadDim, keys.First);
+                i += together;
             }
-            LaneSums.Of(L.Fold(s0), L.Fold(s1), L.Fold(s2), L.Fold(s3)).Store(keys.X + j);
+        }
+    }
+
+    private static void Widen(byte** from, nint offset, int dim, int padded, int type, ref Walk walk)
+    {
+        for (int j = 0; j < Step; j++)
+        {
+            float* to = (float*)walk.WideRows[j];
+            Widening.Row<L, V>((DType)type, from[j] + offset, dim, to);
+            for (int i = dim; i < padded; i++) to[i] = 0;
+        }
+    }
+
+    // O += weights times values of a step. Hidden keys are passed over, so that what they hold does not matter: where rows do not
+    // see the same keys, one by one.
+    private static void Add<E>(in DecodeAttentionManagedPlan plan, in DecodeAttentionSequence s, DecodeAttentionManagedRow* r, int rows, int slot,
+        byte** values, nint offset, nint length, int first) where E : struct, IElements
+    {
+        int begin = Math.Max(slot, r->Begin), end = Math.Min(slot + Step, r->End), fresh = s.FirstNew - first;
+        bool tree = (plan.Flags & KnAttentionFlags.Tree) != 0 && end > fresh, same = true;
+        for (int i = 1; i < rows; i++) same &= r[i].Begin == r->Begin && r[i].End == r->End;
+        if (same && !tree)
+        {
+            if (begin < end) DecodeAttentionManagedProducts<L, V, E>.Sums(r, rows, values + (begin - slot), end - begin, offset, length, begin);
+            return;
+        }
+        for (int i = 0; i < rows; i++)
+        {
+            end = Math.Min(slot + Step, r[i].End);
+            for (int j = Math.Max(slot, r[i].Begin); j < end; j++)
+                if (!tree || j < fresh || plan.Sees(s, r[i].Token, j - fresh))
+                    DecodeAttentionManagedProducts<L, V, E>.Sums(r + i, 1, values + (j - slot), 1, offset, length, j);
         }
     }
 
     // What makes logits of dot products; hidden keys and the rest of the block become -infinity. Returns the largest.
-    private static float Logits(in DecodeAttentionManagedPlan plan, in DecodeAttentionSequence s, int t, int h, int begin, int end, in Keys keys)
+    private static float Logits(in DecodeAttentionManagedPlan plan, in DecodeAttentionSequence s, in DecodeAttentionManagedRow r, in Walk walk)
     {
-        float* x = keys.X;
-        for (int j = 0; j < Block; j += L.Count) L.Store(L.Multiply(L.Load(x + j), L.Load(keys.KFactors + j)), x + j);
+        float* x = r.X;
+        for (int j = 0; j < Block; j += L.Count) L.Store(L.Multiply(L.Load(x + j), L.Load(walk.KFactors + j)), x + j);
         float softcap = plan.Problem->Softcap;
         if (softcap > 0)
-            for (int j = begin; j < end; j++) x[j] = softcap * MathF.Tanh(x[j] / softcap);
-        int fresh = s.FirstNew - keys.First;  // the first new token, as a key of this block
+        {
+            V cap = L.Broadcast(softcap);
+            for (int j = 0; j < Block; j += L.Count) L.Store(L.Multiply(cap, LaneMath.Tanh<L, V>(L.Divide(L.Load(x + j), cap))), x + j);
+        }
+        int fresh = s.FirstNew - walk.Keys.First;  // the first new token, as a key of this block
         bool tree = (plan.Flags & KnAttentionFlags.Tree) != 0;
         if ((plan.Flags & KnAttentionFlags.Alibi) != 0)
         {
-            float slope = plan.Args->Alibi[h];
-            int position = plan.Position(s, t) - keys.First;
-            for (int j = begin; j < end; j++)
-                x[j] += slope * ((tree && j >= fresh ? plan.Position(s, j - fresh) - keys.First : j) - position);
+            float slope = plan.Args->Alibi[r.Head];
+            int position = plan.Position(s, r.Token) - walk.Keys.First;
+            for (int j = r.Begin; j < r.End; j++)
+                x[j] += slope * ((tree && j >= fresh ? plan.Position(s, j - fresh) - walk.Keys.First : j) - position);
         }
-        for (int j = tree ? Math.Max(begin, fresh) : end; j < end; j++)
-            if (!plan.Sees(s, t, j - fresh)) x[j] = float.NegativeInfinity;
-        new Span<float>(x, begin).Fill(float.NegativeInfinity);
-        new Span<float>(x + end, Block - end).Fill(float.NegativeInfinity);
+        for (int j = tree ? Math.Max(r.Begin, fresh) : r.End; j < r.End; j++)
+            if (!plan.Sees(s, r.Token, j - fresh)) x[j] = float.NegativeInfinity;
+        new Span<float>(x, r.Begin).Fill(float.NegativeInfinity);
+        new Span<float>(x + r.End, Block - r.End).Fill(float.NegativeInfinity);
         V top = L.Load(x);
         for (int j = L.Count; j < Block; j += L.Count) top = L.Max(top, L.Load(x + j));
         Vector128<float> four = L.FoldMax(top);
         return Math.Max(Math.Max(four[0], four[1]), Math.Max(four[2], four[3]));
     }
 
-    // O += sum exp(x - reference) v, l += sum exp(x - reference). Keys of weight 0, hidden ones among them, are passed over,
-    // so that what they hold does not matter.
-    private static void Accumulate(in DecodeAttentionManagedPlan plan, float top, float* o, in Keys keys)
+    // Logits to weights exp(x - reference) times the scale of the value, and l += sum exp(x - reference); O follows the reference.
+    private static void Weights(in DecodeAttentionManagedPlan plan, in DecodeAttentionManagedRow r, float top, in Walk walk)
     {
+        float* o = r.O;
         ref float l = ref o[plan.PaddedV], reference = ref o[plan.PaddedV + 1];
         float margin = plan.Softmax == KnSoftmax.Lazy ? DecodeAttentionManagedPlan.Lazy : 0;
         if (plan.Softmax is KnSoftmax.Sync or KnSoftmax.Lazy && !(top <= reference + margin))
@@ -169,41 +260,14 @@ internal static unsafe class DecodeAttentionManagedSplit<L, V>
             l *= factor;
             reference = top;
         }
-        if (float.IsNegativeInfinity(reference)) return;
-        V from = L.Broadcast(reference), sum = L.Broadcast(0);
+        // Nothing seen so far: x - reference would be NaN.
+        V from = L.Broadcast(float.IsNegativeInfinity(reference) ? 0 : reference), sum = L.Broadcast(0);
         for (int j = 0; j < Block; j += L.Count)
         {
-            V p = L.Exp(L.Subtract(L.Load(keys.X + j), from));
+            V p = LaneMath.Exp<L, V>(L.Subtract(L.Load(r.X + j), from));
             sum = L.Add(sum, p);
-            L.Store(p, keys.X + j);
-            L.Store(L.Multiply(p, L.Load(keys.VFactors + j)), keys.P + j);
+            L.Store(L.Multiply(p, L.Load(walk.VFactors + j)), r.X + j);
         }
         l += LaneSums.Sum(L.Fold(sum));
-        nint length = plan.PaddedV, at = 0;
-        for (; at + 4 * L.Count <= length; at += 4 * L.Count)
-        {
-            V a0 = L.Load(o + at), a1 = L.Load(o + at + L.Count), a2 = L.Load(o + at + 2 * L.Count), a3 = L.Load(o + at + 3 * L.Count);
-            for (int j = 0; j < keys.Count; j++)
-            {
-                if (keys.X[j] == 0) continue;
-                V p = L.Broadcast(keys.P[j]);
-                float* v = keys.V + j * length + at;
-                a0 = L.MultiplyAdd(p, L.Load(v), a0);
-                a1 = L.MultiplyAdd(p, L.Load(v + L.Count), a1);
-                a2 = L.MultiplyAdd(p, L.Load(v + 2 * L.Count), a2);
-                a3 = L.MultiplyAdd(p, L.Load(v + 3 * L.Count), a3);
-            }
-            L.Store(a0, o + at);
-            L.Store(a1, o + at + L.Count);
-            L.Store(a2, o + at + 2 * L.Count);
-            L.Store(a3, o + at + 3 * L.Count);
-        }
-        for (; at < length; at += L.Count)
-        {
-            V a = L.Load(o + at);
-            for (int j = 0; j < keys.Count; j++)
-                if (keys.X[j] != 0) a = L.MultiplyAdd(L.Broadcast(keys.P[j]), L.Load(keys.V + j * length + at), a);
-            L.Store(a, o + at);
-        }
     }
 }
