@@ -8,7 +8,7 @@ internal unsafe struct SparseLinearManagedPlan
     public const int MaxRows = 64;
 
     /// <summary>With more rows than this a block is expanded once for all of them: storing it costs what expanding it again would.</summary>
-    public const int ExpandFrom = 4;
+    public const int ExpandFrom = 8;
 
     /// <summary>A block of one panel as f32 [64][16].</summary>
     public const long WideBytes = SparsePanels.Block * SparsePanels.Lanes * sizeof(float);
