@@ -29,7 +29,7 @@ internal readonly unsafe struct Halves128 : ISparseWeights<Vector128<float>>
         Vector128<int> four = SparseTables.Shuffles
             ? SparseTables.Shuffled(table + b * SparseTables.LaneEntry, b, 2, ref values).AsInt32()
             : Vector128.WidenLower(SparseTables.Placed(b, 2, ref values).AsInt16());
-        return SparseHalf.Of(four << 16 >> 16);
+        return Lanes128.Half(four << 16 >> 16);
     }
 
     public static Vector128<float> At(Vector128<float> operand, int i) => operand;

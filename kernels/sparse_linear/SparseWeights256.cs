@@ -26,12 +26,11 @@ internal readonly unsafe struct Halves256 : ISparseWeights<Vector256<float>>
 {
     public static int Step => 1;
 
-    // As Lanes256.Half; one sign serves as the other's copy, so that sign and magnitude are widened at once.
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector256<float> Next(byte* table, byte* bits, int unit, ref byte* values)
     {
         Vector128<short> eight = SparseTables.Pairs(table, bits[unit], ref values).AsInt16();
-        return SparseHalf.Of(Avx2.ConvertToVector256Int32(eight));
+        return Lanes256.Half(Avx2.ConvertToVector256Int32(eight));
     }
 
     public static Vector256<float> At(Vector256<float> operand, int i) => operand;
@@ -67,27 +66,4 @@ internal readonly unsafe struct Quads256 : ISparseWeights<Vector256<float>>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector256<float> At(Vector256<float> operand, int i) =>
         Vector256.ConvertToSingle((i == 3 ? operand.AsInt32() : operand.AsInt32() << (24 - 8 * i)) >> 24);
-}
-
-/// <summary>f16 that were widened with their sign to 32 bits, as f32: Lanes256.Half without taking the sign off.</summary>
-internal static class SparseHalf
-{
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector256<float> Of(Vector256<int> h)
-    {
-        Vector256<int> bits = (h << 13) & Vector256.Create(unchecked((int)0x8fffe000));
-        Vector256<float> v = bits.AsSingle() * Vector256.Create(LaneConstants.TwoTo112);
-        // Beyond f16's exponents: infinity and NaN.
-        Vector256<int> special = Vector256.GreaterThan(bits & Vector256.Create(0x0fffffff), Vector256.Create(0x0f7fffff));
-        return (v.AsInt32() | (special & Vector256.Create(0x7f800000))).AsSingle();
-    }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector128<float> Of(Vector128<int> h)
-    {
-        Vector128<int> bits = (h << 13) & Vector128.Create(unchecked((int)0x8fffe000));
-        Vector128<float> v = bits.AsSingle() * Vector128.Create(LaneConstants.TwoTo112);
-        Vector128<int> special = Vector128.GreaterThan(bits & Vector128.Create(0x0fffffff), Vector128.Create(0x0f7fffff));
-        return (v.AsInt32() | (special & Vector128.Create(0x7f800000))).AsSingle();
-    }
 }
