@@ -152,7 +152,7 @@ internal sealed unsafe class SparseLinearManaged : Row
         long* offsets = (long*)packed + panel * plan.At.Blocks;
         float* sums = wide + SparsePanels.Block * SparsePanels.Lanes;
         var tile = new Span<float>(sums, rows * SparsePanels.Lanes);
-        bool direct = rows <= SparseLinearManagedPlan.ExpandFrom;
+        bool direct = rows <= SparseLinearManagedPlan.ExpandFrom(plan.Flat.Problem->WType);
         // Blocks that follow one another are one run of values.
         int most = direct && plan.Inputs == null ? SparseLinearManagedPlan.Chain : 1;
         long blocks = (plan.Flat.Problem->K + SparsePanels.Block - 1L) / SparsePanels.Block;
