@@ -55,7 +55,8 @@ internal static class FlatGemmModel
     private static double Efficiency(Row row, in KnLaunch launch, int m, long cacheBytes, in KnFlatGemmProblem p)
     {
         string variant = row.Name[(row.Name.IndexOf('_', row.Name.IndexOf('/')) + 1)..];
-        if (row.Target == "managed") return 1;
+        // With many rows weights are widened once for all of them, whatever they are.
+        if (row.Target == "managed") return m < FlatGemmManagedPlan.WidenFrom ? 1 : 50e9 / Rate(row, p);
         if (row.Target == "amx")
         {
             double filled = m / (Math.Ceiling(m / 16.0) * 16);
