@@ -197,13 +197,16 @@ internal readonly unsafe struct Lanes256 : ILanes<Vector256<float>>
     public static void Store(Vector256<float> v, float* p) => v.Store(p);
     public static Vector256<float> BFloat16(ushort* p) => (Wide(p) << 16).AsSingle();
 
+    public static Vector256<float> Half(ushort* p) => Half(Vector256.WidenLower(Vector128.Load((short*)p).ToVector256Unsafe()));
+
+    /// <summary>f16 widened with their sign to 32 bits: copies of the sign are masked away, so that it need not come off.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector256<float> Half(ushort* p)
+    public static Vector256<float> Half(Vector256<int> h)
     {
-        Vector256<uint> h = Wide(p), magnitude = (h & Vector256.Create(0x7fffu)) << 13;
-        Vector256<uint> v = (magnitude.AsSingle() * Vector256.Create(TwoTo112)).AsUInt32();
-        v |= Vector256.GreaterThan(magnitude.AsInt32(), Vector256.Create(0x0f7fffff)).AsUInt32() & Vector256.Create(0x7f800000u);
-        return (v | ((h & Vector256.Create(0x8000u)) << 16)).AsSingle();
+        Vector256<int> bits = (h << 13) & Vector256.Create(unchecked((int)0x8fffe000));
+        Vector256<float> v = bits.AsSingle() * Vector256.Create(TwoTo112);
+        Vector256<int> special = Vector256.GreaterThan(bits & Vector256.Create(0x0fffffff), Vector256.Create(0x0f7fffff));
+        return (v.AsInt32() | (special & Vector256.Create(0x7f800000))).AsSingle();
     }
 
     public static Vector256<float> Int8(sbyte* p) => Vector256.ConvertToSingle(Avx2.IsSupported
@@ -253,13 +256,16 @@ internal readonly unsafe struct Lanes128 : ILanes<Vector128<float>>
     public static void Store(Vector128<float> v, float* p) => v.Store(p);
     public static Vector128<float> BFloat16(ushort* p) => (Wide(p) << 16).AsSingle();
 
+    public static Vector128<float> Half(ushort* p) => Half(Vector128.WidenLower(Vector128.CreateScalarUnsafe(Unsafe.ReadUnaligned<ulong>(p)).AsInt16()));
+
+    /// <summary>f16 widened with their sign to 32 bits: copies of the sign are masked away, so that it need not come off.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector128<float> Half(ushort* p)
+    public static Vector128<float> Half(Vector128<int> h)
     {
-        Vector128<uint> h = Wide(p), magnitude = (h & Vector128.Create(0x7fffu)) << 13;
-        Vector128<uint> v = (magnitude.AsSingle() * Vector128.Create(TwoTo112)).AsUInt32();
-        v |= Vector128.GreaterThan(magnitude.AsInt32(), Vector128.Create(0x0f7fffff)).AsUInt32() & Vector128.Create(0x7f800000u);
-        return (v | ((h & Vector128.Create(0x8000u)) << 16)).AsSingle();
+        Vector128<int> bits = (h << 13) & Vector128.Create(unchecked((int)0x8fffe000));
+        Vector128<float> v = bits.AsSingle() * Vector128.Create(TwoTo112);
+        Vector128<int> special = Vector128.GreaterThan(bits & Vector128.Create(0x0fffffff), Vector128.Create(0x0f7fffff));
+        return (v.AsInt32() | (special & Vector128.Create(0x7f800000))).AsSingle();
     }
 
     public static Vector128<float> Int8(sbyte* p) =>

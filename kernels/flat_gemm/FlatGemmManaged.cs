@@ -92,28 +92,43 @@ internal sealed unsafe class FlatGemmManaged : Row
         long ld = plan.BlockN, up = plan.BlockM * ld;
         double* totals = (double*)(plan.Scratch + worker * plan.ScratchBytes);
         new Span<double>(totals, (int)(plan.Gated ? 2 * up : up)).Clear();
-        const int StepBytes = 2 * 16 * 4;  // the longest step of a row of w: two of the widest vectors of f32
-        byte* ends = stackalloc byte[4 * StepBytes];
-        float* wide = (float*)(plan.Scratch + (worker + 1) * plan.ScratchBytes - FlatGemmManagedPlan.WideBytes);
-        for (int k0 = 0; k0 < p.K; k0 += FlatGemmManagedPlan.BlockK)
-        {
-            int length = Math.Min(p.K - k0, FlatGemmManagedPlan.BlockK);
-            float* x = plan.X + row0 * plan.Ldx + k0;
+        var tile = new TaskTile { Row = row0, Rows = rows, Column = column0, Totals = totals, Wide = (float*)((byte*)totals + plan.ScratchBytes - FlatGemmManagedPlan.WideBytes) };
+        // Where x stays in L2, rows of w are read to their ends: a stream that stops after a block draws half of what memory has.
+        bool whole = rows * p.K <= FlatGemmManagedPlan.WholeRowsUpTo;
+        int step = whole ? Math.Max(p.K, 1) : FlatGemmManagedPlan.BlockK;
+        for (long k0 = 0; k0 < p.K; k0 += step)
             for (long part = 0; part < (plan.Gated ? 2 : 1); part++)
                 for (long j = 0; j < columns; j += 4)
-                {
-                    ColumnsOf<L, V, W>(plan, part * p.N, column0 + j, k0, length, ends, out FlatGemmManagedTile<L, V, W>.Columns c);
-                    double* to = totals + part * up + j;
-                    if (rows < FlatGemmManagedPlan.WidenFrom || typeof(W) == typeof(Float32Weights))
-                    {
-                        MultiplyRows(c, x, (nint)plan.Ldx, rows, to, (nint)ld);
-                        continue;
-                    }
-                    FlatGemmManagedTile<L, V, W>.Widen(c, wide, FlatGemmManagedPlan.BlockK);
-                    MultiplyRows(WideColumns<L, V>(wide, c.Padded), x, (nint)plan.Ldx, rows, to, (nint)ld);
-                }
-        }
+                    for (long k = k0, end = Math.Min(k0 + step, p.K); k < end; k += FlatGemmManagedPlan.BlockK)
+                        Block<L, V, W>(plan, tile, part, j, (int)k);
         plan.WriteOut(totals, ld, up, row0, rows, column0, columns);
+    }
+
+    private struct TaskTile
+    {
+        public long Row, Rows, Column;
+        public double* Totals;
+        public float* Wide;
+    }
+
+    /// <summary>All rows of a task times a block of k of four columns.</summary>
+    private static void Block<L, V, W>(in FlatGemmManagedPlan plan, in TaskTile tile, long part, long j, int k0)
+        where L : struct, ILanes<V> where V : struct where W : struct, IWeights
+    {
+        const int StepBytes = 2 * 16 * 4;  // the longest step of a row of w: two of the widest vectors of f32
+        byte* ends = stackalloc byte[4 * StepBytes];
+        ref readonly KnFlatGemmProblem p = ref *plan.Problem;
+        int length = Math.Min(p.K - k0, FlatGemmManagedPlan.BlockK);
+        float* x = plan.X + tile.Row * plan.Ldx + k0;
+        double* to = tile.Totals + part * plan.BlockM * plan.BlockN + j;
+        ColumnsOf<L, V, W>(plan, part * p.N, tile.Column + j, k0, length, ends, out FlatGemmManagedTile<L, V, W>.Columns c);
+        if (tile.Rows < FlatGemmManagedPlan.WidenFrom || typeof(W) == typeof(Float32Weights))
+        {
+            MultiplyRows(c, x, (nint)plan.Ldx, tile.Rows, to, (nint)plan.BlockN);
+            return;
+        }
+        FlatGemmManagedTile<L, V, W>.Widen(c, tile.Wide, FlatGemmManagedPlan.BlockK);
+        MultiplyRows(WideColumns<L, V>(tile.Wide, c.Padded), x, (nint)plan.Ldx, tile.Rows, to, (nint)plan.BlockN);
     }
 
     private static void MultiplyRows<L, V, W>(in FlatGemmManagedTile<L, V, W>.Columns c, float* x, nint ldx, long rows, double* totals, nint ld)

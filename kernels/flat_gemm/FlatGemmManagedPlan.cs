@@ -23,6 +23,9 @@ internal unsafe struct FlatGemmManagedPlan
     /// <summary>From this many rows on, weights are widened once for all of them instead of once for every four.</summary>
     public const int WidenFrom = 24;
 
+    /// <summary>Elements of x in a task that leave L2 room for weights: 256 KB of f32.</summary>
+    public const long WholeRowsUpTo = 65536;
+
     public KnFlatGemmProblem* Problem;
     public KnFlatGemmArgs* Args;
     public float* X;        // [m, Ldx] f32; s8 values as they are

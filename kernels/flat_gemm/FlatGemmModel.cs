@@ -43,15 +43,20 @@ internal static class FlatGemmModel
             "amx" => integer ? 3.0e12 : 1.5e12,
             "avx512bf16" => 425e9,
             "avx512" => integer ? 1200e9 : 255e9,
-            _ => 20e9,
+            // Zen 3 beside a busy neighbour (2026-11-29); what widening costs is in it.
+            _ => (DType)p.WType switch { DType.Float32 => 45e9, DType.BFloat16 => 27e9, DType.Int8 => 50e9, _ => 18e9 },
         };
     }
+
+    /// <summary>The part of the rate of memory that a row draws: machines with managed rows alone, AVX2, showed 11 GB/s a core (Zen 3, 2026-11-29).</summary>
+    public static double Draws(Row row) => row.Target == "managed" ? 0.4 : 1;
 
     /// <summary>Part of the rate a launch reaches: rows that fill the register tile, blocks that fill the cache.</summary>
     private static double Efficiency(Row row, in KnLaunch launch, int m, long cacheBytes, in KnFlatGemmProblem p)
     {
         string variant = row.Name[(row.Name.IndexOf('_', row.Name.IndexOf('/')) + 1)..];
-        if (row.Target == "managed") return 1;
+        // With many rows weights are widened once for all of them, whatever they are.
+        if (row.Target == "managed") return m < FlatGemmManagedPlan.WidenFrom ? 1 : 50e9 / Rate(row, p);
         if (row.Target == "amx")
         {
             double filled = m / (Math.Ceiling(m / 16.0) * 16);
@@ -86,7 +91,7 @@ internal static class FlatGemmModel
         int threads = Math.Max(1, Math.Min(launch.Threads == 0 ? device.Threads : launch.Threads, device.Threads));
         double columns = (double)p.N * (((KnGemmFlags)p.Flags & KnGemmFlags.Gated) != 0 ? 2 : 1);
         double bytes = columns * p.K * ((DType)p.WType).Bits() / 8 + (double)m * p.K * ((DType)p.XType).Bits() / 8;
-        double memory = ReadSeconds(bytes, threads, device, cache);
+        double memory = ReadSeconds(bytes, threads, device, cache) / Draws(row);
         double rate = Rate(row, p) * Efficiency(row, launch, m, device.CacheBytes[1], p);
         bool native = row.Target is "amx" or "avx512bf16" or "avx512", gemv = row.Name.EndsWith("gemv", StringComparison.Ordinal);
         // gemv decodes once for every tile of rows, flat and block once for all, through the cache.

@@ -1,14 +1,14 @@
 using System.Diagnostics.CodeAnalysis;
-using System.Numerics;
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
 using Kernels.Interop.Native;
 
 namespace Kernels;
 
 /// <summary>
 /// sparse_linear in plain C#: takes every problem, runs on every machine, reads the packed layout of the native rows. A task is
-/// a panel of 16 outputs (gated: two); blocks of 64 k are expanded to f32 and every row of x passes over them.
+/// a panel of 16 outputs (gated: two). Few rows of x take blocks of 64 k as they are expanded in registers, many from f32 in L1.
 /// </summary>
 internal sealed unsafe class SparseLinearManaged : Row
 {
@@ -83,9 +83,9 @@ internal sealed unsafe class SparseLinearManaged : Row
         if (a->Call.M == 0 || p->Layer.N == 0) return KnStatus.Ok;
         KnFlatGemmArgs call = a->Call;
         var plan = new SparseLinearManagedPlan(p, a, &call, launch.Threads);
-        if (Vector512.IsHardwareAccelerated) Drive<Lanes512, Vector512<float>>(&plan, launch.Threads);
-        else if (Vector256.IsHardwareAccelerated) Drive<Lanes256, Vector256<float>>(&plan, launch.Threads);
-        else Drive<Lanes128, Vector128<float>>(&plan, launch.Threads);
+        // These are constants to the JIT, which compiles one branch. Expansion gains nothing from wider vectors without vpexpand.
+        if (Avx2.IsSupported) Drive256(&plan, launch.Threads);
+        else Drive128(&plan, launch.Threads);
         return KnStatus.Ok;
     }
 
@@ -96,50 +96,107 @@ internal sealed unsafe class SparseLinearManaged : Row
         return status;
     }
 
-    private static void Drive<L, V>(SparseLinearManagedPlan* plan, int threads) where L : struct, ILanes<V> where V : struct
+    private static void Drive256(SparseLinearManagedPlan* plan, int threads)
+    {
+        plan->Table = SparseTables.Of((DType)plan->Flat.Problem->WType, true);
+        Drive<Lanes256, Vector256<float>>(plan, threads, (DType)plan->Flat.Problem->WType switch
+        {
+            DType.Float32 => &Task<Lanes256, Vector256<float>, Words256>,
+            DType.BFloat16 => &Task<Lanes256, Vector256<float>, Pairs256>,
+            DType.Float16 => &Task<Lanes256, Vector256<float>, Halves256>,
+            _ => &Task<Lanes256, Vector256<float>, Quads256>,
+        });
+    }
+
+    private static void Drive128(SparseLinearManagedPlan* plan, int threads)
+    {
+        plan->Table = SparseTables.Of((DType)plan->Flat.Problem->WType, false);
+        Drive<Lanes128, Vector128<float>>(plan, threads, (DType)plan->Flat.Problem->WType switch
+        {
+            DType.Float32 => &Task<Lanes128, Vector128<float>, Words128>,
+            DType.BFloat16 => &Task<Lanes128, Vector128<float>, Pairs128>,
+            DType.Float16 => &Task<Lanes128, Vector128<float>, Halves128>,
+            _ => &Task<Lanes128, Vector128<float>, Quads128>,
+        });
+    }
+
+    private static void Drive<L, V>(SparseLinearManagedPlan* plan, int threads, delegate*<void*, long, int, void> task)
+        where L : struct, ILanes<V> where V : struct
     {
         FlatGemmManagedPlan* flat = &plan->Flat;
         long elements = (long)flat->Args->M * flat->Problem->K;
         if (!flat->InPlace) ManagedPool.Run(elements < 65536 ? 1 : threads, flat->Args->M, &FlatGemmManagedPlan.PrepareRow<L, V>, flat);
-        ManagedPool.Run(threads, plan->MTasks * (plan->At.Count / plan->At.Pair), &Task<L, V>, plan);
+        ManagedPool.Run(threads, plan->MTasks * (plan->At.Count / plan->At.Pair), task, plan);
     }
 
-    private static void Task<L, V>(void* context, long index, int worker) where L : struct, ILanes<V> where V : struct
+    private static void Task<L, V, W>(void* context, long index, int worker)
+        where L : struct, ILanes<V> where V : struct where W : struct, ISparseWeights<V>
     {
         ref readonly SparseLinearManagedPlan plan = ref *(SparseLinearManagedPlan*)context;
         long row0 = index % plan.MTasks * SparseLinearManagedPlan.MaxRows, pair = index / plan.MTasks;
         int rows = (int)Math.Min(SparseLinearManagedPlan.MaxRows, plan.Flat.Args->M - row0);
         long column0 = pair * SparsePanels.Lanes, columns = Math.Min(SparsePanels.Lanes, plan.Flat.Problem->N - column0);
         byte* scratch = plan.Flat.Scratch + worker * SparseLinearManagedPlan.ScratchBytes;
-        float* wide = (float*)scratch;
-        double* totals = (double*)(scratch + SparseLinearManagedPlan.WideBytes);
+        double* totals = (double*)(scratch + SparseLinearManagedPlan.WideBytes + SparseLinearManagedPlan.SumsBytes);
         const long Up = SparseLinearManagedPlan.MaxRows * SparsePanels.Lanes;
-        new Span<double>(totals, (int)Up * plan.At.Pair).Clear();
+        for (int half = 0; half < plan.At.Pair; half++) new Span<double>(totals + half * Up, rows * SparsePanels.Lanes).Clear();
         if (plan.Computes(column0, columns))
-            for (int half = 0; half < plan.At.Pair; half++)
-                for (long block = 0; block < plan.At.Blocks; block++)
-                {
-                    if (!plan.Reads(block)) continue;
-                    int length = plan.Expand(pair * plan.At.Pair + half, block, wide);
-                    float* x = plan.Flat.X + row0 * plan.Flat.Ldx + block * SparsePanels.Block;
-                    for (int r = 0; r < rows; r++) Add<L, V>(x + r * plan.Flat.Ldx, wide, length, totals + half * Up + r * SparsePanels.Lanes);
-                }
+            for (int half = 0; half < plan.At.Pair; half++) Panel<L, V, W>(plan, pair * plan.At.Pair + half, row0, rows, (float*)scratch, totals + half * Up);
         plan.Flat.WriteOut(totals, SparsePanels.Lanes, Up, row0, rows, column0, columns);
     }
 
-    /// <summary>
-    /// totals[lane] += sum over a block of x[k] wide[k][lane], one chain in f32 along k. At most 64 products of s8 by s8, each at most 2^14,
-    /// are exact in it.
-    /// </summary>
-    private static void Add<L, V>(float* x, float* wide, int length, double* totals) where L : struct, ILanes<V> where V : struct
+    private static void Panel<L, V, W>(in SparseLinearManagedPlan plan, long panel, long row0, int rows, float* wide, double* totals)
+        where L : struct, ILanes<V> where V : struct where W : struct, ISparseWeights<V>
     {
-        float* sums = stackalloc float[SparsePanels.Lanes];
-        for (int lane = 0; lane < SparsePanels.Lanes; lane += L.Count)
+        byte* packed = (byte*)plan.Flat.Args->Packed, bits = packed + plan.At.BitsAt + panel * plan.At.KPadded * 2, values = packed + plan.At.ValuesAt;
+        long* offsets = (long*)packed + panel * plan.At.Blocks;
+        float* sums = wide + SparsePanels.Block * SparsePanels.Lanes;
+        var tile = new Span<float>(sums, rows * SparsePanels.Lanes);
+        bool direct = rows <= SparseLinearManagedPlan.ExpandFrom(plan.Flat.Problem->WType);
+        // Blocks that follow one another are one run of values.
+        int most = direct && plan.Inputs == null ? SparseLinearManagedPlan.Chain : 1;
+        long blocks = (plan.Flat.Problem->K + SparsePanels.Block - 1L) / SparsePanels.Block;
+        for (long block = 0; block < blocks; block += most)
         {
-            V sum = L.Broadcast(0);
-            for (int k = 0; k < length; k++) sum = L.MultiplyAdd(L.Broadcast(x[k]), L.Load(wide + k * SparsePanels.Lanes + lane), sum);
-            L.Store(sum, sums + lane);
+            if (block % SparseLinearManagedPlan.Chain == 0) tile.Clear();
+            long k = block * SparsePanels.Block;
+            int length = (int)Math.Min(most * SparsePanels.Block, plan.Flat.Problem->K - k);
+            float* x = plan.Flat.X + row0 * plan.Flat.Ldx + k;
+            byte* first = values + offsets[block] * plan.At.Element;
+            if (!plan.Reads(block)) { }
+            else if (direct) Rows<L, V, W>(plan.Table, bits + 2 * k, first, length, x, (nint)plan.Flat.Ldx, rows, sums);
+            else
+            {
+                SparseLinearTile<L, V, W>.Expand(plan.Table, bits + 2 * k, first, length, wide);
+                Rows<L, V, ExpandedWeights<L, V>>(null, null, (byte*)wide, length, x, (nint)plan.Flat.Ldx, rows, sums);
+            }
+            long next = block + most;
+            if (next >= blocks || next % SparseLinearManagedPlan.Chain == 0) AddTo(totals, sums, rows * SparsePanels.Lanes);
         }
-        for (int lane = 0; lane < SparsePanels.Lanes; lane++) totals[lane] += sums[lane];
+    }
+
+    private static void AddTo(double* totals, float* sums, int count)
+    {
+        for (int i = 0; i < count; i += 4)
+        {
+            Vector128<float> four = Vector128.Load(sums + i);
+            (Vector128.Load(totals + i) + Vector128.WidenLower(four)).Store(totals + i);
+            (Vector128.Load(totals + i + 2) + Vector128.WidenUpper(four)).Store(totals + i + 2);
+        }
+    }
+
+    private static void Rows<L, V, W>(byte* table, byte* bits, byte* values, int length, float* x, nint ldx, int rows, float* sums)
+        where L : struct, ILanes<V> where V : struct where W : struct, ISparseWeights<V>
+    {
+        for (; rows >= 4; rows -= 4, x += 4 * ldx, sums += 4 * SparsePanels.Lanes)
+            SparseLinearTile<L, V, W>.Add<FourRows>(table, bits, values, length, x, ldx, sums);
+        if (rows >= 2)
+        {
+            SparseLinearTile<L, V, W>.Add<TwoRows>(table, bits, values, length, x, ldx, sums);
+            rows -= 2;
+            x += 2 * ldx;
+            sums += 2 * SparsePanels.Lanes;
+        }
+        if (rows > 0) SparseLinearTile<L, V, W>.Add<OneRow>(table, bits, values, length, x, ldx, sums);
     }
 }

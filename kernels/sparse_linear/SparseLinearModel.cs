@@ -25,7 +25,7 @@ internal static class SparseLinearModel
         var at = new SparsePanels(p);
         double operands = (double)at.Count * at.KPadded / at.Step;
         double bytes = p.Nnz * (double)at.Element + at.Count * at.KPadded * 2.0 + (double)m * q.K * ((DType)q.XType).Bits() / 8;
-        double memory = FlatGemmModel.ReadSeconds(bytes, threads, device, cache);
+        double memory = FlatGemmModel.ReadSeconds(bytes, threads, device, cache) / FlatGemmModel.Draws(row);
         bool gemv = row.Name.EndsWith("gemv", StringComparison.Ordinal);
         int panels = launch.Param[0] == 0 ? 4 : launch.Param[0];
         // The tiles of sparse_linear_registers.h: each expands its weights anew.
@@ -36,12 +36,19 @@ internal static class SparseLinearModel
         // A chain of sums of one element takes 7 cycles a product, and one row has only as many of them as panels. One panel loads x for each product.
         double rate = FlatGemmModel.Rate(row, q) * Math.Min(gemv && panels == 1 ? 0.5 : 1, m / passes * panels / 14.0);
         double dots = 2.0 * Math.Max(m, 1) * at.Count * SparsePanels.Lanes * at.KPadded / rate;
-        if (row.Target == "managed") expand = p.Nnz * 2 / Clock;
+        if (row.Target == "managed") (expand, dots) = Managed(q, m, (double)at.Count * at.KPadded);
         // gemv expands beside its products, but what s8 becomes takes their ports.
         bool beside = row.Target == "amx" || (gemv && !decoded);
         double compute = (Math.Max(expand, dots) + (beside ? 0.05 : 1) * Math.Min(expand, dots)) / threads;
         // Two streams for each of four panels draw less from memory than those of two or one, but for one thread with 4 rows and more.
         if (gemv && panels == 4 && (m < 4 || threads > 1)) memory *= 1.04;
         return Math.Max(memory, compute) + 0.1 * Math.Min(memory, compute) + CallSeconds + TaskSeconds * at.Count / 4 / threads;
+    }
+
+    /// <summary>Seconds of expanding and of products for so many k of 16 lanes, as Zen 3 showed them (2026-11-29): 2 ns a k, 3 of f16.</summary>
+    private static (double Expand, double Dots) Managed(in KnFlatGemmProblem q, int m, double lanes)
+    {
+        double passes = m <= SparseLinearManagedPlan.ExpandFrom(q.WType) ? Math.Ceiling(m / 4.0) : 1.3 * Math.Ceiling(m / (double)SparseLinearManagedPlan.MaxRows);
+        return (lanes * passes * ((DType)q.WType == DType.Float16 ? 3e-9 : 2e-9), 2.0 * Math.Max(m, 1) * SparsePanels.Lanes * lanes / 60e9);
     }
 }
