@@ -183,7 +183,7 @@ internal static unsafe class DecodeAttentionCases
     private static IEnumerable<DecodeAttentionCase> Parts(ulong seed)
     {
         const KnAttentionFlags Fixed = KnAttentionFlags.Phi | KnAttentionFlags.Norms, Tree = KnAttentionFlags.Tree;
-        foreach (Kind kind in MainKinds)
+        foreach (Kind kind in (Kind[])[.. MainKinds, new(DType.Float32, DType.Int8, DType.Float32, true)])
             foreach ((int window, KnAttentionFlags flags) in ((int, KnAttentionFlags)[])
                 [(0, Fixed), (30, Fixed), (0, KnAttentionFlags.Alibi), (30, Tree | Fixed), (0, Tree | KnAttentionFlags.Alibi | Fixed), (0, KnAttentionFlags.Full), (5, KnAttentionFlags.Sinks | Fixed)])
                 yield return new(Problem(kind, 5, 4, 4, 2, 24, 16, 150, 16, window, 0, flags),

@@ -80,6 +80,8 @@ internal static unsafe class DecodeAttentionManagedSplit<L, V>
         // Blocks begin at multiples of their length whatever the window: the chains of sums depend on positions alone.
         int first = begin / Block * Block;
         Clear(plan, s, firstHead, heads, walk.Split);
+        // A window that ends before the first key of the split: no slot would hold a place.
+        if (begin >= end) return;
         new Span<float>(walk.KFactors, Block).Fill(plan.Args->Scale);
         new Span<float>(walk.VFactors, Block).Fill(1);
         walk.Keys.Find(plan, walk.B, first, begin, end);

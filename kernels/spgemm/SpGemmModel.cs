@@ -13,7 +13,7 @@ internal static class SpGemmModel
     // Of spgemm_blocks.h and the driver's sample.
     private const long BlockSpan = 128, LeastFill = 2;
     private const double Slots = 1 << 16;  // kHash of spgemm_rows.h
-    private const double CallSeconds = 2e-6, SlotSeconds = 1e-6, Managed = 20e-9;
+    private const double CallSeconds = 2e-6, SlotSeconds = 1e-6, Managed = 3e-9;
 
     public static double Seconds(Row row, in KnLaunch launch, in KnSpgemmProblem p, SpGemmSample sample, Device device)
     {
