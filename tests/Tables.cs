@@ -22,6 +22,15 @@ internal static class Tables
             if ((row.Needs & Emulated.Emulated) != 0 && Emulated.Runs(row, out _)) yield return (Emulated, row, $"{row.Name} (emulated)");
     }
 
+    /// <summary>The native row of this name; where this machine cannot run it, as asking it for its rules is running it, the test is left out.</summary>
+    public static Row Native(string name)
+    {
+        Row? row = KernelTable.Default.Rows.FirstOrDefault(r => r.Name == name);
+        if (row is null) Assert.Ignore($"no {name} to compare with: {KernelTable.Default.Problem}");
+        if (!KernelTable.Default.Runs(row!, out string? lacks)) Assert.Ignore($"no {name} to compare with: {lacks}");
+        return row!;
+    }
+
     public static Row Find(string name, KnOp op = KnOp.FlatGemm) => Anywhere(op).First(r => r.Name == name).Row;
 
     /// <summary>The same, and the rows of a simulated GPU, which here checks nothing and so runs faster.</summary>

@@ -110,7 +110,7 @@ internal static unsafe class SpGemmAnalysis
                 long* row = offsets + long.CreateTruncating(c[j]);
                 sum += row[1] - row[0];
             }
-            // A row of B has up to 2^40 entries and a block some 2^53 of A: the sum is held below overflow.
+            // The distinct columns of a row of A name all of B at most, 2^40 entries.
             sum = Math.Min(sum, SpGemmRules.MostProducts + 1);
             args->Products[i + 1] = sum;
         }

@@ -10,8 +10,7 @@ internal readonly record struct SpGemmPart(long I, long Low, long High, bool Who
 /// <summary>What of a worker's scratch is as it must be between rows, and which slots wait in its buffers.</summary>
 internal unsafe struct SpGemmManagedState
 {
-    public long Ready;   // columns of the accumulator that are zero and not marked
-    public bool Masked;  // the mask's marks are clear
+    public long Ready;  // columns of the accumulator that are zero and not marked
     public fixed long Waiting[SpGemmManagedCall.Buffers];  // slots, -1: none
 }
 
@@ -123,7 +122,7 @@ internal unsafe struct SpGemmManagedCall
         long products = Args->Products[i + 1] - Args->Products[i];
         if (products <= Whole) return 1;
         long slots = (Args->Products[i + 1] - FirstProduct - 1) / Window - SlotOf(i);
-        return Math.Min(slots, SpGemmRules.Has(*Problem, KnSpgemmFlags.BSorted)
+        return Math.Min(slots, BSorted
             ? Math.Max(1, products / (4 * (Args->A.Offsets[i + 1] - Args->A.Offsets[i]) + 1)) : ManagedPool.Workers(Threads));
     }
 

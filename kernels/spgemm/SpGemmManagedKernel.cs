@@ -160,7 +160,7 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
         long products = a->Products[r.I + 1] - a->Products[r.I], first = a->A.Offsets[r.I], last = a->A.Offsets[r.I + 1];
         if (products == 0) return 0;
         bool masked = SpGemmRules.Has(*p, KnSpgemmFlags.Mask);
-        if (last - first == 1 && r.Whole && !masked && !SpGemmRules.Has(*p, KnSpgemmFlags.Accumulate) && SpGemmRules.Has(*p, KnSpgemmFlags.BSorted))
+        if (last - first == 1 && r.Whole && !masked && !SpGemmRules.Has(*p, KnSpgemmFlags.Accumulate) && call->BSorted)
             return Copy(call, first, c, v);
         (long low, long high) = Span(call, r);
         if (low >= high) return 0;
@@ -199,7 +199,7 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
     {
         KnSpgemmArgs* args = call->Args;
         ref readonly KnCsr a = ref args->A, b = ref args->B, d = ref args->D;
-        if (!r.Whole || call->Problem->N <= Narrow || !SpGemmRules.Has(*call->Problem, KnSpgemmFlags.BSorted)) return (r.Low, r.High);
+        if (!r.Whole || call->Problem->N <= Narrow || !call->BSorted) return (r.Low, r.High);
         long low = long.MaxValue, high = -1;
         for (long e = a.Offsets[r.I]; e < a.Offsets[r.I + 1]; e++)
         {

@@ -77,7 +77,7 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
         KnCsr a = call->Args->A, b = call->Args->B;
         uint* columns = rows->Columns;
         T* products = ShortProducts(rows);
-        bool reads = HasValues && call->ReadsValues, sorted = call->BSorted;
+        bool reads = HasValues && call->ReadsValues;
         long low = long.MaxValue, high = 0, end = a.Offsets[i + 1], last = call->Problem->BNnz - Lanes32;
         for (long e = a.Offsets[i]; e < end; e++)
         {
@@ -109,7 +109,7 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
             products += n;
             (low, high) = (Math.Min(low, c[0]), Math.Max(high, c[n - 1] + 1L));
         }
-        return sorted ? (low, high) : (0, call->Problem->N);
+        return call->BSorted ? (low, high) : (0, call->Problem->N);
     }
 
     /// <summary>Whether the columns are those of a form, moved.</summary>

@@ -90,9 +90,8 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void Accumulate<TMarks>(SpGemmManagedCall* call, in Accumulator to, in SpGemmPart r, bool masked) where TMarks : struct, IMarks
     {
-        bool sorted = SpGemmRules.Has(*call->Problem, KnSpgemmFlags.BSorted);
         if (SpGemmRules.Has(*call->Problem, KnSpgemmFlags.Accumulate)) Addend<TMarks>(call, to, r);
-        if (masked || (!r.Whole && !sorted)) Chosen<TMarks>(call, to, r, masked);
+        if (masked || (!r.Whole && !call->BSorted)) Chosen<TMarks>(call, to, r, masked);
         else Products<TMarks>(call, to, r);
     }
 
