@@ -3,7 +3,7 @@ using Kernels.Interop.Native;
 namespace Kernels.Tests.Gpu;
 
 /// <summary>Every GPU row of decode_attention over the operation's cases and every softmax that they offer; as <see cref="FlatGemmConformance"/>.</summary>
-[TestFixture]
+[TestFixture, Parallelizable]
 public sealed class DecodeAttentionConformance
 {
     private static readonly List<RowUnderTest> s_tested = [];

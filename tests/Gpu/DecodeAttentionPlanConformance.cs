@@ -7,7 +7,7 @@ namespace Kernels.Tests.Gpu;
 /// The plan of decode attention on a device over the operation's cases, against the oracle: its check of what lies there, its choice or a
 /// forced row, every softmax, its workspace. As <see cref="DecodeAttentionConformance"/> otherwise.
 /// </summary>
-[TestFixture]
+[TestFixture, Parallelizable]
 public sealed unsafe class DecodeAttentionPlanConformance
 {
     private static readonly SortedDictionary<string, (int Ran, int Unchecked)> s_tallies = [];

@@ -6,7 +6,7 @@ namespace Kernels.Tests.Gpu;
 /// spgemm/gpu over the operation's cases, every phase, simulated with every access checked, against the oracle and, bit by bit, the
 /// managed row; and on the GPUs that are here. A checked product takes microseconds, so there two of three heavy cases run unchecked.
 /// </summary>
-[TestFixture]
+[TestFixture, Parallelizable]
 public sealed class SpGemmConformance
 {
     private const long MostChecked = 3_000;  // products and rows of a case that is always checked

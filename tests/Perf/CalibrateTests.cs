@@ -5,7 +5,7 @@ using System.Text.Json;
 namespace Kernels.Tests.Perf;
 
 /// <summary>perf calibrate: phi per head from arrays that NumPy writes.</summary>
-[TestFixture]
+[TestFixture, Parallelizable]
 public sealed class CalibrateTests
 {
     /// <summary>As numpy.save writes it: the header padded to a multiple of 64 bytes.</summary>

@@ -4,7 +4,7 @@ using System.Text.Json;
 namespace Kernels.Tests.Perf;
 
 /// <summary>What scripts rely on: every verb's exit codes, plain text in a pipe, and the fields of its JSON.</summary>
-[TestFixture]
+[TestFixture, Parallelizable]
 public sealed class CommandLine
 {
     private static readonly string[] s_dense = ["--n", "64", "--k", "64", "--weights", "f32", "--m", "4"];

@@ -3,7 +3,7 @@ using System.Text.Json;
 namespace Kernels.Tests.Perf;
 
 /// <summary>perf check and perf compare of sparse products of the user's own matrices.</summary>
-[TestFixture]
+[TestFixture, Parallelizable]
 public sealed class SpGemmCommands
 {
     private static string Written(Tuning.Scratch scratch)

@@ -5,7 +5,7 @@ using System.Text.Json;
 namespace Kernels.Tests.Perf;
 
 /// <summary>PyTorch as a peer: torch_peer.py, and perf compare with it, on tests/Perf/torch_stub in PyTorch's place.</summary>
-[TestFixture]
+[TestFixture, Parallelizable]
 public sealed class TorchPeerTests
 {
     private static readonly string s_stub = Path.Combine(PerfProcess.Root, "tests", "Perf", "torch_stub");
