@@ -160,46 +160,63 @@ internal static unsafe class DecodeAttentionManagedSplit<L, V>
             }
         }
         walk.Starts[heads] = count;
-        if (count > 0) Attend<E>(plan, s, firstHead, heads, ahead, headAhead * plan.Args->KHead * walk.Element, ref walk);
+        if (count > 0) Attend<E>(plan, s, firstHead, heads, ahead, headAhead, ref walk);
     }
 
-    // Step by step, and all heads in each, as they lie in memory; what comes next is fetched meanwhile, some KB ahead: keys, then
-    // values, then the next keys.
+    /// <summary>Rows of a block that are walked step by step, and all heads in each, as they lie in memory.</summary>
+    private readonly struct Pass(byte** rows, long offset, long head, long bytes)
+    {
+        // 12 steps of a head: 48 KB of f32, whose rows 4 KB apart share sets of L1 with few others that far ahead.
+        private const int Ahead = 12;
+
+        public byte** Rows { get; } = rows;
+
+        public nint Offset(int i) => (nint)(offset + i * head);
+
+        /// <summary>Fetches what comes some steps after that of head i at a slot, in this pass or the next.</summary>
+        public void Fetch(in Pass next, int slot, int end, int i, int heads)
+        {
+            int unit = i + Math.Min(Ahead, Block / Step * heads);
+            slot += unit / heads * Step;
+            if (slot < end) DecodeAttentionManagedKeys.Fetch(Rows + slot, Offset(unit % heads), (nint)bytes);
+            else if (next.Rows != null) next.Fetch(slot - (end + Step - 1) / Step * Step, unit % heads);
+        }
+
+        private void Fetch(int slot, int i) => DecodeAttentionManagedKeys.Fetch(Rows + slot, Offset(i), (nint)bytes);
+    }
+
     private static void Attend<E>(in DecodeAttentionManagedPlan plan, in DecodeAttentionSequence s, int firstHead, int heads, byte** ahead,
-        long offsetAhead, ref Walk walk) where E : struct, IElements
+        int headAhead, ref Walk walk) where E : struct, IElements
     {
         ref readonly KnDecodeAttentionProblem p = ref *plan.Problem;
-        ref readonly DecodeAttentionManagedKeys keys = ref walk.Keys;
-        nint kHead = (nint)plan.Args->KHead * walk.Element, vHead = (nint)plan.Args->VHead * walk.Element, kBytes = p.HeadDim * walk.Element, vBytes = p.VHeadDim * walk.Element;
-        int from = keys.Skip / Step * Step;
-        for (int j = from; j < keys.Count; j += Step)
+        ref readonly DecodeAttentionManagedKeys at = ref walk.Keys;
+        long kHead = plan.Args->KHead * walk.Element, vHead = plan.Args->VHead * walk.Element, kBytes = p.HeadDim * walk.Element;
+        var keys = new Pass(at.K, firstHead * kHead, kHead, kBytes);
+        var values = new Pass(at.V, firstHead * vHead, vHead, p.VHeadDim * walk.Element);
+        var next = new Pass(ahead, headAhead * kHead, kHead, kBytes);
+        int from = at.Skip / Step * Step;
+        for (int j = from; j < at.Count; j += Step)
             for (int i = 0; i < heads; i++)
             {
-                if (i + 1 < heads) DecodeAttentionManagedKeys.Fetch(keys.K + j, (firstHead + i + 1) * kHead, kBytes);
-                else if (j + Step < keys.Count) DecodeAttentionManagedKeys.Fetch(keys.K + j + Step, firstHead * kHead, kBytes);
-                else DecodeAttentionManagedKeys.Fetch(keys.V + from, firstHead * vHead, vBytes);
-                nint offset = (firstHead + i) * kHead;
-                if (walk.Widens) Widen(keys.K + j, offset, p.HeadDim, plan.PaddedK, p.KvType, ref walk);
-                DecodeAttentionManagedProducts<L, V, E>.Dots(walk.Rows + walk.Starts[i], walk.Starts[i + 1] - walk.Starts[i], walk.Widens ? walk.WideRows : keys.K + j,
-                    walk.Widens ? 0 : offset, walk.Widens ? plan.PaddedK : p.HeadDim, j);
+                keys.Fetch(values, j, at.Count, i, heads);
+                if (walk.Widens) Widen(at.K + j, keys.Offset(i), p.HeadDim, plan.PaddedK, p.KvType, ref walk);
+                DecodeAttentionManagedProducts<L, V, E>.Dots(walk.Rows + walk.Starts[i], walk.Starts[i + 1] - walk.Starts[i], walk.Widens ? walk.WideRows : at.K + j,
+                    walk.Widens ? 0 : keys.Offset(i), walk.Widens ? plan.PaddedK : p.HeadDim, j);
             }
         for (int i = 0; i < heads; i++)
         {
             if ((plan.Flags & KnAttentionFlags.Scales) != 0) Factors(plan, firstHead + i, ref walk);
             for (int r = walk.Starts[i]; r < walk.Starts[i + 1]; r++) Weights(plan, walk.Rows[r], Logits(plan, s, walk.Rows[r], walk), walk);
         }
-        for (int j = from; j < keys.Count; j += Step)
+        for (int j = from; j < at.Count; j += Step)
             for (int i = 0; i < heads; i++)
             {
-                if (i + 1 < heads) DecodeAttentionManagedKeys.Fetch(keys.V + j, (firstHead + i + 1) * vHead, vBytes);
-                else if (j + Step < keys.Count) DecodeAttentionManagedKeys.Fetch(keys.V + j + Step, firstHead * vHead, vBytes);
-                else if (ahead != null) DecodeAttentionManagedKeys.Fetch(ahead, (nint)offsetAhead, kBytes);
-                nint offset = (firstHead + i) * vHead;
-                if (walk.Widens) Widen(keys.V + j, offset, p.VHeadDim, plan.PaddedV, p.KvType, ref walk);
+                values.Fetch(next, j, at.Count, i, heads);
+                if (walk.Widens) Widen(at.V + j, values.Offset(i), p.VHeadDim, plan.PaddedV, p.KvType, ref walk);
                 for (int r = walk.Starts[i], end = walk.Starts[i + 1]; r < end;)
                 {
                     int together = end - r >= 4 ? 4 : end - r >= 2 ? 2 : 1;
-                    Add<E>(plan, s, walk.Rows + r, together, j, walk.Widens ? walk.WideRows : keys.V + j, walk.Widens ? 0 : offset, walk.Widens ? plan.PaddedV : p.VHeadDim, keys.First);
+                    Add<E>(plan, s, walk.Rows + r, together, j, walk.Widens ? walk.WideRows : at.V + j, walk.Widens ? 0 : values.Offset(i), walk.Widens ? plan.PaddedV : p.VHeadDim, at.First);
                     r += together;
                 }
             }
