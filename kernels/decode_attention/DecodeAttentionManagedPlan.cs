@@ -27,8 +27,8 @@ internal unsafe struct DecodeAttentionManagedPlan
     /// <summary>Keys between two looks at the reference.</summary>
     public const int Block = 64;
 
-    /// <summary>Rows of a kv head that pass over a block together: their q, sums and weights stay in L1.</summary>
-    public const int Rows = 16;
+    /// <summary>Rows that pass over a block together, of as many heads: their q, sums and weights stay in L2.</summary>
+    public const int Rows = 128;
 
     /// <summary>Head dimensions are padded to this with zeros: the widest vector.</summary>
     private const int Pad = 16;
@@ -69,7 +69,7 @@ internal unsafe struct DecodeAttentionManagedPlan
     private static Int128 Bytes(Int128 count, int each) => (count * each + 63) / 64 * 64;
 
     private static long ScratchOf(in KnDecodeAttentionProblem p) =>
-        DecodeAttentionManagedKeys.Bytes(RoundUp(Math.Max(p.HeadDim, p.VHeadDim), Pad)) + Rows * (Block * sizeof(float) + sizeof(DecodeAttentionManagedRow));
+        DecodeAttentionManagedKeys.Bytes(RoundUp(Math.Max(p.HeadDim, p.VHeadDim), Pad)) + Rows * (Block * sizeof(float) + sizeof(DecodeAttentionManagedRow)) + (Rows + 2) * sizeof(int);
 
     /// <summary>Saturates where no memory could hold it.</summary>
     public static long Workspace(in KnDecodeAttentionProblem p, int split, int threads)

@@ -17,6 +17,7 @@ internal static unsafe class DecodeAttentionManagedSplit<L, V>
     private struct Walk
     {
         public DecodeAttentionManagedRow* Rows;
+        public int* Starts;                // the first row of each head, and the end
         public float* KFactors, VFactors;  // [Block]: scale times that of the key; of the value
         public float* Wide;                // [Step, PaddedK or PaddedV]: rows of a step that are widened first, for many rows of q
         public byte** WideRows;            // [Step]
@@ -67,6 +68,7 @@ internal static unsafe class DecodeAttentionManagedSplit<L, V>
         walk.Keys = DecodeAttentionManagedKeys.At(ref scratch);
         walk.Next = DecodeAttentionManagedKeys.At(ref scratch);
         walk.Rows = (DecodeAttentionManagedRow*)scratch;
+        walk.Starts = (int*)(walk.Rows + Rows);
         for (int i = 0; i < Rows; i++) walk.Rows[i].X = x + i * Block;
         for (int j = 0; j < Step; j++) walk.WideRows[j] = (byte*)(walk.Wide + j * padded);
         return walk;
@@ -85,16 +87,15 @@ internal static unsafe class DecodeAttentionManagedSplit<L, V>
         new Span<float>(walk.KFactors, Block).Fill(plan.Args->Scale);
         new Span<float>(walk.VFactors, Block).Fill(1);
         walk.Keys.Find(plan, walk.B, first, begin, end);
+        int together = (int)Math.Max(1, DecodeAttentionManagedPlan.Rows / (s.Tokens * (long)plan.Group));
         for (; first < end; first += Block)
         {
             bool more = first + Block < end;
             if (more) walk.Next.Find(plan, walk.B, first + Block, begin, end);
-            for (int i = 0; i < heads; i++)
+            for (int i = 0; i < heads; i += together)
             {
-                int head = firstHead + i;
-                if ((plan.Flags & KnAttentionFlags.Scales) != 0) Factors(plan, head, ref walk);
-                byte** ahead = i + 1 < heads ? walk.Keys.K : more ? walk.Next.K : null;
-                Head<E>(plan, s, head, ahead, i + 1 < heads ? head + 1 : firstHead, ref walk);
+                byte** ahead = i + together < heads ? walk.Keys.K : more ? walk.Next.K : null;
+                Team<E>(plan, s, firstHead + i, Math.Min(together, heads - i), ahead, i + together < heads ? firstHead + i + together : firstHead, ref walk);
             }
             (walk.Keys, walk.Next) = (walk.Next, walk.Keys);
         }
@@ -127,63 +128,98 @@ internal static unsafe class DecodeAttentionManagedSplit<L, V>
         }
     }
 
-    // The rows of a head over a block, some at a time. The first of them fetch what comes next: the values, then the next keys.
-    private static void Head<E>(in DecodeAttentionManagedPlan plan, in DecodeAttentionSequence s, int head, byte** ahead, int headAhead, ref Walk walk)
-        where E : struct, IElements
+    // The rows of some heads over a block. A head of more rows than a team holds is walked once for each team of them.
+    private static void Team<E>(in DecodeAttentionManagedPlan plan, in DecodeAttentionSequence s, int firstHead, int heads, byte** ahead, int headAhead,
+        ref Walk walk) where E : struct, IElements
     {
-        const int Most = DecodeAttentionManagedPlan.Rows;
-        ref readonly KnDecodeAttentionArgs a = ref *plan.Args;
-        byte** values = walk.Keys.V;
         int count = 0;
-        for (int t = 0; t < s.Tokens; t++)
+        for (int i = 0; i < heads; i++)
         {
-            plan.Seen(s, t, out int begin, out int end);
-            begin = Math.Max(begin - walk.Keys.First, walk.Keys.Skip);
-            end = Math.Min(end - walk.Keys.First, walk.Keys.Count);
-            if (begin >= end) continue;
-            for (int h = head * plan.Group; h < (head + 1) * plan.Group; h++)
+            walk.Starts[i] = count;
+            for (int t = 0; t < s.Tokens; t++)
             {
-                long row = (s.FirstToken + t) * plan.Problem->QHeads + h;
-                if (plan.OnlyFailed && plan.Failed[row] == 0) continue;
-                ref DecodeAttentionManagedRow r = ref walk.Rows[count++];
-                (r.Token, r.Head, r.Begin, r.End) = (t, h, begin, end);
-                r.Q = plan.Q + row * plan.PaddedK;
-                r.O = Partial(plan, s, t, h, walk.Split);
-                if (count < Most) continue;
-                Attend<E>(plan, s, head, count, values, ahead, headAhead * a.KHead * walk.Element, ref walk);
-                values = ahead = null;
-                count = 0;
+                plan.Seen(s, t, out int begin, out int end);
+                begin = Math.Max(begin - walk.Keys.First, walk.Keys.Skip);
+                end = Math.Min(end - walk.Keys.First, walk.Keys.Count);
+                if (begin >= end) continue;
+                for (int h = (firstHead + i) * plan.Group; h < (firstHead + i + 1) * plan.Group; h++)
+                {
+                    long row = (s.FirstToken + t) * plan.Problem->QHeads + h;
+                    if (plan.OnlyFailed && plan.Failed[row] == 0) continue;
+                    if (count == DecodeAttentionManagedPlan.Rows)
+                    {
+                        walk.Starts[1] = count;
+                        Attend<E>(plan, s, firstHead, 1, null, 0, ref walk);
+                        count = 0;
+                    }
+                    ref DecodeAttentionManagedRow r = ref walk.Rows[count++];
+                    (r.Token, r.Head, r.Begin, r.End) = (t, h, begin, end);
+                    r.Q = plan.Q + row * plan.PaddedK;
+                    r.O = Partial(plan, s, t, h, walk.Split);
+                }
             }
         }
-        if (count > 0) Attend<E>(plan, s, head, count, values, ahead, headAhead * a.KHead * walk.Element, ref walk);
+        walk.Starts[heads] = count;
+        if (count > 0) Attend<E>(plan, s, firstHead, heads, ahead, headAhead, ref walk);
     }
 
-    private static void Attend<E>(in DecodeAttentionManagedPlan plan, in DecodeAttentionSequence s, int head, int rows, byte** values, byte** ahead,
-        long offsetAhead, ref Walk walk) where E : struct, IElements
+    /// <summary>Rows of a block that are walked step by step, and all heads in each, as they lie in memory.</summary>
+    private readonly struct Pass(byte** rows, long offset, long head, long bytes)
+    {
+        // 12 steps of a head: 48 KB of f32, whose rows 4 KB apart share sets of L1 with few others that far ahead.
+        private const int Ahead = 12;
+
+        public byte** Rows { get; } = rows;
+
+        public nint Offset(int i) => (nint)(offset + i * head);
+
+        /// <summary>Fetches what comes some steps after that of head i at a slot, in this pass or the next.</summary>
+        public void Fetch(in Pass next, int slot, int end, int i, int heads)
+        {
+            int unit = i + Math.Min(Ahead, Block / Step * heads);
+            slot += unit / heads * Step;
+            if (slot < end) DecodeAttentionManagedKeys.Fetch(Rows + slot, Offset(unit % heads), (nint)bytes);
+            else if (next.Rows != null) next.Fetch(slot - (end + Step - 1) / Step * Step, unit % heads);
+        }
+
+        private void Fetch(int slot, int i) => DecodeAttentionManagedKeys.Fetch(Rows + slot, Offset(i), (nint)bytes);
+    }
+
+    private static void Attend<E>(in DecodeAttentionManagedPlan plan, in DecodeAttentionSequence s, int firstHead, int heads, byte** ahead,
+        int headAhead, ref Walk walk) where E : struct, IElements
     {
         ref readonly KnDecodeAttentionProblem p = ref *plan.Problem;
-        ref readonly DecodeAttentionManagedKeys keys = ref walk.Keys;
-        nint kOffset = (nint)(head * plan.Args->KHead) * walk.Element, vOffset = (nint)(head * plan.Args->VHead) * walk.Element;
-        DecodeAttentionManagedRow* r = walk.Rows;
-        int from = keys.Skip / Step * Step;
-        for (int j = from; j < keys.Count; j += Step)
-        {
-            if (values != null) DecodeAttentionManagedKeys.Fetch(values + j, vOffset, p.VHeadDim * walk.Element);
-            if (walk.Widens) Widen(keys.K + j, kOffset, p.HeadDim, plan.PaddedK, p.KvType, ref walk);
-            DecodeAttentionManagedProducts<L, V, E>.Dots(r, rows, walk.Widens ? walk.WideRows : keys.K + j, walk.Widens ? 0 : kOffset, walk.Widens ? plan.PaddedK : p.HeadDim, j);
-        }
-        for (int i = 0; i < rows; i++) Weights(plan, r[i], Logits(plan, s, r[i], walk), walk);
-        for (int j = from; j < keys.Count; j += Step)
-        {
-            if (ahead != null) DecodeAttentionManagedKeys.Fetch(ahead + j, (nint)offsetAhead, p.HeadDim * walk.Element);
-            if (walk.Widens) Widen(keys.V + j, vOffset, p.VHeadDim, plan.PaddedV, p.KvType, ref walk);
-            for (int i = 0; i < rows;)
+        ref readonly DecodeAttentionManagedKeys at = ref walk.Keys;
+        long kHead = plan.Args->KHead * walk.Element, vHead = plan.Args->VHead * walk.Element, kBytes = p.HeadDim * walk.Element;
+        var keys = new Pass(at.K, firstHead * kHead, kHead, kBytes);
+        var values = new Pass(at.V, firstHead * vHead, vHead, p.VHeadDim * walk.Element);
+        var next = new Pass(ahead, headAhead * kHead, kHead, kBytes);
+        int from = at.Skip / Step * Step;
+        for (int j = from; j < at.Count; j += Step)
+            for (int i = 0; i < heads; i++)
             {
-                int together = rows - i >= 4 ? 4 : rows - i >= 2 ? 2 : 1;
-                Add<E>(plan, s, r + i, together, j, walk.Widens ? walk.WideRows : keys.V + j, walk.Widens ? 0 : vOffset, walk.Widens ? plan.PaddedV : p.VHeadDim, keys.First);
-                i += together;
+                keys.Fetch(values, j, at.Count, i, heads);
+                if (walk.Widens) Widen(at.K + j, keys.Offset(i), p.HeadDim, plan.PaddedK, p.KvType, ref walk);
+                DecodeAttentionManagedProducts<L, V, E>.Dots(walk.Rows + walk.Starts[i], walk.Starts[i + 1] - walk.Starts[i], walk.Widens ? walk.WideRows : at.K + j,
+                    walk.Widens ? 0 : keys.Offset(i), walk.Widens ? plan.PaddedK : p.HeadDim, j);
             }
+        for (int i = 0; i < heads; i++)
+        {
+            if ((plan.Flags & KnAttentionFlags.Scales) != 0) Factors(plan, firstHead + i, ref walk);
+            for (int r = walk.Starts[i]; r < walk.Starts[i + 1]; r++) Weights(plan, walk.Rows[r], Logits(plan, s, walk.Rows[r], walk), walk);
         }
+        for (int j = from; j < at.Count; j += Step)
+            for (int i = 0; i < heads; i++)
+            {
+                values.Fetch(next, j, at.Count, i, heads);
+                if (walk.Widens) Widen(at.V + j, values.Offset(i), p.VHeadDim, plan.PaddedV, p.KvType, ref walk);
+                for (int r = walk.Starts[i], end = walk.Starts[i + 1]; r < end;)
+                {
+                    int together = end - r >= 4 ? 4 : end - r >= 2 ? 2 : 1;
+                    Add<E>(plan, s, walk.Rows + r, together, j, walk.Widens ? walk.WideRows : at.V + j, walk.Widens ? 0 : values.Offset(i), walk.Widens ? plan.PaddedV : p.VHeadDim, at.First);
+                    r += together;
+                }
+            }
     }
 
     private static void Widen(byte** from, nint offset, int dim, int padded, int type, ref Walk walk)

@@ -15,7 +15,7 @@ public sealed class Conformance
     private sealed class Tally
     {
         public int Ran, Runs;
-        public double Worst, WorstOfPlain;
+        public double Worst, WorstOfTwicePlain;
         public SortedDictionary<string, int> Refusals { get; } = [];
     }
 
@@ -60,7 +60,7 @@ public sealed class Conformance
             tally.Worst = Math.Max(tally.Worst, verdict.Fraction);
             if (status != KnStatus.Ok) faults.Add($"{what}: {status} {row.LastError}");
             else if (!verdict.Ok) faults.Add($"{what}: {verdict}");
-            else if (verdict.Plain > 0) tally.WorstOfPlain = Math.Max(tally.WorstOfPlain, verdict.Error / verdict.Plain);
+            else tally.WorstOfTwicePlain = Math.Max(tally.WorstOfTwicePlain, verdict.OfTwicePlain);
         }
         if (ran > 0) tally.Ran++;
         else tally.Refusals[refusal] = tally.Refusals.GetValueOrDefault(refusal) + 1;
@@ -93,7 +93,7 @@ public sealed class Conformance
         if (Tables.Emulated is null) TestContext.Progress.WriteLine("  emulated rows: not run, no kn_cpu_emulated library beside the tests or in KERNELS_NATIVE");
         foreach ((string name, Tally tally) in s_tallies)
         {
-            TestContext.Progress.WriteLine($"  {name}: {tally.Ran} cases, {tally.Runs} runs, worst {tally.Worst:0.###} of the tolerance, {tally.WorstOfPlain:0.##} of the plain reference's error");
+            TestContext.Progress.WriteLine($"  {name}: {tally.Ran} cases, {tally.Runs} runs, worst {tally.Worst:0.###} of the tolerance, {tally.WorstOfTwicePlain:0.##} of twice the plain reference's error and the spread of f32");
             foreach ((string reason, int count) in tally.Refusals) TestContext.Progress.WriteLine($"    refused {count}: {reason}");
         }
     }

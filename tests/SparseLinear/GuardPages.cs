@@ -1,4 +1,3 @@
-using System.Runtime.InteropServices;
 using Kernels.Interop.Native;
 using Kernels.Tuning;
 
@@ -6,40 +5,8 @@ namespace Kernels.Tests.SparseLinear;
 
 /// <summary>Packed weights that end where a page begins that nobody may read: an expand load beyond them ends the process.</summary>
 [TestFixture]
-public sealed unsafe partial class GuardPages
+public sealed unsafe class GuardPages
 {
-    private const int None = 0, ReadWrite = 3, PrivateAnonymous = 0x22;
-
-    [LibraryImport("libc", EntryPoint = "mmap", SetLastError = true)]
-    private static partial byte* Map(void* at, nuint bytes, int rights, int flags, int file, nint offset);
-
-    [LibraryImport("libc", EntryPoint = "mprotect", SetLastError = true)]
-    private static partial int Protect(void* at, nuint bytes, int rights);
-
-    [LibraryImport("libc", EntryPoint = "munmap", SetLastError = true)]
-    private static partial int Unmap(void* at, nuint bytes);
-
-    /// <summary>Memory whose last byte is the last one before a page without rights.</summary>
-    private readonly ref struct Pages
-    {
-        private readonly byte* _all;
-        private readonly nuint _bytes;
-
-        public Pages(long bytes)
-        {
-            nuint page = (nuint)Environment.SystemPageSize, used = ((nuint)bytes + page - 1) / page * page;
-            _bytes = used + page;
-            _all = Map(null, _bytes, ReadWrite, PrivateAnonymous, -1, 0);
-            Assert.That((nint)_all, Is.Not.EqualTo((nint)(-1)), "mmap");
-            Assert.That(Protect(_all + used, page, None), Is.Zero, "mprotect");
-            At = _all + used - bytes;
-        }
-
-        public byte* At { get; }
-
-        public void Dispose() => Assert.That(Unmap(_all, _bytes), Is.Zero, "munmap");
-    }
-
     private static IEnumerable<TestCaseData> RowsByPattern()
     {
         foreach ((_, _, string name) in Tables.Runnable(KnOp.SparseLinear))
@@ -65,8 +32,8 @@ public sealed unsafe partial class GuardPages
                     ran++;
                     string what = $"{row.Dataflow(launch)}: {FlatGemmCases.Describe(problem.Layer)}, seed {Tables.Seed}";
                     long bytes = row.PackedBytes(&problem), scratch = row.Workspace(&problem, launch);
-                    using var packed = new Pages(bytes);
-                    using var workspace = new Pages((scratch + 63) / 64 * 64);
+                    using var packed = new ProtectedPages(bytes);
+                    using var workspace = new ProtectedPages((scratch + 63) / 64 * 64);
                     var args = new KnSparseLinearArgs { Size = (uint)sizeof(KnSparseLinearArgs), Call = trial.Args };
                     args.Call.Packed = packed.At;
                     args.Call.Workspace = workspace.At;
@@ -95,7 +62,7 @@ public sealed unsafe partial class GuardPages
             new FlatGemmOptions { N = Rows, K = K, MaxM = 1, Weights = DType.Float32, Input = DType.Float32, Output = DType.Float32 }, 1, 0, KnSparseSets.None);
         (int First, int Count) last = (0, 48);
         var packing = new SparsePacking(problem, (row, to) => new Span<float>((float*)to, K).Slice(row == Rows - 1 ? last.First : 0, row == Rows - 1 ? last.Count : K).Fill(1));
-        using var packed = new Pages(packing.Bytes);
+        using var packed = new ProtectedPages(packing.Bytes);
         Assert.That(packing.Write(packed.At, null), Is.True);
         last = (first, count);
         Assert.That(packing.Write(packed.At, null), Is.False);
