@@ -45,7 +45,7 @@ internal sealed unsafe class FlatGemmManaged : Row
         if (!FlatGemmRules.Check(*p, *a, -1, Workspace(problem, launch), out string? argument, out string? rule))
             return Fail(KnStatus.Invalid, argument, rule);
         if (a->M == 0 || p->N == 0) return KnStatus.Ok;
-        var plan = new FlatGemmManagedPlan(p, a, launch.Threads);
+        var plan = new FlatGemmManagedPlan(p, a, launch.Threads, FlatGemmManagedPlan.Interleaves(*p));
         // These are constants to the JIT, which compiles one branch.
         if (Vector512.IsHardwareAccelerated) Drive<Lanes512, Vector512<float>>(&plan, launch.Threads);
         else if (Vector256.IsHardwareAccelerated) Drive<Lanes256, Vector256<float>>(&plan, launch.Threads);
@@ -122,7 +122,7 @@ internal sealed unsafe class FlatGemmManaged : Row
         float* x = plan.X + tile.Row * plan.Ldx + k0;
         double* to = tile.Totals + part * plan.BlockM * plan.BlockN + j;
         ColumnsOf<L, V, W>(plan, part * p.N, tile.Column + j, k0, length, ends, out FlatGemmManagedTile<L, V, W>.Columns c);
-        if (tile.Rows < FlatGemmManagedPlan.WidenFrom || typeof(W) == typeof(Float32Weights))
+        if (tile.Rows < FlatGemmManagedPlan.WidenFrom(p.WType))
         {
             MultiplyRows(c, x, (nint)plan.Ldx, tile.Rows, to, (nint)plan.BlockN);
             return;
