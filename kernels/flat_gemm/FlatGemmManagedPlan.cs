@@ -21,7 +21,7 @@ internal unsafe struct FlatGemmManagedPlan
     public const int WideBytes = 4 * BlockK * sizeof(float);
 
     /// <summary>From this many rows on, weights are widened once for all of them instead of once for every two or four.</summary>
-    public static int WidenFrom(int weights) => (DType)weights switch { DType.Float16 or DType.UInt4 => 3, DType.Int8 => 8, _ => int.MaxValue };
+    public static int WidenFrom(int weights) => (DType)weights switch { DType.Float16 or DType.UInt4 => 3, DType.Int8 => 24, _ => int.MaxValue };
 
     /// <summary>Elements of x in a task that leave L2 room for weights: 256 KB of f32.</summary>
     public const long WholeRowsUpTo = 65536;
