@@ -98,6 +98,12 @@ internal unsafe interface ILanes<V> where V : struct
     static abstract void Store(V v, float* p);
     static abstract V BFloat16(ushort* p);
     static abstract V Half(ushort* p);
+
+    /// <summary>Elements 0, 2, 4 .. of 2 Count: of a register of pairs, which needs no lane to cross another.</summary>
+    static abstract V BFloat16Even(ushort* p);
+    static abstract V BFloat16Odd(ushort* p);
+    static abstract V HalfEven(ushort* p);
+    static abstract V HalfOdd(ushort* p);
     static abstract V Int8(sbyte* p);
     static abstract V E4M3(byte* p);
 
@@ -137,15 +143,21 @@ internal readonly unsafe struct Lanes512 : ILanes<Vector512<float>>
     public static Vector512<float> Load(float* p) => Vector512.Load(p);
     public static void Store(Vector512<float> v, float* p) => v.Store(p);
     public static Vector512<float> BFloat16(ushort* p) => (Wide(p) << 16).AsSingle();
+    public static Vector512<float> BFloat16Even(ushort* p) => (Words(p) << 16).AsSingle();
+    public static Vector512<float> BFloat16Odd(ushort* p) => (Words(p) & Vector512.Create(0xffff0000u)).AsSingle();
+    public static Vector512<float> HalfEven(ushort* p) => HalfOf((Words(p) << 16).AsInt32() >> 3);
+    public static Vector512<float> HalfOdd(ushort* p) => HalfOf(Words(p).AsInt32() >> 3);
+
+    public static Vector512<float> Half(ushort* p) => HalfOf((Wide(p).AsInt32() << 16) >> 3);
 
     // The exponent's bias is put right by a multiplication, which also normalises subnormals; an exponent of 31 becomes 255.
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<float> Half(ushort* p)
+    private static Vector512<float> HalfOf(Vector512<int> h)
     {
-        Vector512<uint> h = Wide(p), magnitude = (h & Vector512.Create(0x7fffu)) << 13;
-        Vector512<uint> v = (magnitude.AsSingle() * Vector512.Create(TwoTo112)).AsUInt32();
-        v |= Vector512.GreaterThan(magnitude, Vector512.Create(0x0f7fffffu)) & Vector512.Create(0x7f800000u);
-        return (v | ((h & Vector512.Create(0x8000u)) << 16)).AsSingle();
+        Vector512<int> bits = h & Vector512.Create(unchecked((int)0x8fffe000));
+        Vector512<float> v = bits.AsSingle() * Vector512.Create(TwoTo112);
+        Vector512<int> special = Vector512.GreaterThan(bits & Vector512.Create(0x0fffffff), Vector512.Create(0x0f7fffff));
+        return (v.AsInt32() | (special & Vector512.Create(0x7f800000))).AsSingle();
     }
 
     // One conversion where the portable form would take two.
@@ -185,6 +197,7 @@ internal readonly unsafe struct Lanes512 : ILanes<Vector512<float>>
     public static Vector128<float> Fold(Vector512<float> v) => Lanes256.Fold(v.GetLower() + v.GetUpper());
     public static Vector128<float> FoldMax(Vector512<float> v) => Lanes256.FoldMax(Vector256.Max(v.GetLower(), v.GetUpper()));
 
+    private static Vector512<uint> Words(ushort* p) => Vector512.Load((uint*)p);
     private static Vector512<uint> Wide(ushort* p) => Vector512.WidenLower(Vector256.Load(p).ToVector512Unsafe());
 }
 
@@ -196,14 +209,22 @@ internal readonly unsafe struct Lanes256 : ILanes<Vector256<float>>
     public static Vector256<float> Load(float* p) => Vector256.Load(p);
     public static void Store(Vector256<float> v, float* p) => v.Store(p);
     public static Vector256<float> BFloat16(ushort* p) => (Wide(p) << 16).AsSingle();
+    public static Vector256<float> BFloat16Even(ushort* p) => (Words(p) << 16).AsSingle();
+    public static Vector256<float> BFloat16Odd(ushort* p) => (Words(p) & Vector256.Create(0xffff0000u)).AsSingle();
+    public static Vector256<float> HalfEven(ushort* p) => HalfOf((Words(p) << 16).AsInt32() >> 3);
+    public static Vector256<float> HalfOdd(ushort* p) => HalfOf(Words(p).AsInt32() >> 3);
 
     public static Vector256<float> Half(ushort* p) => Half(Vector256.WidenLower(Vector128.Load((short*)p).ToVector256Unsafe()));
 
     /// <summary>f16 widened with their sign to 32 bits: copies of the sign are masked away, so that it need not come off.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector256<float> Half(Vector256<int> h)
+    public static Vector256<float> Half(Vector256<int> h) => HalfOf(h << 13);
+
+    // Where the sign and its copies, an exponent of 5 bits and the mantissa begin at the top; what lies below bit 13 does not count.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<float> HalfOf(Vector256<int> h)
     {
-        Vector256<int> bits = (h << 13) & Vector256.Create(unchecked((int)0x8fffe000));
+        Vector256<int> bits = h & Vector256.Create(unchecked((int)0x8fffe000));
         Vector256<float> v = bits.AsSingle() * Vector256.Create(TwoTo112);
         Vector256<int> special = Vector256.GreaterThan(bits & Vector256.Create(0x0fffffff), Vector256.Create(0x0f7fffff));
         return (v.AsInt32() | (special & Vector256.Create(0x7f800000))).AsSingle();
@@ -243,6 +264,7 @@ internal readonly unsafe struct Lanes256 : ILanes<Vector256<float>>
     public static Vector128<float> Fold(Vector256<float> v) => v.GetLower() + v.GetUpper();
     public static Vector128<float> FoldMax(Vector256<float> v) => Vector128.Max(v.GetLower(), v.GetUpper());
 
+    private static Vector256<uint> Words(ushort* p) => Vector256.Load((uint*)p);
     private static Vector256<uint> Wide(ushort* p) => Vector256.WidenLower(Vector128.Load(p).ToVector256Unsafe());
     private static Vector128<byte> Eight(void* p) => Vector128.CreateScalarUnsafe(Unsafe.ReadUnaligned<ulong>(p)).AsByte();
 }
@@ -255,14 +277,22 @@ internal readonly unsafe struct Lanes128 : ILanes<Vector128<float>>
     public static Vector128<float> Load(float* p) => Vector128.Load(p);
     public static void Store(Vector128<float> v, float* p) => v.Store(p);
     public static Vector128<float> BFloat16(ushort* p) => (Wide(p) << 16).AsSingle();
+    public static Vector128<float> BFloat16Even(ushort* p) => (Words(p) << 16).AsSingle();
+    public static Vector128<float> BFloat16Odd(ushort* p) => (Words(p) & Vector128.Create(0xffff0000u)).AsSingle();
+    public static Vector128<float> HalfEven(ushort* p) => HalfOf((Words(p) << 16).AsInt32() >> 3);
+    public static Vector128<float> HalfOdd(ushort* p) => HalfOf(Words(p).AsInt32() >> 3);
 
     public static Vector128<float> Half(ushort* p) => Half(Vector128.WidenLower(Vector128.CreateScalarUnsafe(Unsafe.ReadUnaligned<ulong>(p)).AsInt16()));
 
     /// <summary>f16 widened with their sign to 32 bits: copies of the sign are masked away, so that it need not come off.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector128<float> Half(Vector128<int> h)
+    public static Vector128<float> Half(Vector128<int> h) => HalfOf(h << 13);
+
+    // Where the sign and its copies, an exponent of 5 bits and the mantissa begin at the top; what lies below bit 13 does not count.
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector128<float> HalfOf(Vector128<int> h)
     {
-        Vector128<int> bits = (h << 13) & Vector128.Create(unchecked((int)0x8fffe000));
+        Vector128<int> bits = h & Vector128.Create(unchecked((int)0x8fffe000));
         Vector128<float> v = bits.AsSingle() * Vector128.Create(TwoTo112);
         Vector128<int> special = Vector128.GreaterThan(bits & Vector128.Create(0x0fffffff), Vector128.Create(0x0f7fffff));
         return (v.AsInt32() | (special & Vector128.Create(0x7f800000))).AsSingle();
@@ -298,6 +328,7 @@ internal readonly unsafe struct Lanes128 : ILanes<Vector128<float>>
     public static Vector128<float> Fold(Vector128<float> v) => v;
     public static Vector128<float> FoldMax(Vector128<float> v) => v;
 
+    private static Vector128<uint> Words(ushort* p) => Vector128.Load((uint*)p);
     private static Vector128<uint> Wide(ushort* p) =>
         Vector128.WidenLower(Vector128.CreateScalarUnsafe(Unsafe.ReadUnaligned<ulong>(p)).AsUInt16());
 

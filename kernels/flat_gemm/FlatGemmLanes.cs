@@ -1,6 +1,9 @@
 namespace Kernels;
 
-/// <summary>How two vectors of weights, elements i .. i + 2 Count of a row, are read. Scale and zero are those of u4.</summary>
+/// <summary>
+/// How two vectors of weights, elements i .. i + 2 Count of a row, are read: First the even and Second the odd ones where several lie in a
+/// word, for x lies in that order and nothing need be interleaved, which takes vectors of 256 bits twice as long. Scale and zero are those of u4.
+/// </summary>
 internal unsafe interface IWeights
 {
     static abstract bool Scaled { get; }
@@ -24,16 +27,16 @@ internal readonly unsafe struct BFloat16Weights : IWeights
 {
     public static bool Scaled => false;
     public static nint Offset(nint i) => i * 2;
-    public static V First<L, V>(byte* w, nint i, V scale, V zero) where L : ILanes<V> where V : struct => L.BFloat16((ushort*)w + i);
-    public static V Second<L, V>(byte* w, nint i, V scale, V zero) where L : ILanes<V> where V : struct => L.BFloat16((ushort*)w + i + L.Count);
+    public static V First<L, V>(byte* w, nint i, V scale, V zero) where L : ILanes<V> where V : struct => L.BFloat16Even((ushort*)w + i);
+    public static V Second<L, V>(byte* w, nint i, V scale, V zero) where L : ILanes<V> where V : struct => L.BFloat16Odd((ushort*)w + i);
 }
 
 internal readonly unsafe struct HalfWeights : IWeights
 {
     public static bool Scaled => false;
     public static nint Offset(nint i) => i * 2;
-    public static V First<L, V>(byte* w, nint i, V scale, V zero) where L : ILanes<V> where V : struct => L.Half((ushort*)w + i);
-    public static V Second<L, V>(byte* w, nint i, V scale, V zero) where L : ILanes<V> where V : struct => L.Half((ushort*)w + i + L.Count);
+    public static V First<L, V>(byte* w, nint i, V scale, V zero) where L : ILanes<V> where V : struct => L.HalfEven((ushort*)w + i);
+    public static V Second<L, V>(byte* w, nint i, V scale, V zero) where L : ILanes<V> where V : struct => L.HalfOdd((ushort*)w + i);
 }
 
 internal readonly unsafe struct Int8Weights : IWeights
@@ -44,7 +47,6 @@ internal readonly unsafe struct Int8Weights : IWeights
     public static V Second<L, V>(byte* w, nint i, V scale, V zero) where L : ILanes<V> where V : struct => L.Int8((sbyte*)w + i + L.Count);
 }
 
-/// <summary>First is the even elements and second the odd ones, for x lies in that order: nibbles need no interleaving.</summary>
 internal readonly unsafe struct UInt4Weights : IWeights
 {
     public static bool Scaled => true;

@@ -45,7 +45,7 @@ internal sealed unsafe class FlatGemmManaged : Row
         if (!FlatGemmRules.Check(*p, *a, -1, Workspace(problem, launch), out string? argument, out string? rule))
             return Fail(KnStatus.Invalid, argument, rule);
         if (a->M == 0 || p->N == 0) return KnStatus.Ok;
-        var plan = new FlatGemmManagedPlan(p, a, launch.Threads);
+        var plan = new FlatGemmManagedPlan(p, a, launch.Threads, FlatGemmManagedPlan.Interleaves(*p));
         // These are constants to the JIT, which compiles one branch.
         if (Vector512.IsHardwareAccelerated) Drive<Lanes512, Vector512<float>>(&plan, launch.Threads);
         else if (Vector256.IsHardwareAccelerated) Drive<Lanes256, Vector256<float>>(&plan, launch.Threads);
@@ -100,7 +100,7 @@ internal sealed unsafe class FlatGemmManaged : Row
             for (long part = 0; part < (plan.Gated ? 2 : 1); part++)
                 for (long j = 0; j < columns; j += 4)
                     for (long k = k0, end = Math.Min(k0 + step, p.K); k < end; k += FlatGemmManagedPlan.BlockK)
-                        Block<L, V, W>(plan, tile, part, j, (int)k);
+                        Block<L, V, W>(plan, tile, part, j, (int)k, (int)k0, (int)end);
         plan.WriteOut(totals, ld, up, row0, rows, column0, columns);
     }
 
@@ -112,7 +112,7 @@ internal sealed unsafe class FlatGemmManaged : Row
     }
 
     /// <summary>All rows of a task times a block of k of four columns.</summary>
-    private static void Block<L, V, W>(in FlatGemmManagedPlan plan, in TaskTile tile, long part, long j, int k0)
+    private static void Block<L, V, W>(in FlatGemmManagedPlan plan, in TaskTile tile, long part, long j, int k0, int k00, int k1)
         where L : struct, ILanes<V> where V : struct where W : struct, IWeights
     {
         const int StepBytes = 2 * 16 * 4;  // the longest step of a row of w: two of the widest vectors of f32
@@ -122,26 +122,38 @@ internal sealed unsafe class FlatGemmManaged : Row
         float* x = plan.X + tile.Row * plan.Ldx + k0;
         double* to = tile.Totals + part * plan.BlockM * plan.BlockN + j;
         ColumnsOf<L, V, W>(plan, part * p.N, tile.Column + j, k0, length, ends, out FlatGemmManagedTile<L, V, W>.Columns c);
-        if (tile.Rows < FlatGemmManagedPlan.WidenFrom || typeof(W) == typeof(Float32Weights))
+        c.NextStep = W.Offset(2 * L.Count);
+        c.NextLd = W.Offset((nint)plan.Args->Ldw);
+        c.Next = c.W0 + (k0 + length < k1 ? W.Offset(length) : 4 * c.NextLd - W.Offset(k0 - k00));
+        if (tile.Rows < FlatGemmManagedPlan.WidenFrom(p.WType))
         {
             MultiplyRows(c, x, (nint)plan.Ldx, tile.Rows, to, (nint)plan.BlockN);
             return;
         }
         FlatGemmManagedTile<L, V, W>.Widen(c, tile.Wide, FlatGemmManagedPlan.BlockK);
-        MultiplyRows(WideColumns<L, V>(tile.Wide, c.Padded), x, (nint)plan.Ldx, tile.Rows, to, (nint)plan.BlockN);
+        MultiplyRows(WideColumns<L, V>(tile.Wide, c.Padded, c.Next, c.NextLd, c.NextStep), x, (nint)plan.Ldx, tile.Rows, to, (nint)plan.BlockN);
     }
 
     private static void MultiplyRows<L, V, W>(in FlatGemmManagedTile<L, V, W>.Columns c, float* x, nint ldx, long rows, double* totals, nint ld)
         where L : struct, ILanes<V> where V : struct where W : struct, IWeights
     {
-        long r = 0;
-        if (L.FourRows)
-            for (; r + 4 <= rows; r += 4) FlatGemmManagedTile<L, V, W>.FourRows(c, x + r * ldx, ldx, totals + r * ld, ld);
-        for (; r + 2 <= rows; r += 2) FlatGemmManagedTile<L, V, W>.Two(c, x + r * ldx, ldx, totals + r * ld, ld);
+        long r = 0, pass = 0, passes = L.FourRows ? rows / 4 + rows % 4 / 2 : rows / 2;
+        for (int step = L.FourRows ? 4 : 2; r + 2 <= rows; r += step, pass++)
+        {
+            if (r + step > rows) step = 2;
+            var ahead = new FlatGemmManagedTile<L, V, W>.Ahead(c, pass, passes);
+            if (L.FourRows && step == 4)
+            {
+                if (pass < 4) FlatGemmManagedTile<L, V, W>.FourRows<Fetches>(c, ahead, x + r * ldx, ldx, totals + r * ld, ld);
+                else FlatGemmManagedTile<L, V, W>.FourRows<FetchesNothing>(c, ahead, x + r * ldx, ldx, totals + r * ld, ld);
+            }
+            else if (pass < 4) FlatGemmManagedTile<L, V, W>.Two<Fetches>(c, ahead, x + r * ldx, ldx, totals + r * ld, ld);
+            else FlatGemmManagedTile<L, V, W>.Two<FetchesNothing>(c, ahead, x + r * ldx, ldx, totals + r * ld, ld);
+        }
         if (r < rows) FlatGemmManagedTile<L, V, W>.One(c, x + r * ldx, totals + r * ld);
     }
 
-    private static FlatGemmManagedTile<L, V, Float32Weights>.Columns WideColumns<L, V>(float* wide, nint length)
+    private static FlatGemmManagedTile<L, V, Float32Weights>.Columns WideColumns<L, V>(float* wide, nint length, byte* next, nint nextLd, nint nextStep)
         where L : struct, ILanes<V> where V : struct => new()
         {
             W0 = (byte*)wide,
@@ -150,6 +162,9 @@ internal sealed unsafe class FlatGemmManaged : Row
             W3 = (byte*)(wide + 3 * FlatGemmManagedPlan.BlockK),
             Full = length,
             Padded = length,
+            Next = next,
+            NextLd = nextLd,
+            NextStep = nextStep,
         };
 
     // Where fewer than four columns are left, the last one stands in for the others; their totals are not read.

@@ -20,8 +20,8 @@ internal unsafe struct FlatGemmManagedPlan
     /// <summary>Four rows of w as f32, behind the totals of a worker.</summary>
     public const int WideBytes = 4 * BlockK * sizeof(float);
 
-    /// <summary>From this many rows on, weights are widened once for all of them instead of once for every four.</summary>
-    public const int WidenFrom = 24;
+    /// <summary>From this many rows on, weights are widened once for all of them instead of once for every two or four.</summary>
+    public static int WidenFrom(int weights) => (DType)weights switch { DType.Float16 or DType.UInt4 => 3, DType.Int8 => 24, _ => int.MaxValue };
 
     /// <summary>Elements of x in a task that leave L2 room for weights: 256 KB of f32.</summary>
     public const long WholeRowsUpTo = 65536;
@@ -34,7 +34,7 @@ internal unsafe struct FlatGemmManagedPlan
     public byte* Scratch;
     public long ScratchBytes;
     public long BlockM, BlockN, MTasks, NTasks;
-    public bool InPlace, Quantize, Gated;
+    public bool InPlace, Quantize, Gated, Split;
     public ulong* Outputs;  // null, or a bit per column: those whose bit is clear are 0
 
     public static bool Integer(in KnFlatGemmProblem p) =>
@@ -42,10 +42,13 @@ internal unsafe struct FlatGemmManagedPlan
 
     private static long RoundUp(long value, long step) => (value + step - 1) / step * step;
 
-    public static long XBytes(in KnFlatGemmProblem p, long m, out bool inPlace)
+    /// <summary>Whether weights lie several in a word: tiles of dense rows then want x in the order in which they come out.</summary>
+    public static bool Interleaves(in KnFlatGemmProblem p) => (DType)p.WType is DType.BFloat16 or DType.Float16 or DType.UInt4;
+
+    public static long XBytes(in KnFlatGemmProblem p, long m, bool split, out bool inPlace)
     {
         bool quantize = (p.Flags & (int)KnGemmFlags.QuantizeX) != 0;
-        inPlace = p.XType == (int)DType.Float32 && !quantize && p.K % PadK == 0;
+        inPlace = p.XType == (int)DType.Float32 && !quantize && !split && p.K % PadK == 0;
         return (inPlace ? 0 : RoundUp(m * RoundUp(p.K, PadK) * 4, 64)) + (quantize ? RoundUp(m * 4, 64) : 0);
     }
 
@@ -53,16 +56,18 @@ internal unsafe struct FlatGemmManagedPlan
         + Math.Min(m, MaxRows) * MaxColumns * sizeof(double) * ((p.Flags & (int)KnGemmFlags.Gated) != 0 ? 2 : 1);
 
     public static long Workspace(in KnFlatGemmProblem p, int threads) =>
-        p.M == 0 || p.N == 0 ? 0 : XBytes(p, p.M, out _) + ManagedPool.Workers(threads) * ScratchOf(p, p.M);
+        p.M == 0 || p.N == 0 ? 0 : XBytes(p, p.M, Interleaves(p), out _) + ManagedPool.Workers(threads) * ScratchOf(p, p.M);
 
-    public FlatGemmManagedPlan(KnFlatGemmProblem* problem, KnFlatGemmArgs* args, int threads)
+    /// <summary><paramref name="split"/>: x by even and odd elements of every two vectors.</summary>
+    public FlatGemmManagedPlan(KnFlatGemmProblem* problem, KnFlatGemmArgs* args, int threads, bool split)
     {
+        Split = split;
         Problem = problem;
         Args = args;
         long m = args->M, n = problem->N;
         Gated = (problem->Flags & (int)KnGemmFlags.Gated) != 0;
         Quantize = (problem->Flags & (int)KnGemmFlags.QuantizeX) != 0;
-        Scratch = (byte*)args->Workspace + XBytes(*problem, m, out InPlace);
+        Scratch = (byte*)args->Workspace + XBytes(*problem, m, split, out InPlace);
         ScratchBytes = ScratchOf(*problem, m);
         X = InPlace ? (float*)args->X : (float*)args->Workspace;
         Ldx = InPlace ? args->Ldx : RoundUp(problem->K, PadK);
@@ -83,9 +88,9 @@ internal unsafe struct FlatGemmManagedPlan
         float* to = plan.X + row * plan.Ldx;
         var type = (DType)p.XType;
         byte* from = (byte*)plan.Args->X + row * plan.Args->Ldx * type.Bits() / 8;
-        if (p.WType == (int)DType.UInt4)
+        if (plan.Split)
         {
-            WidenSplit((ushort*)from, p.K, to, plan.Ldx, L.Count);
+            WidenSplit<L, V>(type, from, p.K, to, plan.Ldx);
             return;
         }
         Widening.Row<L, V>(type, from, p.K, to);
@@ -93,15 +98,20 @@ internal unsafe struct FlatGemmManagedPlan
         if (plan.Quantize) QuantizeRow(to, p.K, out plan.XScales[row]);
     }
 
-    // In every step of two vectors the even elements, then the odd ones: the order in which nibbles come out of bytes.
-    private static void WidenSplit(ushort* from, long k, float* to, long padded, int count)
+    // In every step of two vectors the even elements, then the odd ones: the order in which weights come out of words.
+    private static void WidenSplit<L, V>(DType type, byte* from, long k, float* to, long padded) where L : struct, ILanes<V> where V : struct
     {
-        for (long i = 0; i < padded; i++)
+        int count = L.Count, step = 2 * count;
+        long whole = type == DType.Float32 ? 0 : k / step * step;
+        for (long i = 0; i < whole; i += step)
         {
-            long within = i % (2 * count);
-            long source = i - within + (within < count ? 2 * within : 2 * (within - count) + 1);
-            to[i] = source < k ? (float)BFloat16.FromBits(from[source]) : 0;
+            ushort* pairs = (ushort*)from + i;
+            L.Store(type == DType.BFloat16 ? L.BFloat16Even(pairs) : L.HalfEven(pairs), to + i);
+            L.Store(type == DType.BFloat16 ? L.BFloat16Odd(pairs) : L.HalfOdd(pairs), to + i + count);
         }
+        for (long i = whole; i < padded; i += step)
+            for (int j = 0; j < step; j++)
+                to[i + j / 2 + j % 2 * count] = i + j < k ? Read(type, from, i + j) : 0;
     }
 
     /// <summary>

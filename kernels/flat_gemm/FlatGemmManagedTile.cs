@@ -1,6 +1,17 @@
 using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics.X86;
 
 namespace Kernels;
+
+/// <summary>Whether a pass over the rows of x fetches weights of the next block meanwhile.</summary>
+internal interface IFetches
+{
+    static abstract bool Ahead { get; }
+}
+
+internal readonly struct Fetches : IFetches { public static bool Ahead => true; }
+
+internal readonly struct FetchesNothing : IFetches { public static bool Ahead => false; }
 
 /// <summary>
 /// Dot products of 1, 2 or 4 rows of x with four rows of w. An element is one chain of sums along k whatever tile it lies in,
@@ -23,6 +34,34 @@ internal static unsafe class FlatGemmManagedTile<L, V, W>
         public nint Group;   // elements per scale, or the length
         public nint Full;    // elements of the block in whole steps of 2 Count
         public nint Padded;  // Full, or one step more
+        public byte* Next;   // W0 of the block that comes after this one, in the caller's weights
+        public nint NextLd, NextStep;  // bytes to W1 of it, and of a step
+    }
+
+    /// <summary>
+    /// What a pass over the rows of x fetches of the next block meanwhile: it reads its own weights from L1, and memory would idle. All passes
+    /// together fetch the four columns once.
+    /// </summary>
+    internal struct Ahead
+    {
+        public byte* A, B;
+
+        public Ahead(in Columns c, long pass, long passes)
+        {
+            long first = passes == 2 ? 2 * pass : pass, second = passes == 2 ? first + 1 : pass + 3;
+            A = first < 4 ? c.Next + first * c.NextLd : c.W0;
+            B = second < 4 ? c.Next + second * c.NextLd : A;
+        }
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        public void Step(nint bytes)
+        {
+            if (!Sse.IsSupported) return;
+            Sse.Prefetch1(A);
+            Sse.Prefetch1(B);
+            A += bytes;
+            B += bytes;
+        }
     }
 
     private struct Four
@@ -86,8 +125,9 @@ internal static unsafe class FlatGemmManagedTile<L, V, W>
     }
 
     /// <summary>The same for two rows of x.</summary>
-    public static void Two(in Columns c, float* x, nint ldx, double* total, nint ld)
+    public static void Two<A>(in Columns c, Ahead ahead, float* x, nint ldx, double* total, nint ld) where A : struct, IFetches
     {
+        nint aheadStep = c.NextStep;
         V s00 = L.Broadcast(0), s01 = s00, s02 = s00, s03 = s00, s10 = s00, s11 = s00, s12 = s00, s13 = s00;
         byte* w0 = c.W0, w1 = c.W1, w2 = c.W2, w3 = c.W3;
         float* y = x + ldx;
@@ -99,6 +139,7 @@ internal static unsafe class FlatGemmManagedTile<L, V, W>
                 LoadGroup(c, k, out Four scale, out Four zero);
                 for (nint stop = Stop(c, k, end); k < stop; k += 2 * L.Count)
                 {
+                    if (A.Ahead) ahead.Step(aheadStep);
                     V x0 = L.Load(x + k), x1 = L.Load(y + k);
                     Step(x0, x1, W.First<L, V>(w0, k, scale.V0, zero.V0), ref s00, ref s10);
                     Step(x0, x1, W.First<L, V>(w1, k, scale.V1, zero.V1), ref s01, ref s11);
@@ -124,8 +165,9 @@ internal static unsafe class FlatGemmManagedTile<L, V, W>
     }
 
     /// <summary>The same for four rows of x.</summary>
-    public static void FourRows(in Columns c, float* x, nint ldx, double* total, nint ld)
+    public static void FourRows<A>(in Columns c, Ahead ahead, float* x, nint ldx, double* total, nint ld) where A : struct, IFetches
     {
+        nint aheadStep = c.NextStep;
         V s00 = L.Broadcast(0), s01 = s00, s02 = s00, s03 = s00, s10 = s00, s11 = s00, s12 = s00, s13 = s00;
         V s20 = s00, s21 = s00, s22 = s00, s23 = s00, s30 = s00, s31 = s00, s32 = s00, s33 = s00;
         byte* w0 = c.W0, w1 = c.W1, w2 = c.W2, w3 = c.W3;
@@ -138,6 +180,7 @@ internal static unsafe class FlatGemmManagedTile<L, V, W>
                 LoadGroup(c, k, out Four scale, out Four zero);
                 for (nint stop = Stop(c, k, end); k < stop; k += 2 * L.Count)
                 {
+                    if (A.Ahead) ahead.Step(aheadStep);
                     V x0 = L.Load(x + k), x1 = L.Load(xb + k), x2 = L.Load(xc + k), x3 = L.Load(xd + k);
                     Step(x0, x1, x2, x3, W.First<L, V>(w0, k, scale.V0, zero.V0), ref s00, ref s10, ref s20, ref s30);
                     Step(x0, x1, x2, x3, W.First<L, V>(w1, k, scale.V1, zero.V1), ref s01, ref s11, ref s21, ref s31);

@@ -56,7 +56,7 @@ internal static class FlatGemmModel
     {
         string variant = row.Name[(row.Name.IndexOf('_', row.Name.IndexOf('/')) + 1)..];
         // With many rows weights are widened once for all of them, whatever they are.
-        if (row.Target == "managed") return m < FlatGemmManagedPlan.WidenFrom ? 1 : 50e9 / Rate(row, p);
+        if (row.Target == "managed") return m < FlatGemmManagedPlan.WidenFrom(p.WType) ? 1 : 50e9 / Rate(row, p);
         if (row.Target == "amx")
         {
             double filled = m / (Math.Ceiling(m / 16.0) * 16);

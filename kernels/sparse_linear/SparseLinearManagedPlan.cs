@@ -41,14 +41,14 @@ internal unsafe struct SparseLinearManagedPlan
         (p.Sets & (int)KnSparseSets.Inputs) != 0 ? RoundUp(m * p.Layer.K * ((DType)p.Layer.XType).Bits() / 8) : 0;
 
     public static long Workspace(in KnSparseLinearProblem p, int threads) => p.Layer.M == 0 || p.Layer.N == 0 ? 0
-        : FlatGemmManagedPlan.XBytes(p.Layer, p.Layer.M, out _) + ManagedPool.Workers(threads) * ScratchBytes + ScalesBytes(p) + KeptBytes(p, p.Layer.M);
+        : FlatGemmManagedPlan.XBytes(p.Layer, p.Layer.M, false, out _) + ManagedPool.Workers(threads) * ScratchBytes + ScalesBytes(p) + KeptBytes(p, p.Layer.M);
 
     /// <summary><paramref name="call"/>: a copy of the call's arguments, which this changes and keeps.</summary>
     public SparseLinearManagedPlan(KnSparseLinearProblem* p, KnSparseLinearArgs* a, KnFlatGemmArgs* call, int threads)
     {
         At = new SparsePanels(*p);
         Inputs = (p->Sets & (int)KnSparseSets.Inputs) != 0 ? a->Inputs : null;
-        Flat = new FlatGemmManagedPlan(&p->Layer, call, threads);
+        Flat = new FlatGemmManagedPlan(&p->Layer, call, threads, false);
         byte* scales = Flat.Scratch + ManagedPool.Workers(threads) * ScratchBytes, kept = scales + ScalesBytes(*p);
         if (p->Layer.WType == (int)DType.Int8)
         {
