@@ -1,15 +1,20 @@
 using System.Numerics;
 using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
 using Kernels.Interop.Native;
 
 namespace Kernels;
 
 /// <summary>A worker's list of the rows of B that some neighbours in A name. Their coefficients and the sums follow.</summary>
+[StructLayout(LayoutKind.Sequential, Size = 2624)]
 internal unsafe struct SpGemmManagedGroup
 {
     /// <summary>Rows of a group; entries of A in it; columns of C over which its rows may lie, so that four sums each stay in L2.</summary>
     public const int Rows = 4, Most = 512, Columns = 1 << 13;
+
+    /// <summary>Columns whose sums are in L1, more or less.</summary>
+    public const int Near = 1 << 11;
 
     /// <summary>Products for a row of B below which to merge rows of A would not pay, and rows that are left alone at most after some that have little in common.</summary>
     public const long LeastLength = 8, MostSkipped = 128;
@@ -34,8 +39,10 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
     /// <summary>Whether lanes add as the semiring does.</summary>
     private static bool MayGroup => sizeof(TIndex) == 4 && (!HasValues || typeof(TSemiring) == typeof(PlusTimes<double>) || typeof(TSemiring) == typeof(PlusTimes<float>));
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static T* GroupX(SpGemmManagedGroup* g) => (T*)(g + 1);
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static T* GroupSums(SpGemmManagedGroup* g) => GroupX(g) + SpGemmManagedGroup.Most * Abreast;
 
     /// <summary>How many rows from row i on, before `end`, are one group, which is then listed; 0: row i is taken by itself.</summary>
@@ -58,8 +65,9 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
         long* ends = call->Args->A.Offsets + i, products = call->Args->Products + i;
         if (rows < 2 || products[1] - products[0] <= Short || ends[rows] - ends[0] > SpGemmManagedGroup.Most) return 0;
         long all = products[rows] - products[0];
-        // A vector of products costs about 1.6 times as much as one product.
-        if (Merge(call, s.Group, ends, rows) && s.Group->Products * 8 < all * 5 && s.Group->High - (s.Group->Low & -64) <= SpGemmManagedGroup.Columns)
+        if (Merge(call, s.Group, ends, rows) && s.Group->High - (s.Group->Low & -64) is var span && span <= SpGemmManagedGroup.Columns &&
+            // A vector of products costs about 1.6 times as much as one product, and more where sums are not in L1.
+            s.Group->Products * 8 < all * (span <= SpGemmManagedGroup.Near ? 5 : 3))
         {
             s.State->Skipped = 0;
             return rows;

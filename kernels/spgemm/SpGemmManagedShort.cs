@@ -1,10 +1,12 @@
 using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
 using Kernels.Interop.Native;
 
 namespace Kernels;
 
 /// <summary>Columns of a row's products from its first one on, and how they become entries. No products: there is none.</summary>
+[StructLayout(LayoutKind.Sequential, Size = 832)]
 internal unsafe struct SpGemmManagedForm
 {
     public fixed uint Columns[SpGemmManagedShort.Most];
@@ -14,13 +16,14 @@ internal unsafe struct SpGemmManagedForm
     public int Products, Entries, Next;  // Next: the form that followed last time
 }
 
-/// <summary>A worker's arrays for rows of few products. Forms and products follow. What is behind the last product takes the vectors that pass the end.</summary>
+/// <summary>A worker's arrays for rows of few products. Forms and products follow. What is behind the last product takes the vectors that pass the end. Whole lines, so that products begin one.</summary>
+[StructLayout(LayoutKind.Sequential, Size = 1408)]
 internal unsafe struct SpGemmManagedShort
 {
     public const int Products = 64, Most = Products + 16, Forms = 16, SeenHashes = 256;
 
     /// <summary>Rows without a form after which none is looked for in the rest of a slot, and how many of them the making of a form is worth.</summary>
-    public const int Tries = 64, Making = 8;
+    public const int Tries = 64, Making = 16;
 
     public fixed uint Columns[Most];     // of the products of the row in turn
     public fixed uint Seen[SeenHashes];  // of rows that had no form: the second one makes it
@@ -35,6 +38,7 @@ internal unsafe struct SpGemmManagedShort
         for (int n = 0; n < Forms; n++) FormsOf(rows)[n].Products = FormsOf(rows)[n].Next = 0;
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static SpGemmManagedForm* FormsOf(SpGemmManagedShort* rows) => (SpGemmManagedForm*)(rows + 1);
 }
 
@@ -47,6 +51,7 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
 {
     private const int Short = SpGemmManagedShort.Products, Lanes32 = 8;
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static T* ShortProducts(SpGemmManagedShort* rows) => (T*)(SpGemmManagedShort.FormsOf(rows) + SpGemmManagedShort.Forms);
 
     /// <summary>Whether row i is one of them: a whole one without mask and addend, of 32-bit columns.</summary>
@@ -69,6 +74,7 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
             return form->Entries;
         }
         (long low, long high) = Ends(rows, count);
+        if (high - low > Dense * count && call->BSorted && MergedRow(call, rows, i, count, (uint*)c, v) is var entries and >= 0) return entries;
         long from = low & -Origin;
         Ready(ref s, high - from);
         Accumulator sums = s.Zero.From(from);
@@ -203,6 +209,7 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
     }
 
     /// <summary>Orders the row: columns ascend, and products of one stay in the order in which they came.</summary>
+    [MethodImpl(MethodImplOptions.NoInlining | MethodImplOptions.AggressiveOptimization)]
     private static void MakeForm(SpGemmManagedShort* rows, SpGemmManagedForm* f, uint hash, int count)
     {
         int entries = 0;
@@ -230,6 +237,7 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
         for (; j < entries; j++) c[j] = f->Sorted[j] + rows->Columns[0];
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static bool HasColumns(SpGemmManagedShort* rows, SpGemmManagedForm* f, uint* c)
     {
         Vector256<uint> first = Vector256.Create(rows->Columns[0]), other = Vector256<uint>.Zero;
