@@ -45,7 +45,7 @@ internal unsafe struct SpGemmManagedCall
     public bool Values, ReadsValues, BSorted;
     public bool Far;    // B does not stay in the caches by itself
     public bool Short;  // rows of few products are taken as such
-    public bool Group;  // neighbours are taken at once where they are alike
+    public bool Group, Groups;  // room for neighbours that are taken at once; and the semiring can
     public GCHandle Failure;       // of a StrongBox<Exception?> where a user's operators may throw
 
     private static long RoundUp(long bytes) => (bytes + 63) / 64 * 64;

@@ -49,7 +49,7 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static int GroupOf(SpGemmManagedCall* call, ref Scratch s, long i, long end)
     {
-        if (!MayGroup || !call->Group) return 0;
+        if (!call->Groups) return 0;
         if (s.State->Skip > 0)
         {
             s.State->Skip--;

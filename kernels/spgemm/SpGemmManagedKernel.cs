@@ -44,6 +44,7 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
             SpGemmManagedShort.Clear((SpGemmManagedShort*)call->ShortOf(w));
             for (int b = 0; b < SpGemmManagedCall.Buffers; b++) call->StateOf(w)->Waiting[b] = -1;
         }
+        call->Groups = call->Group && MayGroup;
         bool sizes = a->Phase is (int)KnSpgemmPhase.Symbolic or (int)KnSpgemmPhase.Product;
         if (sizes)
         {
@@ -124,7 +125,6 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
     private static long Rows(SpGemmManagedCall* call, ref Scratch s, in SpGemmManagedCall.Share h, long slot, TIndex* c, T* v)
     {
         long count = 0, end = h.EndsTo;
-        s.Short->Left = SpGemmManagedShort.Tries;
         if (h.Split >= 0)
         {
             count = Row(call, ref s, call->PartOf(h.Split, slot - call->SlotOf(h.Split)), c, v);

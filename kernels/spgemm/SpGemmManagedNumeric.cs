@@ -10,7 +10,6 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void NumericRows(SpGemmManagedCall* call, ref Scratch s, in SpGemmManagedCall.Share h, int worker)
     {
-        s.Short->Left = SpGemmManagedShort.Tries;
         long end = call->Args->Schedule.Offsets == null ? h.EndsTo : 0;
         for (long i = h.First; i < h.Last; i++)
         {

@@ -12,7 +12,6 @@ internal unsafe struct SpGemmManagedForm
     public fixed uint Columns[SpGemmManagedShort.Most];
     public fixed uint Sorted[SpGemmManagedShort.Most];     // of the entries
     public fixed byte Places[SpGemmManagedShort.Products], Ends[SpGemmManagedShort.Products];  // products by their columns; where an entry's end there
-    public uint Hash;
     public int Products, Entries, Next;  // Next: the form that followed last time
 }
 
@@ -20,21 +19,21 @@ internal unsafe struct SpGemmManagedForm
 [StructLayout(LayoutKind.Sequential, Size = 1408)]
 internal unsafe struct SpGemmManagedShort
 {
-    public const int Products = 64, Most = Products + 16, Forms = 16, SeenHashes = 256;
+    public const int Products = 64, Most = Products + 16, Forms = 128, SeenHashes = 256;
 
-    /// <summary>Rows without a form after which none is looked for in the rest of a slot, and how many of them the making of a form is worth.</summary>
-    public const int Tries = 64, Making = 16;
+    /// <summary>Rows without a form after which none is looked for, and how many rows that have one must come for each that is made, but for the first ones.</summary>
+    public const int Tries = 256, Making = 16;
 
     public fixed uint Columns[Most];     // of the products of the row in turn
     public fixed uint Seen[SeenHashes];  // of rows that had no form: the second one makes it
-    public int Last, Oldest, Left;
+    public int Last, Left, Credit;
 
     public static long Bytes(int valueBytes) => sizeof(SpGemmManagedShort) + Forms * sizeof(SpGemmManagedForm) + Most * valueBytes;
 
     /// <summary>Memory was used for anything before.</summary>
     public static void Clear(SpGemmManagedShort* rows)
     {
-        *rows = default;
+        *rows = new() { Left = Tries, Credit = Tries };
         for (int n = 0; n < Forms; n++) FormsOf(rows)[n].Products = FormsOf(rows)[n].Next = 0;
     }
 
@@ -49,6 +48,9 @@ internal unsafe struct SpGemmManagedShort
 /// </summary>
 internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
 {
+    /// <summary>Columns for a product from which to merge costs less than to pass over the columns that have none.</summary>
+    private const long Scattered = 48;
+
     private const int Short = SpGemmManagedShort.Products, Lanes32 = 8;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -74,7 +76,7 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
             return form->Entries;
         }
         (long low, long high) = Ends(rows, count);
-        if (high - low > Dense * count && call->BSorted && MergedRow(call, rows, i, count, (uint*)c, v) is var entries and >= 0) return entries;
+        if (high - low > Scattered * count && call->BSorted && MergedRow(call, rows, i, count, (uint*)c, v) is var entries and >= 0) return entries;
         long from = low & -Origin;
         Ready(ref s, high - from);
         Accumulator sums = s.Zero.From(from);
@@ -169,13 +171,14 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
         SpGemmManagedForm* forms = SpGemmManagedShort.FormsOf(rows), f = forms + forms[rows->Last].Next;
         if (f->Products == count && Alike(rows->Columns, f->Columns, count))
         {
-            (rows->Last, rows->Left) = ((int)(f - forms), Math.Min(rows->Left + 1, SpGemmManagedShort.Tries));
+            rows->Last = forms[rows->Last].Next;
+            (rows->Left, rows->Credit) = (SpGemmManagedShort.Tries, Math.Min(rows->Credit + 1, SpGemmManagedShort.Tries));
             return f;
         }
         return rows->Left <= 0 ? null : Search(rows, count);
     }
 
-    /// <summary>Any form that fits; a row that was seen before makes one, in the place of the oldest.</summary>
+    /// <summary>The form that its columns lead to; a row that was seen before makes it.</summary>
     [MethodImpl(MethodImplOptions.NoInlining | MethodImplOptions.AggressiveOptimization)]
     private static SpGemmManagedForm* Search(SpGemmManagedShort* rows, int count)
     {
@@ -183,17 +186,16 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
         for (int j = 0; j < count; j += Lanes32) sum = (sum + Vector256.Load(rows->Columns + j) - first) * 0x9e3779b1u;
         uint hash = Vector256.Sum((sum ^ sum >> 15) * Vector256.Create(0x85ebca6bu, 0xc2b2ae35u, 0x27d4eb2fu, 0x165667b1u, 0xd3a2646du, 0xfd7046c5u, 0xb55a4f09u, 0x7feb352du));
         SpGemmManagedForm* forms = SpGemmManagedShort.FormsOf(rows);
-        int n = 0;
-        while (n < SpGemmManagedShort.Forms && !(forms[n].Hash == hash && forms[n].Products == count && Alike(rows->Columns, forms[n].Columns, count))) n++;
-        if (n == SpGemmManagedShort.Forms)
+        int n = (int)(hash % SpGemmManagedShort.Forms);
+        if (forms[n].Products != count || !Alike(rows->Columns, forms[n].Columns, count))
         {
-            uint before = rows->Seen[hash % SpGemmManagedShort.SeenHashes];
-            rows->Seen[hash % SpGemmManagedShort.SeenHashes] = hash;
-            rows->Left -= before == hash ? SpGemmManagedShort.Making : 1;
-            if (before != hash) return null;
-            n = rows->Oldest;
-            rows->Oldest = (n + 1) % SpGemmManagedShort.Forms;
-            MakeForm(rows, forms + n, hash, count);
+            uint* seen = rows->Seen + hash / SpGemmManagedShort.Forms % SpGemmManagedShort.SeenHashes;
+            uint before = *seen;
+            *seen = hash;
+            rows->Left--;
+            if (before != hash || rows->Credit < SpGemmManagedShort.Making) return null;
+            rows->Credit -= SpGemmManagedShort.Making;
+            MakeForm(rows, forms + n, count);
         }
         forms[rows->Last].Next = rows->Last = n;
         return forms + n;
@@ -210,7 +212,7 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
 
     /// <summary>Orders the row: columns ascend, and products of one stay in the order in which they came.</summary>
     [MethodImpl(MethodImplOptions.NoInlining | MethodImplOptions.AggressiveOptimization)]
-    private static void MakeForm(SpGemmManagedShort* rows, SpGemmManagedForm* f, uint hash, int count)
+    private static void MakeForm(SpGemmManagedShort* rows, SpGemmManagedForm* f, int count)
     {
         int entries = 0;
         ulong* keys = stackalloc ulong[Short];
@@ -225,7 +227,7 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
         }
         Vector256<uint> first = Vector256.Create(rows->Columns[0]);
         for (int j = 0; j < count; j += Lanes32) (Vector256.Load(rows->Columns + j) - first).Store(f->Columns + j);
-        (f->Hash, f->Products, f->Entries) = (hash, count, entries);
+        (f->Products, f->Entries) = (count, entries);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
