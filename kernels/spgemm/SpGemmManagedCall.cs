@@ -10,7 +10,8 @@ internal readonly record struct SpGemmPart(long I, long Low, long High, bool Who
 /// <summary>What of a worker's scratch is as it must be between rows, and which slots wait in its buffers.</summary>
 internal unsafe struct SpGemmManagedState
 {
-    public long Ready;  // columns of the accumulator that are zero and not marked
+    public long Ready, GroupReady;  // columns of the accumulators that are zero and not marked
+    public long Skip, Skipped;      // rows that are not tried as a group from here on, and last time
     public fixed long Waiting[SpGemmManagedCall.Buffers];  // slots, -1: none
 }
 
@@ -44,6 +45,7 @@ internal unsafe struct SpGemmManagedCall
     public bool Values, ReadsValues, BSorted;
     public bool Far;    // B does not stay in the caches by itself
     public bool Short;  // rows of few products are taken as such
+    public bool Group, Groups;  // room for neighbours that are taken at once; and the semiring can
     public GCHandle Failure;       // of a StrongBox<Exception?> where a user's operators may throw
 
     private static long RoundUp(long bytes) => (bytes + 63) / 64 * 64;
@@ -57,6 +59,8 @@ internal unsafe struct SpGemmManagedCall
         (Values, ReadsValues) = (SpGemmRules.HasValues(*p), SpGemmRules.ReadsValues(*p));
         BSorted = SpGemmRules.Has(*p, KnSpgemmFlags.BSorted);
         Short = p->N <= Widest && !SpGemmRules.Has(*p, KnSpgemmFlags.Mask) && !SpGemmRules.Has(*p, KnSpgemmFlags.Accumulate);
+        // What of B a group reads at once must be worth the merging.
+        Group = Short && BSorted && p->IndexBytes == 4 && p->Products >= SpGemmManagedGroup.LeastLength * p->ANnz;
         Far = p->BNnz * (p->IndexBytes + valueBytes) > 256 << 10;
         Columns = (Math.Min(p->N, Widest) + 63) / 64 * 64 + 64;
         Entries = Math.Min(Window, p->Products) + Math.Min(p->Most, p->N) + 64;
@@ -81,13 +85,15 @@ internal unsafe struct SpGemmManagedCall
 
     private readonly long TableBytes => RoundUp(TableSlots * (3 * sizeof(long) + ValueBytes));
 
-    private readonly long ShortBytes => RoundUp(sizeof(SpGemmManagedShort) + SpGemmManagedShort.Most * ValueBytes);
+    private readonly long ShortBytes => RoundUp(SpGemmManagedShort.Bytes(ValueBytes));
 
-    private readonly long WorkerBytes => RoundUp(sizeof(SpGemmManagedState)) + SumBytes + Columns + 2 * RoundUp(Columns / 8) + RoundUp(Columns / 512 + 8) + ShortBytes + TableBytes + Buffers * BufferBytes;
+    private readonly long GroupBytes => Group ? RoundUp(SpGemmManagedGroup.Bytes(Math.Min(Columns, SpGemmManagedGroup.Columns), ValueBytes)) : 0;
+
+    private readonly long WorkerBytes => RoundUp(sizeof(SpGemmManagedState)) + SumBytes + Columns + 2 * RoundUp(Columns / 8) + RoundUp(Columns / 512 + 8) + ShortBytes + GroupBytes + TableBytes + Buffers * BufferBytes;
 
     public readonly long Workspace => 2 * MostSlots * sizeof(long) + ManagedPool.Workers(Threads) * WorkerBytes;
 
-    /// <summary>Parts of a worker's scratch, in the order in which they lie: state, sums, marks as bytes, marks as bits, the mask's bits, marked words, short rows, the table, buffers.</summary>
+    /// <summary>Parts of a worker's scratch, in the order in which they lie: state, sums, marks as bytes, marks as bits, the mask's bits, marked words, short rows, a group, the table, buffers.</summary>
     public readonly SpGemmManagedState* StateOf(int worker) => (SpGemmManagedState*)((byte*)Args->Workspace + 2 * MostSlots * sizeof(long) + worker * WorkerBytes);
     public readonly byte* SumsOf(int worker) => (byte*)StateOf(worker) + RoundUp(sizeof(SpGemmManagedState));
     public readonly byte* MarksOf(int worker) => SumsOf(worker) + SumBytes;
@@ -95,7 +101,8 @@ internal unsafe struct SpGemmManagedCall
     public readonly ulong* MaskOf(int worker) => (ulong*)((byte*)BitsOf(worker) + RoundUp(Columns / 8));
     public readonly ulong* WordsOf(int worker) => (ulong*)((byte*)MaskOf(worker) + RoundUp(Columns / 8));
     public readonly byte* ShortOf(int worker) => (byte*)WordsOf(worker) + RoundUp(Columns / 512 + 8);
-    public readonly byte* TableOf(int worker) => ShortOf(worker) + ShortBytes;
+    public readonly byte* GroupOf(int worker) => ShortOf(worker) + ShortBytes;
+    public readonly byte* TableOf(int worker) => GroupOf(worker) + GroupBytes;
     public readonly byte* ColumnsOf(int worker, int buffer) => TableOf(worker) + TableBytes + buffer * BufferBytes;
     public readonly byte* ValuesOf(int worker, int buffer) => ColumnsOf(worker, buffer) + RoundUp(Entries * Problem->IndexBytes);
 

@@ -30,6 +30,7 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
         public long Columns;
         public Accumulator Zero;  // of columns from 0 on
         public SpGemmManagedShort* Short;
+        public SpGemmManagedGroup* Group;
         public Table Table;
     }
 
@@ -40,8 +41,10 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
         for (int w = 0; w < workers; w++)
         {
             *call->StateOf(w) = default;
+            SpGemmManagedShort.Clear((SpGemmManagedShort*)call->ShortOf(w));
             for (int b = 0; b < SpGemmManagedCall.Buffers; b++) call->StateOf(w)->Waiting[b] = -1;
         }
+        call->Groups = call->Group && MayGroup;
         bool sizes = a->Phase is (int)KnSpgemmPhase.Symbolic or (int)KnSpgemmPhase.Product;
         if (sizes)
         {
@@ -62,6 +65,7 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
         Columns = call->Columns,
         Zero = new((T*)call->SumsOf(worker), call->MarksOf(worker), call->BitsOf(worker), call->WordsOf(worker), call->MaskOf(worker)),
         Short = (SpGemmManagedShort*)call->ShortOf(worker),
+        Group = (SpGemmManagedGroup*)call->GroupOf(worker),
         Table = new Table(call->TableOf(worker), call->TableSlots),
     };
 
@@ -100,7 +104,7 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
         if (a->Phase == (int)KnSpgemmPhase.Numeric)
         {
             if (h.Split >= 0) Numeric(call, ref s, h.Split, slot - call->SlotOf(h.Split), worker);
-            for (long i = h.First; i < h.Last; i++) Numeric(call, ref s, i, 0, worker);
+            NumericRows(call, ref s, h, worker);
             return;
         }
         bool direct = call->InPlace(slot, h);
@@ -121,8 +125,6 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
     private static long Rows(SpGemmManagedCall* call, ref Scratch s, in SpGemmManagedCall.Share h, long slot, TIndex* c, T* v)
     {
         long count = 0, end = h.EndsTo;
-        // A slot knows no forms of others.
-        s.Short->CandidateProducts = s.Short->FormProducts = 0;
         if (h.Split >= 0)
         {
             count = Row(call, ref s, call->PartOf(h.Split, slot - call->SlotOf(h.Split)), c, v);
@@ -130,6 +132,13 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
         }
         for (long i = h.First; i < h.Last; i++)
         {
+            int rows = GroupOf(call, ref s, i, end);
+            if (rows > 0)
+            {
+                count += GroupRows(call, ref s, i, rows, c, v, count);
+                i += rows - 1;
+                continue;
+            }
             if (call->Far && i + 1 < h.Last) Prefetch(call, i + 1);
             count += IsShort(call, i) ? ShortRow(call, ref s, i, c + count, v + count) : Row(call, ref s, call->PartOf(i, 0), c + count, v + count);
             if (i < end) call->EndOf(i) = count;

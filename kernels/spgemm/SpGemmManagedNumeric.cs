@@ -6,6 +6,24 @@ namespace Kernels;
 /// <summary>Values of a C whose columns are known: products are added without marks, and sums are read at C's columns, which leaves no order to find.</summary>
 internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
 {
+    /// <summary>The rows that begin in a slot.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void NumericRows(SpGemmManagedCall* call, ref Scratch s, in SpGemmManagedCall.Share h, int worker)
+    {
+        long end = call->Args->Schedule.Offsets == null ? h.EndsTo : 0;
+        for (long i = h.First; i < h.Last; i++)
+        {
+            int rows = GroupOf(call, ref s, i, end);
+            if (rows == 0)
+            {
+                Numeric(call, ref s, i, 0, worker);
+                continue;
+            }
+            GroupNumeric(call, ref s, i, rows);
+            i += rows - 1;
+        }
+    }
+
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Numeric(SpGemmManagedCall* call, ref Scratch s, long i, long index, int worker)
     {

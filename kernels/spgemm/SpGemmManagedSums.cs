@@ -21,6 +21,7 @@ internal static unsafe partial class SpGemmManagedKernel<TIndex, T, TSemiring>
         public readonly byte* Marks = marks;
         public readonly ulong* Bits = bits, Words = words, Mask = mask;
 
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
         public Accumulator From(long low) => new(Sums - low, Marks - low, Bits - low / 64, Words - low / 4096, Mask - low / 64);
 
         public bool IsMasked(long column) => (Mask[column >> 6] >> (int)column & 1) != 0;

@@ -34,7 +34,7 @@ public sealed class ScheduleTests
     }
 
     [TestCaseSource(nameof(Rows))]
-    public void IsMadeByTheEighthCall(string row)
+    public void IsMadeByTheEighthCallButOfTheManagedRow(string row)
     {
         using CsrMatrix<double> a = Rmat;
         using SpGemmPlan<double> plan = SpGemmPlan<double>.Create(a, a, On(row));
@@ -42,7 +42,7 @@ public sealed class ScheduleTests
         for (int call = 1; call <= 9; call++)
         {
             plan.Numeric(c);
-            Assert.That(plan.ScheduleBytes > 0, Is.EqualTo(call >= 8), $"call {call}");
+            Assert.That(plan.ScheduleBytes > 0, Is.EqualTo(call >= 8 && row != "spgemm/managed"), $"call {call}");
             AssertValues(c, expected);
         }
     }

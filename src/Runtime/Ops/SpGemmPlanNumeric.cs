@@ -7,19 +7,22 @@ public sealed unsafe partial class SpGemmPlan<T>
     // Making a schedule takes as long as some two to eight products, and each call with it is shorter by half of one.
     private const int ScheduledFrom = 8;
 
+    // Managed code takes terms one product at a time, mostly no faster than without.
+    private bool MakesSchedule => _chosen.Row is not SpGemmManaged;
+
     private PooledMemory? _scratch;  // of Numeric, between its calls
     private SpGemmSchedule? _schedule;
     private int _calls;  // of Numeric
 
     /// <summary>
-    /// The values of <paramref name="c"/>, which Symbolic or Product of this plan made, from the operands' values as they are now. The eighth call makes the
-    /// schedule that <see cref="Schedule"/> makes at once. But for that and the first call nothing is allocated: scratch and schedule stay with the plan.
+    /// The values of <paramref name="c"/>, which Symbolic or Product of this plan made, from the operands' values as they are now. Where it pays, not on the managed row, the eighth call makes
+    /// the schedule that <see cref="Schedule"/> makes at once. But for that and the first call nothing is allocated: scratch and schedule stay with the plan.
     /// </summary>
     /// <exception cref="KernelsException">A matrix that this plan did not make (a copy of one to its device will do), a piece of C, or none with values.</exception>
     public void Numeric(CsrMatrix<T> c)
     {
         Check(c);
-        if (_calls < ScheduledFrom && Interlocked.Increment(ref _calls) == ScheduledFrom && Volatile.Read(ref _schedule) is null) Schedule(c);
+        if (MakesSchedule && _calls < ScheduledFrom && Interlocked.Increment(ref _calls) == ScheduledFrom && Volatile.Read(ref _schedule) is null) Schedule(c);
         KnSpgemmArgs args = Args(KnSpgemmPhase.Numeric, c);
         SpGemmSchedule? schedule = Volatile.Read(ref _schedule);
         args.Schedule = schedule?.Native ?? default;
