@@ -190,8 +190,13 @@ internal sealed unsafe class SparseLinearManaged : Row
     {
         for (; rows >= 4; rows -= 4, x += 4 * ldx, sums += 4 * SparsePanels.Lanes)
             SparseLinearTile<L, V, W>.Add<FourRows>(table, bits, values, length, x, ldx, sums);
-        if (rows == 3) SparseLinearTile<L, V, W>.Add<ThreeRows>(table, bits, values, length, x, ldx, sums);
-        else if (rows == 2) SparseLinearTile<L, V, W>.Add<TwoRows>(table, bits, values, length, x, ldx, sums);
-        else if (rows == 1) SparseLinearTile<L, V, W>.Add<OneRow>(table, bits, values, length, x, ldx, sums);
+        if (rows >= 2)
+        {
+            SparseLinearTile<L, V, W>.Add<TwoRows>(table, bits, values, length, x, ldx, sums);
+            rows -= 2;
+            x += 2 * ldx;
+            sums += 2 * SparsePanels.Lanes;
+        }
+        if (rows > 0) SparseLinearTile<L, V, W>.Add<OneRow>(table, bits, values, length, x, ldx, sums);
     }
 }

@@ -13,12 +13,10 @@ internal readonly struct OneRow : IRowCount { public static int Count => 1; }
 
 internal readonly struct TwoRows : IRowCount { public static int Count => 2; }
 
-internal readonly struct ThreeRows : IRowCount { public static int Count => 3; }
-
 internal readonly struct FourRows : IRowCount { public static int Count => 4; }
 
 /// <summary>
-/// Part of one panel times 1 to 4 rows of x. An element is one chain along k whatever tile it lies in, so its bits do not depend on how
+/// Part of one panel times 1, 2 or 4 rows of x. An element is one chain along k whatever tile it lies in, so its bits do not depend on how
 /// many rows a call has.
 /// </summary>
 internal static unsafe class SparseLinearTile<L, V, W>
@@ -37,9 +35,9 @@ internal static unsafe class SparseLinearTile<L, V, W>
         Load(sums, 0, out Sixteen a);
         Load(sums, R.Count > 1 ? 1 : 0, out Sixteen b);
         Load(sums, R.Count > 2 ? 2 : 0, out Sixteen c);
-        Load(sums, R.Count > 3 ? 3 : 0, out Sixteen d);
-        float* xb = R.Count > 1 ? x + ldx : x, xc = R.Count > 2 ? xb + ldx : x, xd = R.Count > 3 ? xc + ldx : x;
-        for (nint k = 0; k < length;)
+        Load(sums, R.Count > 2 ? 3 : 0, out Sixteen d);
+        float* xb = R.Count > 1 ? x + ldx : x, xc = R.Count > 2 ? xb + ldx : x, xd = R.Count > 2 ? xc + ldx : x;
+        for (nint k = 0; k < length; k += W.Step)
         {
             if (W.Step > 1 && Sse.IsSupported) Sse.Prefetch0(values + Ahead);
             Operand(table, bits, ref values, out Sixteen w);
@@ -50,21 +48,13 @@ internal static unsafe class SparseLinearTile<L, V, W>
                 Step<R>(w, 2, x + k, xb + k, xc + k, xd + k, ref a, ref b, ref c, ref d);
                 Step<R>(w, 3, x + k, xb + k, xc + k, xd + k, ref a, ref b, ref c, ref d);
             }
-            if (W.Step == 2)
-            {
-                // Two operands: instructions are what bounds this loop, and x and the bits of a panel are padded to more than that.
-                Operand(table, bits + 4, ref values, out w);
-                Step<R>(w, 0, x + k + 2, xb + k + 2, xc + k + 2, xd + k + 2, ref a, ref b, ref c, ref d);
-                Step<R>(w, 1, x + k + 2, xb + k + 2, xc + k + 2, xd + k + 2, ref a, ref b, ref c, ref d);
-            }
-            k += W.Step == 2 ? 4 : W.Step;
-            bits += W.Step == 2 ? 8 : 2 * W.Step;
+            bits += 2 * W.Step;
         }
         StoreAll(a, sums);
         if (R.Count > 1) StoreAll(b, sums + SparsePanels.Lanes);
         if (R.Count <= 2) return;
         StoreAll(c, sums + 2 * SparsePanels.Lanes);
-        if (R.Count > 3) StoreAll(d, sums + 3 * SparsePanels.Lanes);
+        StoreAll(d, sums + 3 * SparsePanels.Lanes);
     }
 
     /// <summary>The block as f32 [k][16]; up to Step - 1 more than length of them.</summary>
@@ -108,7 +98,7 @@ internal static unsafe class SparseLinearTile<L, V, W>
         if (R.Count > 1) Multiply(L.Broadcast(xb[i]), w, ref b);
         if (R.Count <= 2) return;
         Multiply(L.Broadcast(xc[i]), w, ref c);
-        if (R.Count > 3) Multiply(L.Broadcast(xd[i]), w, ref d);
+        Multiply(L.Broadcast(xd[i]), w, ref d);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -65,7 +65,7 @@ internal static unsafe class SparseTables
         return (byte*)table;
     }
 
-    /// <summary>The next values of `element` bytes, one for each bit that is set in the 8 or 4 that chose the entry, or in a multiple of them.</summary>
+    /// <summary>The next values of `element` bytes, one for each bit that is set in the 8 or 4 that chose the entry.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector128<byte> Shuffled(byte* entry, uint bits, int element, ref byte* values)
     {
@@ -89,10 +89,9 @@ internal static unsafe class SparseTables
         return Vector128.Create((ulong)all, (ulong)(all >> 64)).AsByte();
     }
 
-    // One register is the offset of the entry and the bits to count.
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector128<byte> Pairs(byte* table, uint bits, ref byte* values) =>
-        Shuffles ? Shuffled(table + bits * PairEntry, bits * PairEntry, 2, ref values) : Placed(bits, 2, ref values);
+        Shuffles ? Shuffled(table + bits * PairEntry, bits, 2, ref values) : Placed(bits, 2, ref values);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector128<byte> Quads(byte* table, byte* bits, ref byte* values)
