@@ -147,7 +147,6 @@ internal readonly unsafe struct Lanes512 : ILanes<Vector512<float>>
     public static Vector512<float> BFloat16Odd(ushort* p) => (Words(p) & Vector512.Create(0xffff0000u)).AsSingle();
     public static Vector512<float> HalfEven(ushort* p) => HalfOf((Words(p) << 16).AsInt32() >> 3);
     public static Vector512<float> HalfOdd(ushort* p) => HalfOf(Words(p).AsInt32() >> 3);
-
     public static Vector512<float> Half(ushort* p) => HalfOf((Wide(p).AsInt32() << 16) >> 3);
 
     // The exponent's bias is put right by a multiplication, which also normalises subnormals; an exponent of 31 becomes 255.
@@ -213,7 +212,6 @@ internal readonly unsafe struct Lanes256 : ILanes<Vector256<float>>
     public static Vector256<float> BFloat16Odd(ushort* p) => (Words(p) & Vector256.Create(0xffff0000u)).AsSingle();
     public static Vector256<float> HalfEven(ushort* p) => HalfOf((Words(p) << 16).AsInt32() >> 3);
     public static Vector256<float> HalfOdd(ushort* p) => HalfOf(Words(p).AsInt32() >> 3);
-
     public static Vector256<float> Half(ushort* p) => Half(Vector256.WidenLower(Vector128.Load((short*)p).ToVector256Unsafe()));
 
     /// <summary>f16 widened with their sign to 32 bits: copies of the sign are masked away, so that it need not come off.</summary>
@@ -281,14 +279,12 @@ internal readonly unsafe struct Lanes128 : ILanes<Vector128<float>>
     public static Vector128<float> BFloat16Odd(ushort* p) => (Words(p) & Vector128.Create(0xffff0000u)).AsSingle();
     public static Vector128<float> HalfEven(ushort* p) => HalfOf((Words(p) << 16).AsInt32() >> 3);
     public static Vector128<float> HalfOdd(ushort* p) => HalfOf(Words(p).AsInt32() >> 3);
-
     public static Vector128<float> Half(ushort* p) => Half(Vector128.WidenLower(Vector128.CreateScalarUnsafe(Unsafe.ReadUnaligned<ulong>(p)).AsInt16()));
 
     /// <summary>f16 widened with their sign to 32 bits: copies of the sign are masked away, so that it need not come off.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector128<float> Half(Vector128<int> h) => HalfOf(h << 13);
 
-    // Where the sign and its copies, an exponent of 5 bits and the mantissa begin at the top; what lies below bit 13 does not count.
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector128<float> HalfOf(Vector128<int> h)
     {

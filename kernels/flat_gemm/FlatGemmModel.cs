@@ -44,7 +44,7 @@ internal static class FlatGemmModel
             "avx512bf16" => 425e9,
             "avx512" => integer ? 1200e9 : 255e9,
             // Zen 3 beside a busy neighbour (2026-11-29); what widening costs is in it.
-            _ => (DType)p.WType switch { DType.Float32 => 45e9, DType.BFloat16 => 27e9, DType.Int8 => 50e9, _ => 18e9 },
+            _ => (DType)p.WType switch { DType.Float32 => 45e9, DType.BFloat16 => 45e9, DType.Int8 => 50e9, _ => 18e9 },
         };
     }
 
@@ -98,7 +98,7 @@ internal static class FlatGemmModel
         double unpack = native && Unpacks(row, p) ? columns * p.K * (gemv ? Tiles(row, launch, m, p) / 80e9 : 1 / 27e9) : 0;
         double compute = (2.0 * Math.Max(m, 1) * columns * p.K / rate + unpack) / threads;
         // One pass over the weights draws most from memory; later passes of gemv fetch again what the first one left in L2.
-        double streams = !gemv ? 1.05 : Panels(row, launch) == 1 ? 1.1 : Tiles(row, launch, m, p) > 1 ? 1.1 : 1;
+        double streams = row.Target == "managed" ? 1 : !gemv ? 1.05 : Panels(row, launch) == 1 ? 1.1 : Tiles(row, launch, m, p) > 1 ? 1.1 : 1;
         return Math.Max(memory * streams, compute) + 0.1 * Math.Min(memory, compute) + CallSeconds + TaskSeconds * columns / 64 / threads;
     }
 

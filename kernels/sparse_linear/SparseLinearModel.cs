@@ -39,16 +39,17 @@ internal static class SparseLinearModel
         if (row.Target == "managed") (expand, dots) = Managed(q, m, (double)at.Count * at.KPadded);
         // gemv expands beside its products, but what s8 becomes takes their ports.
         bool beside = row.Target == "amx" || (gemv && !decoded);
-        double compute = (Math.Max(expand, dots) + (beside ? 0.05 : 1) * Math.Min(expand, dots)) / threads;
+        double apart = row.Target == "managed" ? 0.2 : beside ? 0.05 : 1;
+        double compute = (Math.Max(expand, dots) + apart * Math.Min(expand, dots)) / threads;
         // Two streams for each of four panels draw less from memory than those of two or one, but for one thread with 4 rows and more.
         if (gemv && panels == 4 && (m < 4 || threads > 1)) memory *= 1.04;
         return Math.Max(memory, compute) + 0.1 * Math.Min(memory, compute) + CallSeconds + TaskSeconds * at.Count / 4 / threads;
     }
 
-    /// <summary>Seconds of expanding and of products for so many k of 16 lanes, as Zen 3 showed them (2026-11-29): 2 ns a k, 3 of f16.</summary>
+    /// <summary>Seconds of expanding and of products for so many k of 16 lanes, as Zen 3 showed them (2026-11-29): 2 ns a k, 3 of f16; a part of them side by side.</summary>
     private static (double Expand, double Dots) Managed(in KnFlatGemmProblem q, int m, double lanes)
     {
         double passes = m <= SparseLinearManagedPlan.ExpandFrom(q.WType) ? Math.Ceiling(m / 4.0) : 1.3 * Math.Ceiling(m / (double)SparseLinearManagedPlan.MaxRows);
-        return (lanes * passes * ((DType)q.WType == DType.Float16 ? 3e-9 : 2e-9), 2.0 * Math.Max(m, 1) * SparsePanels.Lanes * lanes / 60e9);
+        return (lanes * passes * ((DType)q.WType == DType.Float16 ? 3e-9 : 2e-9), 2.0 * Math.Max(m, 1) * SparsePanels.Lanes * lanes / 45e9);
     }
 }

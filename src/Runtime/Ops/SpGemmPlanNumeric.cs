@@ -15,8 +15,9 @@ public sealed unsafe partial class SpGemmPlan<T>
     private int _calls;  // of Numeric
 
     /// <summary>
-    /// The values of <paramref name="c"/>, which Symbolic or Product of this plan made, from the operands' values as they are now. Where it pays, not on the managed row, the eighth call makes
-    /// the schedule that <see cref="Schedule"/> makes at once. But for that and the first call nothing is allocated: scratch and schedule stay with the plan.
+    /// The values of <paramref name="c"/>, which Symbolic or Product of this plan made, from the operands' values as they are now. The eighth call makes the
+    /// schedule that <see cref="Schedule"/> makes at once, but not on the managed row. But for that and the first call nothing is allocated: scratch and
+    /// schedule stay with the plan.
     /// </summary>
     /// <exception cref="KernelsException">A matrix that this plan did not make (a copy of one to its device will do), a piece of C, or none with values.</exception>
     public void Numeric(CsrMatrix<T> c)
