@@ -39,8 +39,8 @@ internal static unsafe class FlatGemmManagedTile<L, V, W>
     }
 
     /// <summary>
-    /// What a pass over the rows of x fetches of the next block meanwhile: it reads its own weights from L1, and memory would idle. All passes
-    /// together fetch the four columns once.
+    /// What a pass over the rows of x fetches of the next block meanwhile: it reads its own weights from L1, and memory would idle. Two
+    /// passes and more fetch all four columns, a single one, which itself waits for memory, two of them.
     /// </summary>
     internal struct Ahead
     {

@@ -44,7 +44,7 @@ internal static class FlatGemmModel
             "avx512bf16" => 425e9,
             "avx512" => integer ? 1200e9 : 255e9,
             // Zen 3 beside a busy neighbour (2026-11-29); what widening costs is in it.
-            _ => (DType)p.WType switch { DType.Float32 => 45e9, DType.BFloat16 => 45e9, DType.Int8 => 50e9, _ => 18e9 },
+            _ => (DType)p.WType switch { DType.Float32 or DType.BFloat16 => 45e9, DType.Int8 => 50e9, _ => 18e9 },
         };
     }
 
