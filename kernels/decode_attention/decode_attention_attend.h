@@ -4,6 +4,7 @@
 // An Engine has
 //   kRounds: it multiplies weights in less than f32
 //   key_steps, value_steps: those of scores and of add_values
+//   kLargestWidth: see with_width
 //   kPacked: rows of q that pack_q packs as one, where there are as many
 //   q_bytes(head_dim): of a row of q as it reads it
 //   pack_q(problem, q, out, i, n): row i of the n of a kv head
@@ -177,11 +178,13 @@ template <class Engine>
     for (int64_t r = t.first; r < t.first + t.count; r++) Engine::hold(w.scores + (h * t.rows->count + r) * kChunk);
 }
 
-// Calls f<D>() for the widths that an engine is compiled for, f<0>() for any other.
+// Calls f<D>() for the widths that an engine is compiled for, 128 and 256 up to kLargestWidth, f<0>() for any other.
 template <class Engine, class F>
 inline KN_INLINE void with_width(int64_t width, F f) {
-  if (width == 128) return f.template operator()<128>();
-  if (width == 256) return f.template operator()<256>();
+  if constexpr (Engine::kLargestWidth >= 128)
+    if (width == 128) return f.template operator()<128>();
+  if constexpr (Engine::kLargestWidth >= 256)
+    if (width == 256) return f.template operator()<256>();
   f.template operator()<0>();
 }
 
@@ -221,7 +224,8 @@ void attend_chunk(const call& c, const attending& t, const work& w) {
                 .stride = head * bytes,
                 .later = (across ? other_head : head) * bytes,
                 .past = across ? 0 : kChunk,
-                .ahead = larger(kAhead * kRuns / head_bytes, kRuns)};
+                .ahead = c.by_l2 ? kNear : larger(kAhead * kRuns / head_bytes, kRuns),
+                .beyond = c.by_l2 ? larger(kBeyond * kRuns / head_bytes, kRuns) : 0};
   };
   const path keys = path_of(k_bytes, a.k_head, a.k_token, a.v_head, few_keys);
   with_width<Engine>(p.head_dim, [&]<int D>() {

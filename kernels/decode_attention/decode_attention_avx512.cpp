@@ -7,23 +7,28 @@
 namespace kn::decode_attention {
 namespace {
 
-// The elements of the cache that the mask has, as f32.
+// The elements of the cache that the mask has, as f32. kLargestWidth: see with_width; code of rare types is worth less
+// of it.
 struct from_f32 {
+  static constexpr int kLargestWidth = 256;
   static constexpr int64_t kBytes = 4;
   static __m512 at(const char* p, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, p); }
 };
 
 struct from_bf16 {
+  static constexpr int kLargestWidth = 256;
   static constexpr int64_t kBytes = 2;
   static __m512 at(const char* p, __mmask16 mask) { return widen_bf16(_mm256_maskz_loadu_epi16(mask, p)); }
 };
 
 struct from_f16 {
+  static constexpr int kLargestWidth = 256;
   static constexpr int64_t kBytes = 2;
   static __m512 at(const char* p, __mmask16 mask) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, p)); }
 };
 
 struct from_s8 {
+  static constexpr int kLargestWidth = 0;
   static constexpr int64_t kBytes = 1;
   static __m512 widen(__m128i v) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(v)); }
   static __m512 at(const char* p, __mmask16 mask) { return widen(_mm_maskz_loadu_epi8(mask, p)); }
@@ -31,6 +36,7 @@ struct from_s8 {
 
 // Exponent and mantissa of e4m3 at their places in f16 are the value over 2^8, subnormals too.
 struct from_e4m3 {
+  static constexpr int kLargestWidth = 128;
   static constexpr int64_t kBytes = 1;
   static __m512 widen(__m128i v) {
     const __m256i w = _mm256_cvtepu8_epi16(v);
@@ -54,6 +60,7 @@ struct f32_engine {
   static void order(float*, int64_t) {}
   static constexpr int kWidth = 16;
   static constexpr int64_t kBytes = From::kBytes;
+  static constexpr int kLargestWidth = From::kLargestWidth;
   static constexpr int64_t q_bytes(int64_t head_dim) { return lanes(head_dim) * 4; }
 
   static void pack_q(const kn_decode_attention_problem& p, const char* q, char* out, int64_t i, int64_t) {
@@ -101,7 +108,7 @@ struct f32_engine {
       each<R>([&](auto r) KN_INLINE { _mm512_store_ps(sums + r * out_row + d, sum[r]); });
     };
     // Steps that share what they fetch are no faster for it.
-    if constexpr (D > 0 && F == kAll)
+    if constexpr (D > 0 && fetches_all(F))
       each<D / 16>([&](auto i) KN_INLINE { add(i * 16, 16); });
     else
       over<D, 16>(m.problem->v_head_dim, add);

@@ -23,6 +23,7 @@ struct call {
   float scale2;        // from a dot product to the exponent of 2
   float cap2, cap_in;  // softcap: exponent = cap2 tanh(cap_in s)
   bool plain;          // the exponent is scale2 s
+  bool by_l2;          // memory is fetched to L2 first, see decode_attention_walk.h
 
   // In the workspace.
   int64_t* order;       // [batch]: sequences, those with costly tasks first

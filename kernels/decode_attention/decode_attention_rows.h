@@ -79,6 +79,7 @@ inline void set_rules(call& c) {
   c.scale2 = scale * kLog2e;
   c.cap2 = p.softcap * kLog2e;
   c.cap_in = p.softcap > 0 ? scale / p.softcap : 0;
+  c.by_l2 = kn_few_l1_misses() != 0;
   c.plain = p.softcap == 0 && (p.flags & (KN_ATTN_ALIBI | KN_ATTN_SCALES)) == 0;
 }
 

@@ -9,6 +9,7 @@ namespace kn::decode_attention {
 namespace {
 
 struct s8_engine : paired_rows {
+  static constexpr int kLargestWidth = 256;
   static constexpr int64_t kBytes = 1;
   static constexpr bool kRounds = false;
   static constexpr int64_t kPacked = 4;
@@ -183,11 +184,11 @@ struct s8_engine : paired_rows {
     const auto* const weights = reinterpret_cast<const uint16_t*>(m.scores) + m.slot;
     __m512i low[R * N], high[R * N];
     each<R * N>([&](auto i) KN_INLINE { low[i] = high[i] = _mm512_setzero_si512(); });
-    if constexpr (F == kShare) each<N>([&](auto n) KN_INLINE { fetch<F, T>(m, d + 32 * n); });
+    if constexpr (fetches_share(F)) each<N>([&](auto n) KN_INLINE { fetch<F, T>(m, d + 32 * n); });
     each<T / 2>([&](auto i) KN_INLINE {
       constexpr int t = 2 * decltype(i)::value;
       // Where steps do not share it, a token's lines with the token: they would wait for a burst of all.
-      if constexpr (F == kAll) each<N>([&](auto n) KN_INLINE { fetch<F, 2>(m, d + 32 * n, t); });
+      if constexpr (fetches_all(F)) each<N>([&](auto n) KN_INLINE { fetch<F, 2>(m, d + 32 * n, t); });
       __m512i first[N], second[N];
       each<N>([&](auto n) KN_INLINE {
         const int64_t offset = m.offset + d + 32 * n;

@@ -3,8 +3,9 @@
 //
 // What comes from memory is read in the order in which it lies, as a few streams at the same time: that is what
 // hardware prefetchers follow, while rows of one head that lie 2 KB apart lose them. So a chunk is 4 runs of 16 tokens,
-// and neighbouring slots of it are tokens of different runs. Kernels fetch what their next step reads, past the caches
-// that it would push others out of.
+// and neighbouring slots of it are tokens of different runs. Kernels fetch what steps read later, past the caches that
+// it would push others out of; or, where L1 waits for too few lines to draw all that memory gives, to L2 and from
+// there.
 #pragma once
 #include "decode_attention_reduce.h"
 
@@ -34,22 +35,27 @@ struct multiplication {
   const kn_decode_attention_problem* problem;
   const char* const* at;     // k or v of kv head 0 in the first slot, and in those that follow
   int64_t offset;            // bytes from there to the kv head
-  const char* const* ahead;  // of the slots to fetch meanwhile, as many
+  const char* const* ahead;  // of the slots to fetch to L1 meanwhile, as many
   int64_t ahead_offset;
+  const char* const* beyond;  // and of those to fetch to L2
+  int64_t beyond_offset;
   const char* q;  // [rows, q_row] from the first row on, as are the others
   int64_t q_row;  // bytes
   float* scores;  // [rows, kChunk]; for add_values the weights in their place
   int64_t slot;   // the first one
   float* sums;    // [rows, out_row]
   int64_t out_row;
-  int64_t share;    // quarters of a step's slots, of `ahead`: 0, 1 or 2
+  int64_t share;    // quarters of a step's slots, of `ahead` and `beyond`: 0, 1 or 2
   const char* far;  // kFar: the part of a token that is brought to L2 meanwhile
 
   KN_INLINE void skip(int64_t rows) { q += rows * q_row, scores += rows * kChunk, sums += rows * out_row; }
 };
 
-// What a step fetches of what is ahead: nothing, as many slots as it has, its share of them, or one and what is far.
-enum fetching { kNone, kAll, kShare, kFar };
+// What a step fetches of what is ahead: nothing, as many slots as it has, its share of them, or one and what is far. By
+// L2: of both, what is ahead and what is beyond.
+enum fetching { kNone, kAll, kShare, kFar, kAllByL2, kShareByL2 };
+constexpr bool fetches_all(fetching f) { return f == kAll || f == kAllByL2; }
+constexpr bool fetches_share(fetching f) { return f == kShare || f == kShareByL2; }
 
 // Left to itself, the compiler gathers what a loop fetches in front of it, and loads wait for such a burst.
 inline KN_INLINE void fetch_line(const char* line) { asm volatile("prefetchnta %0" : : "m"(*line)); }
@@ -59,12 +65,15 @@ template <fetching F, int T>
 inline KN_INLINE void fetch(const multiplication& m, int64_t bytes, int64_t from = 0) {
   if (F == kNone || bytes % 64 != 0) return;
   const auto slots = [&]<int N>(int64_t first) KN_INLINE {
-    each<N>([&](auto t) KN_INLINE { fetch_line(moved(m.ahead[first + t], m.ahead_offset + bytes)); });
+    each<N>([&](auto t) KN_INLINE {
+      fetch_line(moved(m.ahead[first + t], m.ahead_offset + bytes));
+      if (F == kAllByL2 || F == kShareByL2) fetch_far(moved(m.beyond[first + t], m.beyond_offset + bytes));
+    });
   };
-  if (F == kAll) return slots.template operator()<T>(from);
+  if (fetches_all(F)) return slots.template operator()<T>(from);
   if (F == kFar) fetch_far(moved(m.far, bytes));
   if (F == kFar || m.share > 0) slots.template operator()<T / 4>(0);
-  if (F == kShare && m.share > 1) slots.template operator()<T / 4>(T / 4);
+  if (fetches_share(F) && m.share > 1) slots.template operator()<T / 4>(T / 4);
 }
 
 // Lanes [R][T]: R rows of q times the keys of T slots. An Engine reads kWidth elements at a time, of which it
@@ -124,8 +133,9 @@ inline int64_t stay(int64_t rows, bool few) {
 
 // Steps over a chunk's keys, or over its values, and what they fetch: what steps read later that are some 2 KB of a run
 // on, in the order in which they follow one another. Where the order is the same for both, they go on from keys to
-// values and from those to the next keys, else to the next chunk's of the same kind.
-constexpr int64_t kAhead = 2048;
+// values and from those to the next keys, else to the next chunk's of the same kind. By way of L2: twice as far to
+// there, and to L1 what is read two steps later.
+constexpr int64_t kAhead = 2048, kBeyond = 4096, kNear = 2 * kRuns;
 
 struct path {
   bool heads_inside;      // tokens hold their heads, rather than heads their tokens
@@ -134,25 +144,29 @@ struct path {
   int64_t head0, heads;   // of the task
   int64_t stride, later;  // bytes from head to head, and in what is fetched after the chunk's;
   int64_t past;           // places between the two
-  int64_t ahead;          // kAhead bytes of every run, in heads' parts of tokens
+  int64_t ahead, beyond;  // to L1 and to L2: bytes of every run, in heads' parts of tokens; none to L2: 0
 
   // addresses(head): by slots, of which m takes some from m.slot on.
   template <class Addresses>
   KN_INLINE void aim(multiplication* m, int64_t slots, int64_t head, Addresses addresses) const {
     m->at = addresses(head) + m->slot, m->offset = (head0 + head) * stride;
-    int64_t next = m->slot;
-    if (heads_inside) {
-      head += larger(1, ahead / slots);
-      next += smaller(kChunk, head / heads * slots), head %= heads;
-    } else {
-      next += smaller(kChunk - 16, ahead);
-      if (next >= kChunk && head + 1 < heads)
-        head += 1, next -= kChunk;
-      else if (next >= kChunk)
-        head = 0;
-    }
-    m->ahead = addresses(head) + next, m->ahead_offset = (head0 + head) * stride;
-    if (next >= kChunk) m->ahead += past, m->ahead_offset = (head0 + head) * later;
+    const auto after = [&](int64_t parts, const char* const** at, int64_t* offset) KN_INLINE {
+      int64_t h = head, next = m->slot;
+      if (heads_inside) {
+        h += larger(1, parts / slots);
+        next += smaller(kChunk, h / heads * slots), h %= heads;
+      } else {
+        next += larger(slots, smaller(kChunk - 16, parts));
+        if (next >= kChunk && h + 1 < heads)
+          h += 1, next -= kChunk;
+        else if (next >= kChunk)
+          h = 0;
+      }
+      *at = addresses(h) + next, *offset = (head0 + h) * stride;
+      if (next >= kChunk) *at += past, *offset = (head0 + h) * later;
+    };
+    after(ahead, &m->ahead, &m->ahead_offset);
+    if (beyond > 0) after(beyond, &m->beyond, &m->beyond_offset);
   }
 };
 
@@ -172,21 +186,27 @@ inline KN_INLINE void walk(const path& along, int64_t rows, At at, F step) {
     turns(T, [&](const multiplication& m) KN_INLINE { step.template operator()<R, T, kFetch>(m); });
     done = end;
   };
-  const auto together = [&]<int R, int T>(int64_t end) KN_INLINE {
+  const auto share = [&]<int R, int T, fetching kFetch>(int64_t end) KN_INLINE {
     const int64_t slots = end < 16 ? T : kTogether, steps = slots / T * (end / R), quarters = slots / T * 4;
     turns(slots, [&](multiplication m) KN_INLINE {
       int64_t due = 0;
       for (const int64_t stop = m.slot + slots; m.slot < stop; m.slot += T, m.at += T) {
         multiplication mine = m;
         for (int64_t row = 0; row < end; row += R, mine.skip(R)) {
-          mine.ahead = m.ahead, mine.share = 0;
+          mine.ahead = m.ahead, mine.beyond = m.beyond, mine.share = 0;
           for (due += quarters; due >= steps; due -= steps) mine.share++;
-          m.ahead += mine.share * (T / 4);
-          step.template operator()<R, T, kShare>(mine);
+          m.ahead += mine.share * (T / 4), m.beyond += mine.share * (T / 4);
+          step.template operator()<R, T, kFetch>(mine);
         }
       }
     });
     done = end;
+  };
+  const auto alone = [&]<int R, int T>(int64_t end) KN_INLINE {
+    along.beyond > 0 ? run.template operator()<R, T, kAllByL2>(end) : run.template operator()<R, T, kAll>(end);
+  };
+  const auto together = [&]<int R, int T>(int64_t end) KN_INLINE {
+    along.beyond > 0 ? share.template operator()<R, T, kShareByL2>(end) : share.template operator()<R, T, kShare>(end);
   };
   // `together` of 16 rows where tokens are kSets apart: L1 cannot keep 16 parts of a head, nor do prefetchers follow 16
   // streams. The next slots come to L2 in the order in which they lie, and to L1 half of kTogether ahead.
@@ -226,8 +246,8 @@ inline KN_INLINE void walk(const path& along, int64_t rows, At at, F step) {
       return together.template operator()<R, Steps::together(R)>(end);
     }
     if constexpr (kFew != kMany)
-      if (along.few) return run.template operator()<R, kFew, kAll>(end);
-    run.template operator()<R, kMany, kAll>(end);
+      if (along.few) return alone.template operator()<R, kFew>(end);
+    alone.template operator()<R, kMany>(end);
   };
   if constexpr (Steps::kMost >= 8) runs.template operator()<8>();
   runs.template operator()<4>();

@@ -1,6 +1,7 @@
 #include "cpu.h"
 
 #include <kn.h>
+#include <require.h>
 
 #if defined(KN_X86)
 #if defined(_MSC_VER)
@@ -74,6 +75,14 @@ uint32_t detect() {
   return features;
 }
 
+// Zen 3 and 4 (family 25): 24 lines of 64 bytes at some 100 ns are 15 GB/s.
+bool few_l1_misses() {
+  const registers vendor = cpuid(0, 0);
+  const bool amd = vendor.ebx == 0x68747541 && vendor.edx == 0x69746e65 && vendor.ecx == 0x444d4163;  // AuthenticAMD
+  const uint32_t version = cpuid(1, 0).eax;
+  return amd && ((version >> 8) & 0xf) + ((version >> 20) & 0xff) == 25;
+}
+
 }  // namespace
 
 uint32_t kn_cpu_features() {
@@ -81,8 +90,14 @@ uint32_t kn_cpu_features() {
   return features;
 }
 
+extern "C" int32_t kn_few_l1_misses() {
+  static const bool few = few_l1_misses();
+  return few;
+}
+
 #else
 
 uint32_t kn_cpu_features() { return 0; }
+extern "C" int32_t kn_few_l1_misses() { return 0; }
 
 #endif

@@ -34,6 +34,10 @@ void kn_parallel(int32_t threads, int64_t tasks, kn_body body, void* context);
 // scratch.
 int32_t kn_workers(int32_t threads);
 
+// 1 where L1 of a core waits for too few lines to draw what its L2 can from memory, so that what is far ahead is better
+// fetched to L2.
+int32_t kn_few_l1_misses(void);
+
 #ifdef __cplusplus
 }
 #endif
