@@ -181,9 +181,10 @@ template <class Engine>
 // Calls f<D>() for the widths that an engine is compiled for, 128 and 256 up to kLargestWidth, f<0>() for any other.
 template <class Engine, class F>
 inline KN_INLINE void with_width(int64_t width, F f) {
-  if constexpr (Engine::kLargestWidth >= 128)
+  constexpr int kLargest = KN_INSTRUMENTED ? 0 : Engine::kLargestWidth;
+  if constexpr (kLargest >= 128)
     if (width == 128) return f.template operator()<128>();
-  if constexpr (Engine::kLargestWidth >= 256)
+  if constexpr (kLargest >= 256)
     if (width == 256) return f.template operator()<256>();
   f.template operator()<0>();
 }

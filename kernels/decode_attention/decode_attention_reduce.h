@@ -5,10 +5,15 @@
 
 #include "decode_attention_tokens.h"
 
-// Instrumented, a function of every width and number of rows takes minutes to compile.
+// Instrumented, a function of every width, number of rows and way of fetching takes many minutes to compile.
+// .ci/symbols defines KN_INLINE as nothing.
 #if defined(__SANITIZE_ADDRESS__)
+#define KN_INSTRUMENTED true
 #define KN_INLINE
 #else
+#define KN_INSTRUMENTED false
+#endif
+#if !defined(KN_INLINE)
 #define KN_INLINE __attribute__((always_inline))
 #endif
 

@@ -203,10 +203,14 @@ inline KN_INLINE void walk(const path& along, int64_t rows, At at, F step) {
     done = end;
   };
   const auto alone = [&]<int R, int T>(int64_t end) KN_INLINE {
-    along.beyond > 0 ? run.template operator()<R, T, kAllByL2>(end) : run.template operator()<R, T, kAll>(end);
+    if constexpr (!KN_INSTRUMENTED)
+      if (along.beyond > 0) return run.template operator()<R, T, kAllByL2>(end);
+    run.template operator()<R, T, kAll>(end);
   };
   const auto together = [&]<int R, int T>(int64_t end) KN_INLINE {
-    along.beyond > 0 ? share.template operator()<R, T, kShareByL2>(end) : share.template operator()<R, T, kShare>(end);
+    if constexpr (!KN_INSTRUMENTED)
+      if (along.beyond > 0) return share.template operator()<R, T, kShareByL2>(end);
+    share.template operator()<R, T, kShare>(end);
   };
   // `together` of 16 rows where tokens are kSets apart: L1 cannot keep 16 parts of a head, nor do prefetchers follow 16
   // streams. The next slots come to L2 in the order in which they lie, and to L1 half of kTogether ahead.
