@@ -67,9 +67,9 @@ inline bool conclude(const call& c, const sequence& s, int64_t token, int64_t he
 template <class Engine>
 void settle(const call& c, float* sums, const float* total, const float* rounded) {
   Engine::order(sums, c.out_row);
-  if (!Engine::kRounds || (c.problem->flags & KN_ATTN_SCALES)) return;
+  if (!Engine::kRounds) return;
   const float exact = sum_lanes(total), used = sum_lanes(rounded);
-  if (!(used > 0) || exact == used) return;
+  if (!(used > 0 && used < __builtin_inff()) || exact == used) return;
   const __m512 ratio = _mm512_set1_ps(exact / used);
   for (int64_t d = 0; d < c.out_row; d += 16) _mm512_store_ps(sums + d, _mm512_mul_ps(_mm512_load_ps(sums + d), ratio));
 }

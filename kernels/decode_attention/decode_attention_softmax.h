@@ -77,7 +77,8 @@ inline void renew(float threshold, float factor, const float* s, uint64_t seen, 
   for (int64_t d = 0; d < width; d += 16) _mm512_store_ps(sums + d, _mm512_mul_ps(_mm512_load_ps(sums + d), scale));
 }
 
-// Scores of one row become weights 2^(factor s - reference) as the engine multiplies them, values' scales included.
+// Scores of one row become weights 2^(factor s - reference) as the engine multiplies them, values' scales included;
+// what it rounded is summed without them, as the denominator is.
 template <class Engine>
 void weigh(float factor, float reference, float* s, uint64_t seen, const float* v_scale, float* total, float* rounded) {
   if (reference == -__builtin_inff()) reference = 0;  // every exponent so far is -infinity
@@ -86,8 +87,12 @@ void weigh(float factor, float reference, float* s, uint64_t seen, const float* 
     const __m512 x = _mm512_fmsub_ps(_mm512_load_ps(s + i), _mm512_set1_ps(factor), _mm512_set1_ps(reference));
     const __m512 p = exp2(static_cast<__mmask16>(seen >> i), x);
     sum = _mm512_add_ps(sum, p);
-    const __m512 stored = Engine::put(s, i, v_scale == nullptr ? p : _mm512_mul_ps(p, _mm512_load_ps(v_scale + i)));
-    if (Engine::kRounds) sum_rounded = _mm512_add_ps(sum_rounded, stored);
+    const __m512 scale = v_scale == nullptr ? _mm512_set1_ps(1.0f) : _mm512_load_ps(v_scale + i);
+    const __m512 stored = Engine::put(s, i, v_scale == nullptr ? p : _mm512_mul_ps(p, scale));
+    if (!Engine::kRounds) continue;
+    // A scale that flushes its weight to 0 takes nothing from the others.
+    const __mmask16 there = _mm512_cmp_ps_mask(stored, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+    sum_rounded = _mm512_add_ps(sum_rounded, v_scale == nullptr ? stored : _mm512_mask_div_ps(p, there, stored, scale));
   }
   _mm512_store_ps(total, sum);
   if (Engine::kRounds) _mm512_store_ps(rounded, sum_rounded);

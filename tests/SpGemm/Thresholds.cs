@@ -29,6 +29,19 @@ public sealed class Thresholds
         Assert.That(g.Sample().Class.Log2PerRow, Is.EqualTo((int)Math.Log2((double)g.Products / s_graph.Rows)));
     }
 
+    /// <summary>A small product of the managed row keeps to the caller, whom others would not be awake to help; one that is named runs as told.</summary>
+    [TestCase(8, null, 1)]
+    [TestCase(8, "spgemm/managed", 3)]
+    [TestCase(100, null, 3)]
+    public void TheManagedRowSharesWhatIsWorthIt(int side, string? row, int threads)
+    {
+        using CsrMatrix<double> a = Matrix(SpGemmMatrices.Laplace2D(side));
+        using SpGemmPlan<double> plan = SpGemmPlan<double>.Create(a, a, new SpGemmOptions { Threads = 3, Row = row }, device: new Device(KernelTable.Load(null)));
+        Assert.That(plan.Choice.Dataflow.Threads, Is.EqualTo(threads), plan.Choice.Reason);
+        using CsrMatrix<double> expected = Kernels.SpGemm.Multiply(a, a), c = plan.Product();
+        Assert.That(c.ColumnIndices.SequenceEqual(expected.ColumnIndices) && c.Values.SequenceEqual(expected.Values));
+    }
+
     [Test]
     public void ForcedThresholdsAreHeldToTheRow()
     {

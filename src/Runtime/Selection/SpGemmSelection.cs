@@ -19,13 +19,19 @@ internal static unsafe class SpGemmSelection
     /// <summary>Products below which thresholds are the defaults: asking a store would cost a part of the product that shows.</summary>
     internal const long LeastTuned = 1 << 20;
 
+    /// <summary>Products that the managed row has done before another thread of its pool is awake, which takes some 0.1 ms.</summary>
+    internal const long LeastShared = 1 << 15;
+
     /// <summary>Without a sample of the operands the store is not asked.</summary>
     internal static SpGemmChosen Choose(Device device, SpGemmOptions options, KnSpgemmProblem problem, SpGemmSample? sample = null)
     {
         if ((options.Dataflow?.Row ?? options.Row) is { } name) return Forced(device, options, problem, name);
         if (sample is not null && new SpGemmThresholds(device, options.Threads, problem, sample).Stored(options.Store ?? TuningStore.In(options.TuningDirectory)) is { } stored)
             return Make(stored.Row, device, options, problem, ChoiceSource.Tuned, $"{stored.Reason}, for {sample.Class}", stored.Launch);
-        return Make(First(device, options.Threads, problem), device, options, problem, ChoiceSource.Modelled);
+        Row first = First(device, options.Threads, problem);
+        return first is SpGemmManaged && problem.Products < LeastShared && options.Threads != 1
+            ? Make(first, device, options with { Threads = 1 }, problem, ChoiceSource.Modelled, "the first row that takes it, with one thread: so few products are done before another is awake")
+            : Make(first, device, options, problem, ChoiceSource.Modelled);
     }
 
     /// <summary>The best row that takes the product with its default thresholds.</summary>
