@@ -2,6 +2,7 @@
 // them, whose operands are expanded once per tile of rows.
 #pragma once
 #include <flat_gemm/flat_gemm_registers.h>
+#include <require.h>
 
 #include <utility>
 
@@ -46,12 +47,19 @@ constexpr int64_t kNear = 256;
 // ports of those moves for products and the registers for x, as what is decoded does.
 constexpr int kFewRows = 3;
 
-template <class Dot, class Expand, class Decode, int R, int P, bool kOneStream, class X>
+// How values are asked for: those of each panel, or those of all panels to come as one stream, to L1 or to L2 (see
+// kn_few_l1_misses).
+enum class streams { many, one, one_by_l2 };
+
+template <class Dot, class Expand, class Decode, int R, int P, streams kStreams, class X>
 void tile(const sparse_multiplication<X>& t) {
   using v = typename Dot::v;
   using word = typename Expand::word;
   constexpr int kParts = Decode::kParts;
-  constexpr bool kFew = R <= kFewRows && kParts == 1;
+  constexpr bool kFew = R <= kFewRows && kParts == 1, kOneStream = kStreams != streams::many;
+  constexpr auto ask = [](const char* line) __attribute__((always_inline)) {
+    _mm_prefetch(line, kStreams == streams::one_by_l2 ? _MM_HINT_T1 : _MM_HINT_T0);
+  };
   // An expansion waits for the one before it in its register unless that was cleared. Where a register sees one per
   // vdpbf16ps of each accumulator, those take longer.
   constexpr auto zeros = [] { return Expand::kOperands > kParts ? _mm512_setzero_si512() : cleared(); };
@@ -94,7 +102,7 @@ void tile(const sparse_multiplication<X>& t) {
 #pragma GCC unroll 4
       for (int p = 0; p < P; p++) {
         if (o == 0) _mm_prefetch(values[p] + (kOneStream ? kNear : again.ahead[p]), _MM_HINT_T0);
-        if (kOneStream && o == 0 && p < kLines) _mm_prefetch(next + p * 64, _MM_HINT_T0);
+        if (kOneStream && o == 0 && p < kLines) ask(next + p * 64);
         const auto raw =
             std::bit_cast<typename Decode::raw>(Expand::template expand<o>(zeros(), values[p], w[p], m[p]));
         each<kParts>([&](auto i) __attribute__((always_inline)) { b[p][i] = Decode::template part<i, R>(raw, {}); });
@@ -113,7 +121,7 @@ void tile(const sparse_multiplication<X>& t) {
     if (kOneStream && more)
 #pragma GCC unroll 8
       for (int p = kLines; p < 2 * P; p++)
-        if (p < P || two_lines) _mm_prefetch(next + p * 64, _MM_HINT_T0);
+        if (p < P || two_lines) ask(next + p * 64);
     if (two_lines)
 #pragma GCC unroll 4
       for (int p = 0; p < P; p++) _mm_prefetch(values[p] + (kOneStream ? kNear : again.ahead[p]) + 64, _MM_HINT_T0);
@@ -124,12 +132,12 @@ void tile(const sparse_multiplication<X>& t) {
     for (int p = 0; p < P; p++) Dot::store(t.acc + r * t.ld + p * 64, c[r][p]);
 }
 
-template <class Dot, class Expand, class Decode, bool kOneStream, class X>
+template <class Dot, class Expand, class Decode, streams kStreams, class X>
 struct tiles {
   void (*at[3][17])(const sparse_multiplication<X>&) = {};
   template <int P, int... R>
   constexpr void fill(std::integer_sequence<int, R...>) {
-    ((at[flat_gemm::panel_slot(P)][R + 1] = &tile<Dot, Expand, Decode, R + 1, P, kOneStream, X>), ...);
+    ((at[flat_gemm::panel_slot(P)][R + 1] = &tile<Dot, Expand, Decode, R + 1, P, kStreams, X>), ...);
   }
   constexpr tiles() {
     fill<1>(std::make_integer_sequence<int, kRows[0]>{});
@@ -140,9 +148,10 @@ struct tiles {
 
 template <class Dot, class Expand, class Decode, class X>
 void multiply_expanded(const sparse_multiplication<X>& t) {
-  static constexpr tiles<Dot, Expand, Decode, false, X> many_streams;
-  static constexpr tiles<Dot, Expand, Decode, true, X> one_stream;
-  const auto& at = t.next == nullptr ? many_streams.at : one_stream.at;
+  static constexpr tiles<Dot, Expand, Decode, streams::many, X> many;
+  static constexpr tiles<Dot, Expand, Decode, streams::one, X> one;
+  static constexpr tiles<Dot, Expand, Decode, streams::one_by_l2, X> one_by_l2;
+  const auto& at = t.next == nullptr ? many.at : kn_few_l1_misses() != 0 ? one_by_l2.at : one.at;
   at[flat_gemm::panel_slot(t.panels)][t.rows](t);
 }
 
