@@ -3,8 +3,7 @@
 //
 // An Engine has
 //   kRounds: it multiplies weights in less than f32
-//   key_steps, value_steps: those of scores and of add_values
-//   kLargestWidth: see with_width
+//   key_steps, value_steps: those of scores and of add_values; kLargestWidth: see with_width
 //   kPacked: rows of q that pack_q packs as one, where there are as many
 //   q_bytes(head_dim): of a row of q as it reads it
 //   pack_q(problem, q, out, i, n): row i of the n of a kv head
@@ -14,7 +13,7 @@
 //   put(weights, i, p): 16 weights of a row from slot i on as it multiplies them; returns them so, as f32
 //   hold(weights), if at all: once all weights of a row and chunk are there
 //   add_values<R, T, F, D>(m): sums += weights . v of R rows over T slots; D is v_head_dim, or 0
-// or, in place of scores, add_values and value_steps,
+// or, in place of scores, add_values, value_steps and kLargestWidth,
 //   attend(call, attending, work): scores, soften and sums of a chunk
 #pragma once
 #include "decode_attention_softmax.h"

@@ -23,7 +23,6 @@ struct from_s8 {
 };
 
 struct bf16_rows : paired_rows {
-  static constexpr int kLargestWidth = 256;
   static constexpr bool kRounds = true;
   static constexpr int64_t q_bytes(int64_t head_dim) { return round_up(head_dim, kStep) * 2; }
 

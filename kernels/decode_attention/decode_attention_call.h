@@ -54,7 +54,7 @@ struct work {
   char* q;           // [heads, rows, q_row]
   float* sums;       // [heads, rows, out_row]: numerators
   float* total;      // [heads, rows, 16]: denominators, a part in each lane
-  float* rounded;    // [heads, rows, 16]: the same of weights as the engine multiplies them
+  float* rounded;    // [heads, rows, 16]: the same of weights as the engine rounds them
   float* reference;  // [heads, rows]: what is subtracted from the exponent of 2
   float* scores;     // [heads, rows, kChunk]
   view* keys;        // [heads]

@@ -87,12 +87,15 @@ void weigh(float factor, float reference, float* s, uint64_t seen, const float* 
     const __m512 x = _mm512_fmsub_ps(_mm512_load_ps(s + i), _mm512_set1_ps(factor), _mm512_set1_ps(reference));
     const __m512 p = exp2(static_cast<__mmask16>(seen >> i), x);
     sum = _mm512_add_ps(sum, p);
-    const __m512 scale = v_scale == nullptr ? _mm512_set1_ps(1.0f) : _mm512_load_ps(v_scale + i);
-    const __m512 stored = Engine::put(s, i, v_scale == nullptr ? p : _mm512_mul_ps(p, scale));
-    if (!Engine::kRounds) continue;
+    if (v_scale == nullptr) {
+      const __m512 stored = Engine::put(s, i, p);
+      if (Engine::kRounds) sum_rounded = _mm512_add_ps(sum_rounded, stored);
+      continue;
+    }
+    const __m512 scale = _mm512_load_ps(v_scale + i), stored = Engine::put(s, i, _mm512_mul_ps(p, scale));
     // A scale that flushes its weight to 0 takes nothing from the others.
     const __mmask16 there = _mm512_cmp_ps_mask(stored, _mm512_setzero_ps(), _CMP_NEQ_UQ);
-    sum_rounded = _mm512_add_ps(sum_rounded, v_scale == nullptr ? stored : _mm512_mask_div_ps(p, there, stored, scale));
+    if (Engine::kRounds) sum_rounded = _mm512_add_ps(sum_rounded, _mm512_mask_div_ps(p, there, stored, scale));
   }
   _mm512_store_ps(total, sum);
   if (Engine::kRounds) _mm512_store_ps(rounded, sum_rounded);

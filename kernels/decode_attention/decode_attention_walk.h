@@ -37,7 +37,7 @@ struct multiplication {
   int64_t offset;            // bytes from there to the kv head
   const char* const* ahead;  // of the slots to fetch to L1 meanwhile, as many
   int64_t ahead_offset;
-  const char* const* beyond;  // and of those to fetch to L2
+  const char* const* beyond;  // by L2: and of those to fetch to it
   int64_t beyond_offset;
   const char* q;  // [rows, q_row] from the first row on, as are the others
   int64_t q_row;  // bytes
@@ -195,7 +195,8 @@ inline KN_INLINE void walk(const path& along, int64_t rows, At at, F step) {
         for (int64_t row = 0; row < end; row += R, mine.skip(R)) {
           mine.ahead = m.ahead, mine.beyond = m.beyond, mine.share = 0;
           for (due += quarters; due >= steps; due -= steps) mine.share++;
-          m.ahead += mine.share * (T / 4), m.beyond += mine.share * (T / 4);
+          m.ahead += mine.share * (T / 4);
+          if constexpr (kFetch == kShareByL2) m.beyond += mine.share * (T / 4);
           step.template operator()<R, T, kFetch>(mine);
         }
       }
