@@ -31,6 +31,7 @@ internal static unsafe class DecodeAttentionCases
     private static readonly (int Q, int Kv)[] s_heads = [(4, 1), (5, 1), (2, 2), (7, 1), (8, 2), (16, 1), (10, 2), (3, 3), (8, 1), (71, 1)];
     private static readonly (int D, int V)[] s_dims = [(64, 64), (128, 128), (8, 8), (80, 80), (16, 24), (72, 40), (96, 96), (192, 128), (256, 256), (128, 64), (104, 8)];
     private static readonly (int D, int V)[] s_longDims = [(264, 264), (320, 320), (512, 512), (576, 512), (512, 264), (1024, 1024)];
+    private static readonly (int D, int V)[] s_unevenDims = [(64, 80), (40, 24), (128, 72), (8, 104)];
     private static readonly int[] s_pages = [16, 0, 17, 64, 1, 5, 128, 256];
     private static readonly int[] s_lengths = [130, 0, 1, 15, 16, 17, 63, 64, 65, 300, 33, 511, 700];
 
@@ -92,6 +93,7 @@ internal static unsafe class DecodeAttentionCases
         foreach (DecodeAttentionCase hostile in Hostile(turn)) yield return hostile;
         foreach (DecodeAttentionCase small in Small(turn + 1000)) yield return small;
         foreach (DecodeAttentionCase many in ManyHeads(turn + 2000)) yield return many;
+        foreach (DecodeAttentionCase many in ManyRows(turn + 3000)) yield return many;
     }
 
     /// <summary>Every kind, the masks and the hostile logits once more, in problems so small that a simulated device checks every access of them.</summary>
@@ -158,6 +160,19 @@ internal static unsafe class DecodeAttentionCases
                     (32, 8, 128, 4, 0, Fixed), (8, 4, 256, 8, 0, Fixed)])
                 foreach (bool headMajor in (bool[])[false, true])
                     yield return new(Problem(kind, 3, qLen, qHeads, kvHeads, headDim, headDim, 150, 16, window, 0, flags), new DecodeAttentionData(seed++) { HeadMajor = headMajor });
+    }
+
+    /// <summary>Around 16 and 32 rows of a kv head, which are multiplied together; widths that fill no line.</summary>
+    private static IEnumerable<DecodeAttentionCase> ManyRows(ulong seed)
+    {
+        foreach (Kind kind in (Kind[])[.. MainKinds, new(DType.Float32, DType.Int8, DType.Float32, true)])
+            foreach (int rows in (int[])[11, 12, 15, 16, 17, 23, 24, 31, 32, 33])
+            {
+                (int d, int v) = s_unevenDims[seed % 4];
+                yield return new(Problem(kind, 2, 1, 2 * rows, 2, d, v, 200, seed % 3 == 0 ? 0 : 16, 0, 0, KnAttentionFlags.Phi | KnAttentionFlags.Norms),
+                    new DecodeAttentionData(seed) { HeadMajor = seed % 5 == 0, KvLens = [200, 64] });
+                seed++;
+            }
     }
 
     /// <summary>One long sequence behind short ones: cut by cost, or as the launch says.</summary>

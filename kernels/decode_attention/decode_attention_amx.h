@@ -112,31 +112,6 @@ void score(const char* const* keys, const char* q, int64_t q_stride, int64_t dim
   }
 }
 
-// 16 x 16: v[i][j] to v[j][i].
-inline void transpose(__m512 (&v)[16]) {
-  __m512 a[16];
-  each<8>([&](auto i) {
-    a[2 * i] = _mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]);
-    a[2 * i + 1] = _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]);
-  });
-  each<8>([&](auto i) {
-    constexpr int at = i / 2 * 4 + i % 2;
-    const __m512d x = _mm512_castps_pd(a[at]), y = _mm512_castps_pd(a[at + 2]);
-    v[i / 2 * 4 + i % 2 * 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(x, y));
-    v[i / 2 * 4 + i % 2 * 2 + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(x, y));
-  });
-  // Now v[4 a + c] has column 4 l + c of rows 4 a to 4 a + 3 in its lane l of 128 bits.
-  each<8>([&](auto i) {
-    constexpr int at = i / 4 * 8 + i % 4;
-    a[at] = _mm512_shuffle_f32x4(v[at], v[at + 4], 0x88);
-    a[at + 4] = _mm512_shuffle_f32x4(v[at], v[at + 4], 0xdd);
-  });
-  each<8>([&](auto i) {
-    v[i] = _mm512_shuffle_f32x4(a[i], a[i + 8], 0x88);
-    v[i + 8] = _mm512_shuffle_f32x4(a[i], a[i + 8], 0xdd);
-  });
-}
-
 // [slot][B * 16 rows] to [rows, kChunk].
 template <int B>
 void turn_scores(const float* in, int64_t rows, float* out) {

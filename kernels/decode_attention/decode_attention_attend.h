@@ -5,6 +5,9 @@
 //   kRounds: it multiplies weights in less than f32
 //   key_steps, value_steps: those of scores and of add_values; kLargestWidth: see with_width
 //   kPacked: rows of q that pack_q packs as one, where there are as many
+//   kUnit: what 1 is worth that key_at returns; order takes care of values
+//   kByLanes: many rows may go by lanes, see decode_attention_lanes.h; then kConverts: elements cost more to convert
+//     than to multiply; kPair: elements in the dwords that are multiplied
 //   q_bytes(head_dim): of a row of q as it reads it
 //   pack_q(problem, q, out, i, n): row i of the n of a kv head
 //   scores<R, T, F, D>(m): s = q . k of R rows over T slots, by products<Engine, R, T, F, D>(m); F: it fetches what
@@ -16,6 +19,7 @@
 // or, in place of scores, add_values, value_steps and kLargestWidth,
 //   attend(call, attending, work): scores, soften and sums of a chunk
 #pragma once
+#include "decode_attention_lanes.h"
 #include "decode_attention_softmax.h"
 #include "decode_attention_walk.h"
 
@@ -125,7 +129,7 @@ void begin(const call& c, const sequence& s, const rows_of& rows, int64_t head0,
            const work& w) {
   const kn_decode_attention_problem& p = *c.problem;
   const kn_decode_attention_args& a = *c.args;
-  for (int64_t h = 0; h < heads; h++)
+  for (int64_t h = 0; h < heads; h++) {
     for (int64_t r = 0; r < rows.count; r++) {
       const int64_t at = h * rows.count + r, head = (head0 + h) * c.group + rows.head[r];
       const char* q = static_cast<const char*>(a.q) +
@@ -142,6 +146,8 @@ void begin(const call& c, const sequence& s, const rows_of& rows, int64_t head0,
         w.reference[at] = bounded_reference(c, s, q, head);
       }
     }
+    if (c.lane_rows > 0 && lanes_for(rows.count) > 0) turn_q(c, rows.count, h, w);
+  }
 }
 
 // What a run of rows with the same mask is attended with.
@@ -177,13 +183,18 @@ template <class Engine>
     for (int64_t r = t.first; r < t.first + t.count; r++) Engine::hold(w.scores + (h * t.rows->count + r) * kChunk);
 }
 
-// Calls f<D>() for the widths that an engine is compiled for, 128 and 256 up to kLargestWidth, f<0>() for any other.
+// The widths that an engine is compiled for: 128 and 256 up to kLargestWidth.
+template <class Engine>
+constexpr bool has_width(int64_t width) {
+  return !KN_INSTRUMENTED && (width == 128 || width == 256) && width <= Engine::kLargestWidth;
+}
+
+// Calls f<D>() for those, f<0>() for any other.
 template <class Engine, class F>
 inline KN_INLINE void with_width(int64_t width, F f) {
-  constexpr int kLargest = KN_INSTRUMENTED ? 0 : Engine::kLargestWidth;
-  if constexpr (kLargest >= 128)
+  if constexpr (has_width<Engine>(128))
     if (width == 128) return f.template operator()<128>();
-  if constexpr (kLargest >= 256)
+  if constexpr (has_width<Engine>(256))
     if (width == 256) return f.template operator()<256>();
   f.template operator()<0>();
 }
@@ -256,6 +267,68 @@ void attend_chunk(const call& c, const attending& t, const work& w) {
   });
 }
 
+// Rows as lanes: the keys of all heads, while their values are fetched, and then those, while the next keys are.
+template <class Engine>
+void attend_lanes(const call& c, const attending& t, const work& w) {
+  using lanes = by_lanes<Engine>;
+  const kn_decode_attention_problem& p = *c.problem;
+  const kn_decode_attention_args& a = *c.args;
+  const int64_t bytes = bytes_of(p.kv_type), n = t.rows->count, end = t.first + t.count;
+  char* const copies[] = {w.copies, w.copies + c.copies / 2};
+  const auto later = [&](int64_t place, int64_t token, int64_t head, int64_t dim) {
+    return stream{t.keys, place, t.head0, t.heads, head * bytes, dim * bytes, head < token};
+  };
+  stream values = later(kChunk, a.v_token, a.v_head, p.v_head_dim);
+  constexpr int64_t kTiles = kChunk / lanes::kSlots;
+  const auto tile = [&](int64_t i) {
+    const int64_t h = i / kTiles, slot = i % kTiles * lanes::kSlots;
+    return source{t.keys[h].at + slot, k_offset(c, t.head0 + h), p.head_dim, copies[i % 2]};
+  };
+  lanes::copy_keys(tile(0));
+  for (int64_t i = 0; i < kTiles * t.heads; i++) {
+    const int64_t h = i / kTiles, slot = i % kTiles * lanes::kSlots;
+    source next = tile(i + 1 < kTiles * t.heads ? i + 1 : i);  // the last copies what nobody reads
+    next.to = copies[(i + 1) % 2];
+    const auto score = [&]<bool kCopy>(int64_t r) {
+      lanes::template score<kCopy>(w.lanes + (h * c.lane_rows + r) * c.q_row, copies[i % 2], p.head_dim,
+                                   smaller(16, end - r), w.scores + (h * n + r) * kChunk + slot, next, &values);
+    };
+    score.template operator()<true>(t.first);
+    for (int64_t r = t.first + 16; r < end; r += 16) score.template operator()<false>(r);
+  }
+  stream keys = later(2 * kChunk, a.k_token, a.k_head, p.head_dim);
+  const int64_t blocks = (p.v_head_dim + lanes::kBlock - 1) / lanes::kBlock;
+  const auto block = [&](int64_t i) {
+    const int64_t h = i / blocks, d = i % blocks * lanes::kBlock;
+    return source{t.keys[h].at + kChunk, v_offset(c, t.head0 + h) + d * bytes, p.v_head_dim - d, copies[i % 2]};
+  };
+  lanes::copy_values(block(0));
+  for (int64_t i = 0; i < blocks * t.heads; i++) {
+    const int64_t h = i / blocks, d = i % blocks * lanes::kBlock, row = h * n + t.first;
+    if (d == 0) soften<Engine>(c, t, h, w);
+    source next = block(i + 1 < blocks * t.heads ? i + 1 : i);
+    next.to = copies[(i + 1) % 2];
+    const float* const weights = w.scores + row * kChunk;
+    float* const sums = w.sums + row * c.out_row + d;
+    if (d + lanes::kBlock <= c.out_row)
+      lanes::template add_all<2>(copies[i % 2], weights, t.count, sums, c.out_row, next, &keys);
+    else
+      lanes::template add_all<1>(copies[i % 2], weights, t.count, sums, c.out_row, next, &keys);
+  }
+}
+
+// The keys of one chunk for a run of rows: as many as are worth it by lanes.
+template <class Engine>
+void attend_rows(const call& c, const attending& t, const work& w) {
+  attending part = t;
+  if constexpr (Engine::kByLanes) {
+    part.count = c.lane_rows > 0 && t.first % 16 == 0 ? lanes_for(t.count) : 0;
+    if (part.count > 0) attend_lanes<Engine>(c, part, w);
+    part.first += part.count, part.count = t.count - part.count;
+  }
+  if (part.count > 0) attend_chunk<Engine>(c, part, w);
+}
+
 // The keys of [from, to) for `rows` of `heads` kv heads.
 template <class Engine>
 void attend(const call& c, const sequence& s, const rows_of& rows, int64_t head0, int64_t heads, int64_t from,
@@ -283,7 +356,7 @@ void attend(const call& c, const sequence& s, const rows_of& rows, int64_t head0
       if constexpr (requires { Engine::attend(c, t, w); })
         Engine::attend(c, t, w);
       else
-        attend_chunk<Engine>(c, t, w);
+        attend_rows<Engine>(c, t, w);
     }
   }
 }

@@ -8,26 +8,33 @@ namespace kn::decode_attention {
 namespace {
 
 // The elements of the cache that the mask has, as f32. kLargestWidth: see with_width; code of rare types is worth less
-// of it.
-struct from_f32 {
+// of it. kUnit: what 1 of these is worth. kConverts: see decode_attention_attend.h.
+struct exact {
+  static constexpr float kUnit = 1;
+  static constexpr bool kConverts = false;
+};
+
+struct from_f32 : exact {
   static constexpr int kLargestWidth = 256;
   static constexpr int64_t kBytes = 4;
   static __m512 at(const char* p, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, p); }
 };
 
-struct from_bf16 {
+struct from_bf16 : exact {
   static constexpr int kLargestWidth = 256;
   static constexpr int64_t kBytes = 2;
   static __m512 at(const char* p, __mmask16 mask) { return widen_bf16(_mm256_maskz_loadu_epi16(mask, p)); }
 };
 
-struct from_f16 {
+struct from_f16 : exact {
   static constexpr int kLargestWidth = 256;
   static constexpr int64_t kBytes = 2;
   static __m512 at(const char* p, __mmask16 mask) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, p)); }
 };
 
 struct from_s8 {
+  static constexpr float kUnit = 1;
+  static constexpr bool kConverts = true;
   static constexpr int kLargestWidth = 0;
   static constexpr int64_t kBytes = 1;
   static __m512 widen(__m128i v) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(v)); }
@@ -36,16 +43,16 @@ struct from_s8 {
 
 // Exponent and mantissa of e4m3 at their places in f16 are the value over 2^8, subnormals too.
 struct from_e4m3 {
+  static constexpr float kUnit = 256;
+  static constexpr bool kConverts = true;
   static constexpr int kLargestWidth = 128;
   static constexpr int64_t kBytes = 1;
   static __m512 widen(__m128i v) {
-    const __m256i w = _mm256_cvtepu8_epi16(v);
-    const __m256i magnitude = _mm256_and_si256(w, _mm256_set1_epi16(0x7f));
-    const __m256i sign = _mm256_slli_epi16(_mm256_and_si256(w, _mm256_set1_epi16(0x80)), 8);
-    const __m256i half = _mm256_or_si256(sign, _mm256_slli_epi16(magnitude, 7));
-    const __mmask16 nan = _mm256_cmpeq_epi16_mask(magnitude, _mm256_set1_epi16(0x7f));
-    return _mm512_mul_ps(_mm512_cvtph_ps(_mm256_mask_mov_epi16(half, nan, _mm256_set1_epi16(0x7e00))),
-                         _mm512_set1_ps(256.0f));
+    const __m256i w = _mm256_cvtepi8_epi16(v);  // the sign is above and in the highest bit of the exponent
+    const __m256i half = _mm256_and_si256(_mm256_slli_epi16(w, 7), _mm256_set1_epi16(static_cast<int16_t>(0xbfff)));
+    const __m256i nan = _mm256_set1_epi16(0x7f);
+    const __mmask16 is_nan = _mm256_cmpeq_epi16_mask(_mm256_and_si256(w, nan), nan);
+    return _mm512_cvtph_ps(_mm256_mask_mov_epi16(half, is_nan, _mm256_set1_epi16(0x7e00)));
   }
   static __m512 at(const char* p, __mmask16 mask) { return widen(_mm_maskz_loadu_epi8(mask, p)); }
 };
@@ -53,11 +60,16 @@ struct from_e4m3 {
 template <class From>
 struct f32_engine {
   static constexpr bool kRounds = false;
-  static constexpr int64_t kPacked = 1;
+  static constexpr int64_t kPacked = 1, kPair = 1;
+  static constexpr float kUnit = From::kUnit;
+  static constexpr bool kByLanes = true, kConverts = From::kConverts;
   using key_steps = steps<4, 16>;
   using value_steps = steps<4, 16>;
   static int64_t out_row(const kn_decode_attention_problem& p) { return lanes(p.v_head_dim); }
-  static void order(float*, int64_t) {}
+  static void order(float* sums, int64_t out_row) {
+    for (int64_t d = 0; kUnit != 1 && d < out_row; d += 16)
+      _mm512_store_ps(sums + d, _mm512_mul_ps(_mm512_load_ps(sums + d), _mm512_set1_ps(kUnit)));
+  }
   static constexpr int kWidth = 16;
   static constexpr int64_t kBytes = From::kBytes;
   static constexpr int kLargestWidth = From::kLargestWidth;

@@ -23,7 +23,7 @@ struct from_s8 {
 };
 
 struct bf16_rows : paired_rows {
-  static constexpr bool kRounds = true;
+  static constexpr bool kRounds = true, kByLanes = false;
   static constexpr int64_t q_bytes(int64_t head_dim) { return round_up(head_dim, kStep) * 2; }
 
   static __m512 put(float* weights, int64_t i, __m512 p) {

@@ -17,6 +17,8 @@ struct call {
   int64_t split, heads;    // keys of a split, at most; kv heads that a task walks together
   int64_t group, rows;     // query heads of a kv head; rows that scratch is for
   int64_t q_row, out_row;  // bytes of a row of q as the engine reads it; floats of a row of sums
+  int64_t lane_rows;       // rows of q that scratch has as lanes, see decode_attention_lanes.h; 0: none
+  int64_t copies;          // bytes
   int64_t head_blocks;
   double most_cost;    // of the keys of a split for one kv head
   int32_t workers;     // 1 where all is done before another thread is awake
@@ -58,6 +60,8 @@ struct work {
   float* reference;  // [heads, rows]: what is subtracted from the exponent of 2
   float* scores;     // [heads, rows, kChunk]
   view* keys;        // [heads]
+  char* lanes;       // [heads, lane_rows / 16, q_row / 4, 16 rows]: dwords of q
+  char* copies;      // what is multiplied by them
 };
 
 inline bool by_norms(const kn_decode_attention_problem& p, kn_softmax softmax) {
@@ -81,6 +85,8 @@ inline int64_t lay_out(const call& c, char* at, work* w) {
   w->reference = reinterpret_cast<float*>(take(n * 4));
   w->scores = reinterpret_cast<float*>(take(n * kChunk * 4));
   w->keys = reinterpret_cast<view*>(take(c.heads * static_cast<int64_t>(sizeof(view))));
+  w->lanes = take(c.heads * c.lane_rows * c.q_row);
+  w->copies = take(c.copies);
   return at - begin;
 }
 

@@ -40,6 +40,7 @@ inline __mmask32 first_words(int64_t count) { return count >= 32 ? ~__mmask32{0}
 // are those of 0-3 of every 8, then of 4-7.
 struct paired_rows {
   static constexpr int kWidth = kStep;
+  static constexpr float kUnit = 1;
   static __mmask32 mask(int64_t left) { return first_words(left); }
   static int64_t out_row(const kn_decode_attention_problem& p) { return round_up(p.v_head_dim, kStep); }
 
@@ -79,6 +80,31 @@ inline KN_INLINE T sum_each(const T (&v)[N]) {
   const __m512 first = halves(b[0], b[N / 4 > 1 ? 1 : 0]);
   if constexpr (N == 16) return reinterpret_cast<T>(halves(first, halves(b[2], b[3])));
   return reinterpret_cast<T>(halves(first, first));
+}
+
+// 16 x 16: v[i][j] to v[j][i].
+inline KN_INLINE void transpose(__m512 (&v)[16]) {
+  __m512 a[16];
+  each<8>([&](auto i) KN_INLINE {
+    a[2 * i] = _mm512_unpacklo_ps(v[2 * i], v[2 * i + 1]);
+    a[2 * i + 1] = _mm512_unpackhi_ps(v[2 * i], v[2 * i + 1]);
+  });
+  each<8>([&](auto i) KN_INLINE {
+    constexpr int at = i / 2 * 4 + i % 2;
+    const __m512d x = _mm512_castps_pd(a[at]), y = _mm512_castps_pd(a[at + 2]);
+    v[i / 2 * 4 + i % 2 * 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(x, y));
+    v[i / 2 * 4 + i % 2 * 2 + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(x, y));
+  });
+  // Now v[4 a + c] has column 4 l + c of rows 4 a to 4 a + 3 in its lane l of 128 bits.
+  each<8>([&](auto i) KN_INLINE {
+    constexpr int at = i / 4 * 8 + i % 4;
+    a[at] = _mm512_shuffle_f32x4(v[at], v[at + 4], 0x88);
+    a[at + 4] = _mm512_shuffle_f32x4(v[at], v[at + 4], 0xdd);
+  });
+  each<8>([&](auto i) KN_INLINE {
+    v[i] = _mm512_shuffle_f32x4(a[i], a[i + 8], 0x88);
+    v[i + 8] = _mm512_shuffle_f32x4(a[i], a[i + 8], 0xdd);
+  });
 }
 
 // Lanes [R][T] to R rows of scores.

@@ -27,6 +27,12 @@ call call_of(const kn_decode_attention_problem& p, const kn_launch& launch) {
   c.q_row = Engine::q_bytes(p.head_dim);
   c.out_row = Engine::out_row(p);
   c.heads = smaller(smaller(param(params, &launch, 2), p.kv_heads), larger(8, kManySums / (c.rows * c.out_row * 4)));
+  // Loops over a width that is known are faster on keys where they lie. By lanes a sum has another order than that of
+  // few rows.
+  if constexpr (Engine::kByLanes)
+    if (lanes_for(c.rows) > 0 && !(p.flags & KN_ATTN_INVARIANT) &&
+        (Engine::kConverts || !has_width<Engine>(p.head_dim)))
+      c.lane_rows = round_up(c.rows, 16), c.copies = by_lanes<Engine>::copies(p.head_dim);
   work w;
   c.scratch_bytes = lay_out(c, nullptr, &w);
   return c;
@@ -73,9 +79,9 @@ inline void prepare(call& c, int32_t threads) {
   c.first_item[a.batch] = items;
 }
 
-inline void set_rules(call& c) {
+inline void set_rules(call& c, float unit) {
   const kn_decode_attention_problem& p = *c.problem;
-  const float scale = c.args->scale;
+  const float scale = c.args->scale * unit;
   c.scale2 = scale * kLog2e;
   c.cap2 = p.softcap * kLog2e;
   c.cap_in = p.softcap > 0 ? scale / p.softcap : 0;
@@ -85,7 +91,7 @@ inline void set_rules(call& c) {
 
 template <class Engine>
 void drive(call& c, int32_t threads) {
-  set_rules(c);
+  set_rules(c, Engine::kUnit);
   prepare(c, threads);
   if (by_norms(*c.problem, c.softmax)) kn_parallel(c.workers, c.args->batch, find_norms, &c);
   kn_parallel(c.workers, c.first_item[c.args->batch], task<Engine>, &c);

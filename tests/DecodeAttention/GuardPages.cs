@@ -17,7 +17,7 @@ public sealed unsafe class GuardPages
         foreach (DecodeAttentionCases.Kind kind in DecodeAttentionCases.Kinds())
             // Whole vectors of every width and not; blocks that are full and not; one row, and more than are widened one by one.
             foreach ((int dim, int vDim) in ((int, int)[])[(64, 64), (24, 8), (8, 72), (80, 104)])
-                foreach ((int qLen, int kvLen, int page) in ((int, int, int)[])[(1, 80, 16), (3, 128, 16), (2, 5, 5), (1, 67, 0)])
+                foreach ((int qLen, int kvLen, int page) in ((int, int, int)[])[(1, 80, 16), (3, 128, 16), (4, 130, 16), (2, 5, 5), (1, 67, 0)])
                 {
                     KnDecodeAttentionProblem problem = DecodeAttentionCases.Problem(kind, 1, qLen, 6, 2, dim, vDim, kvLen, page);
                     using var trial = new DecodeAttentionTrial(problem, new DecodeAttentionData(Tables.Seed) { HeadMajor = page == 16 && qLen == 3 });
