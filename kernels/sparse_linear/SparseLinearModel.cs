@@ -41,8 +41,8 @@ internal static class SparseLinearModel
         bool beside = row.Target == "amx" || (gemv && !decoded);
         double apart = row.Target == "managed" ? 0.2 : beside ? 0.05 : 1;
         double compute = (Math.Max(expand, dots) + apart * Math.Min(expand, dots)) / threads;
-        // Two streams for each of four panels draw less from memory than those of two or one, but for one thread with 4 rows and more.
-        if (gemv && panels == 4 && (m < 4 || threads > 1)) memory *= 1.04;
+        // Two streams for each of four panels draw less from memory than those of two or one, but for one thread with 4 rows and more, or where it draws them by way of L2.
+        if (gemv && panels == 4 && ((m < 4 && !device.Table.FewL1Misses) || threads > 1)) memory *= 1.04;
         return Math.Max(memory, compute) + 0.1 * Math.Min(memory, compute) + CallSeconds + TaskSeconds * at.Count / 4 / threads;
     }
 

@@ -23,7 +23,11 @@ constexpr int64_t kMostRows = 256;  // of a block of flat: accumulators of four 
 
 // The hardware loses streams whose steps are uneven: gemv asks for values so many elements of k before it needs them,
 // or so many bytes for all panels of a step if those are fewer.
-constexpr int64_t kMostAhead = 256, kMostAheadBytes = 8192;
+constexpr int64_t kMostAhead = 256, kMostAheadBytes = 8192, kMostAheadByL2 = 6144;
+
+// By way of L2 every turn asks twice, which pays for four panels where it reads so many bytes of values: of more rows
+// than two, more.
+constexpr double kByL2Bytes = 48, kByL2BytesOfRows = 72;
 
 // That draws most from memory for one core, whose requests are what is short. Several cores wait for memory, and it is
 // faster at one long stream from each: they ask for all of the next step of panels instead, which waits in L2 if it is
@@ -41,6 +45,7 @@ struct sparse_plan {
   int64_t ahead;            // elements of k, a multiple of kBlock
   bool two_lines;           // see sparse_multiplication
   bool one_stream;          // see kMostStreamed
+  bool by_l2;               // see kn_few_l1_misses
   int64_t workers;
 
   const char* packed() const { return static_cast<const char*>(flat.args->packed); }
@@ -79,7 +84,7 @@ void gemv_step(const sparse_plan& p, int64_t position, int64_t step, char* acc, 
     r.ldx = p.flat.ldx;
     r.acc = acc + r0 * ld, r.ld = ld;
     r.first = true;
-    r.two_lines = p.two_lines;
+    r.two_lines = p.two_lines, r.by_l2 = p.by_l2;
     if (p.one_stream) {
       // Tiles of rows before the last will be followed by these panels again.
       const int64_t there = t + 1 == tiles ? next : position;
@@ -194,9 +199,12 @@ sparse_plan sizes(const kn_sparse_linear_problem& q, int64_t m, int64_t step, in
   const double density = static_cast<double>(q.nnz) / static_cast<double>(weights);
   const double per_k = static_cast<double>(kPanel * p.at.element * step) * density;  // bytes of a step
   p.two_lines = density > 0.56;  // a word of bits has more than a line of values
-  p.ahead = kMostAhead * per_k < kMostAheadBytes
+  p.by_l2 = kn_few_l1_misses() != 0 && step == 4 &&
+            density * bytes_of_turn(q.layer.w_type) >= (m <= 2 ? kByL2Bytes : kByL2BytesOfRows);
+  const int64_t most_ahead = p.by_l2 ? kMostAheadByL2 : kMostAheadBytes;
+  p.ahead = kMostAhead * per_k < most_ahead
                 ? kMostAhead
-                : larger(kBlock, static_cast<int64_t>(kMostAheadBytes / per_k) / kBlock * kBlock);
+                : larger(kBlock, static_cast<int64_t>(most_ahead / per_k) / kBlock * kBlock);
   p.one_stream = (per_k + 2.0 * static_cast<double>(step)) * static_cast<double>(p.at.k_padded) < kMostStreamed;
   p.expanded_stride = kGemv ? 0 : round_up(p.flat.block_k * p.flat.raw, 64);
   p.flat.scratch_bytes += p.flat.step * p.expanded_stride;
@@ -233,6 +241,7 @@ void drive(const kn_sparse_linear_problem& q, const kn_sparse_linear_args& a, in
         smaller(p.flat.block_n, larger(least, p.sets.active / (threads * kTasksPerWorker) / least * least));
     p.flat.n_tasks = (p.at.count + p.flat.block_n - 1) / p.flat.block_n;
     p.one_stream = p.one_stream && threads > 1 && q.sets == 0 && (step < 4 || call.m <= kFewRows);
+    p.by_l2 = kn_few_l1_misses() != 0 && (p.one_stream || p.by_l2);
   }
   const bool small = p.at.count * kPanel * p.at.k_padded * call.m < flat_gemm::kSmall;
   kn_parallel(small ? 1 : threads, p.flat.m_tasks * p.flat.n_tasks, task<Engine, kGemv>, &p);

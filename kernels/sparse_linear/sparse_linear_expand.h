@@ -108,6 +108,17 @@ void expand_to(const char* values, const char* bits, int64_t count, char* out) {
   }
 }
 
+// Bytes that the values of a word take, if all are there.
+template <class Expand>
+constexpr double bytes_of = 8 * sizeof(typename Expand::word) * Expand::kElement;
+
+inline double bytes_of_turn(int32_t w_type) {
+  return w_type == KN_F32    ? bytes_of<expand_f32>
+         : w_type == KN_BF16 ? bytes_of<expand_bf16>
+         : w_type == KN_F16  ? bytes_of<expand_f16>
+                             : bytes_of<expand_s8>;
+}
+
 inline void expand_panel(int32_t w_type, const char* values, const char* bits, int64_t count, char* out) {
   switch (w_type) {
     case KN_F32:

@@ -23,6 +23,7 @@ struct sparse_multiplication {
   const char* bits[8];
   int64_t ahead[8];  // bytes from the values of a panel to those that are to be asked for meanwhile
   bool two_lines;    // also for the line after that
+  bool by_l2;        // to L2 first
   // Or, where `next` is not null, these instead: values and bits of all panels to come, each as one stream.
   const char *next, *next_bits;
   int64_t next_bytes;  // of values
@@ -42,6 +43,9 @@ constexpr int64_t kBitsAhead = 256;
 // The same for values that were asked for as one stream, a step of panels ago, and wait in L2.
 constexpr int64_t kNear = 256;
 
+// And what each panel has ahead where it comes by way of L2: values to L1, bits to L1 and to L2.
+constexpr int64_t kValuesByL2 = 512, kBitsByL2 = 128, kBitsToL2 = 1024;
+
 // So few rows wait for loads: one across two lines takes a cycle, and others beside it nearly as much (see
 // perf/floors/sparse_linear.cpp). Their bits come from the masks, and `ahead` stays in registers. More rows need the
 // ports of those moves for products and the registers for x, as what is decoded does.
@@ -49,17 +53,20 @@ constexpr int kFewRows = 3;
 
 // How values are asked for: those of each panel, or those of all panels to come as one stream, to L1 or to L2 (see
 // kn_few_l1_misses).
-enum class streams { many, one, one_by_l2 };
+enum class streams { many, many_by_l2, one, one_by_l2 };
 
 template <class Dot, class Expand, class Decode, int R, int P, streams kStreams, class X>
 void tile(const sparse_multiplication<X>& t) {
   using v = typename Dot::v;
   using word = typename Expand::word;
   constexpr int kParts = Decode::kParts;
-  constexpr bool kFew = R <= kFewRows && kParts == 1, kOneStream = kStreams != streams::many;
+  constexpr bool kFew = R <= kFewRows && kParts == 1,
+                 kByL2 = kStreams == streams::many_by_l2 || kStreams == streams::one_by_l2;
+  constexpr bool kOneStream = kStreams == streams::one || kStreams == streams::one_by_l2;
   constexpr auto ask = [](const char* line) __attribute__((always_inline)) {
-    _mm_prefetch(line, kStreams == streams::one_by_l2 ? _MM_HINT_T1 : _MM_HINT_T0);
+    _mm_prefetch(line, kByL2 ? _MM_HINT_T1 : _MM_HINT_T0);
   };
+  constexpr int64_t kNearBytes = kOneStream ? kNear : kByL2 ? kValuesByL2 : 0;
   // An expansion waits for the one before it in its register unless that was cleared. Where a register sees one per
   // vdpbf16ps of each accumulator, those take longer.
   constexpr auto zeros = [] { return Expand::kOperands > kParts ? _mm512_setzero_si512() : cleared(); };
@@ -85,8 +92,12 @@ void tile(const sparse_multiplication<X>& t) {
   for (int64_t s = 0; s < turns; s++, next += rate) {
     if (s % (64 / kWord) == 0)
 #pragma GCC unroll 4
-      for (int p = 0; p < P; p++)
-        _mm_prefetch(kOneStream ? t.next_bits + s * P * kWord + p * 64 : bits[p] + s * kWord + kBitsAhead, _MM_HINT_T0);
+      for (int p = 0; p < P; p++) {
+        const char* const at = bits[p] + s * kWord;
+        _mm_prefetch(kOneStream ? t.next_bits + s * P * kWord + p * 64 : at + (kByL2 ? kBitsByL2 : kBitsAhead),
+                     _MM_HINT_T0);
+        if (kByL2 && !kOneStream) _mm_prefetch(at + kBitsToL2, _MM_HINT_T1);
+      }
     word w[P];
     decltype(Expand::mask(nullptr)) m[P];
 #pragma GCC unroll 4
@@ -101,7 +112,8 @@ void tile(const sparse_multiplication<X>& t) {
       v b[P][kParts];
 #pragma GCC unroll 4
       for (int p = 0; p < P; p++) {
-        if (o == 0) _mm_prefetch(values[p] + (kOneStream ? kNear : again.ahead[p]), _MM_HINT_T0);
+        if (o == 0 && kNearBytes > 0) _mm_prefetch(values[p] + kNearBytes, _MM_HINT_T0);
+        if (o == 0 && !kOneStream) ask(values[p] + again.ahead[p]);
         if (kOneStream && o == 0 && p < kLines) ask(next + p * 64);
         const auto raw =
             std::bit_cast<typename Decode::raw>(Expand::template expand<o>(zeros(), values[p], w[p], m[p]));
@@ -124,7 +136,10 @@ void tile(const sparse_multiplication<X>& t) {
         if (p < P || two_lines) ask(next + p * 64);
     if (two_lines)
 #pragma GCC unroll 4
-      for (int p = 0; p < P; p++) _mm_prefetch(values[p] + (kOneStream ? kNear : again.ahead[p]) + 64, _MM_HINT_T0);
+      for (int p = 0; p < P; p++) {
+        if (kNearBytes > 0) _mm_prefetch(values[p] + kNearBytes + 64, _MM_HINT_T0);
+        if (!kOneStream) ask(values[p] + again.ahead[p] + 64);
+      }
   }
 #pragma GCC unroll 16
   for (int r = 0; r < R; r++)
@@ -149,9 +164,10 @@ struct tiles {
 template <class Dot, class Expand, class Decode, class X>
 void multiply_expanded(const sparse_multiplication<X>& t) {
   static constexpr tiles<Dot, Expand, Decode, streams::many, X> many;
+  static constexpr tiles<Dot, Expand, Decode, streams::many_by_l2, X> many_by_l2;
   static constexpr tiles<Dot, Expand, Decode, streams::one, X> one;
   static constexpr tiles<Dot, Expand, Decode, streams::one_by_l2, X> one_by_l2;
-  const auto& at = t.next == nullptr ? many.at : kn_few_l1_misses() != 0 ? one_by_l2.at : one.at;
+  const auto& at = t.next == nullptr ? (t.by_l2 ? many_by_l2.at : many.at) : t.by_l2 ? one_by_l2.at : one.at;
   at[flat_gemm::panel_slot(t.panels)][t.rows](t);
 }
 

@@ -52,6 +52,8 @@ enum {
   KN_CPU_AVX512FP16 = 1 << 2,
   KN_CPU_AMX = 1 << 3,          // TILE BF16 INT8, with tile state granted to this process
   KN_CPU_AVX512VBMI2 = 1 << 4,  // VBMI and VBMI2: byte permutes, vpexpandw and vpexpandb
+  // No row needs it: L1 of a core waits for too few lines to draw what its L2 can from memory.
+  KN_CPU_FEW_L1_MISSES = 1 << 5,
 };
 
 enum { KN_MAX_PARAMS = 6, KN_MAX_VALUES = 8 };

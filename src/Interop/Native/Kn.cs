@@ -12,7 +12,7 @@ internal enum KnStatus { Ok = 0, Invalid = 1, Unsupported = 2, NoMemory = 3, Dev
 internal enum KnOp : uint { FlatGemm = 1, DecodeAttention = 2, SpGemm = 3, SparseLinear = 4, KvAppend = 0x101, MergeStates = 0x102, Transpose = 0x103 }
 
 [Flags]
-internal enum KnCpu : uint { None = 0, Avx512 = 1, Avx512Bf16 = 2, Avx512Fp16 = 4, Amx = 8, Avx512Vbmi2 = 16 }
+internal enum KnCpu : uint { None = 0, Avx512 = 1, Avx512Bf16 = 2, Avx512Fp16 = 4, Amx = 8, Avx512Vbmi2 = 16, FewL1Misses = 32 }
 
 [InlineArray(8)]
 internal struct Int32x8 { private int _0; }

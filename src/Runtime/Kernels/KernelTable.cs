@@ -23,7 +23,8 @@ internal sealed unsafe class KernelTable
     {
         Path = path;
         Problem = problem;
-        Features = (KnCpu)library.Features;
+        Features = (KnCpu)library.Features & ~KnCpu.FewL1Misses;
+        FewL1Misses = ((KnCpu)library.Features & KnCpu.FewL1Misses) != 0;
         Emulated = (KnCpu)library.Emulated;
         string managed = s_managedBuild.Value;
         Build = Marshal.PtrToStringUTF8((nint)library.Build) is { } native ? $"{native}+{managed}" : $"managed-{managed}";
@@ -68,6 +69,9 @@ internal sealed unsafe class KernelTable
     public string? Problem { get; }
 
     public KnCpu Features { get; }
+
+    /// <summary>L1 of a core waits for too few lines to draw what its L2 can from memory (KN_CPU_FEW_L1_MISSES).</summary>
+    public bool FewL1Misses { get; }
 
     /// <summary>Features that run in software: test builds only.</summary>
     public KnCpu Emulated { get; }
