@@ -72,7 +72,7 @@ struct by_lanes {
   static int64_t lines(int64_t width) { return (width + Engine::kWidth - 1) / Engine::kWidth; }
   static int64_t tile_bytes(int64_t head_dim) { return lines(head_dim) * kTile; }
   static constexpr int64_t kBlockBytes = kSteps * 2 * kLine;
-  static int64_t copies(int64_t head_dim) { return 2 * (round_up(larger(tile_bytes(head_dim), kBlockBytes), 4096)); }
+  static int64_t copies(int64_t head_dim) { return 2 * round_up(larger(tile_bytes(head_dim), kBlockBytes), 4096); }
 
   static KN_INLINE __m512i line_at(const source& s, int64_t slot, int64_t line) {
     const char* const at = moved(s.at[slot], s.offset + line * Engine::kWidth * Engine::kBytes);
@@ -149,18 +149,17 @@ struct by_lanes {
     const source from = next;
     __m512 sum[R * C];
     each<R * C>([&](auto i) KN_INLINE { sum[i] = _mm512_load_ps(sums + i / C * out_row + i % C * 16); });
-    for (int64_t step = 0; step < kSteps; step += 4) {
-      each<4>([&](auto odd) KN_INLINE {
-        if (odd < kLines) s.line();
-        if (kCopy) copy_value(from, step + odd);
+    for (int64_t step = 0; step < kSteps; step += 4)
+      each<4>([&](auto i) KN_INLINE {
+        if (i < kLines) s.line();
+        if (kCopy) copy_value(from, step + i);
         decltype(Engine::q_at(values, 0)) v[C];
-        each<C>([&](auto j) KN_INLINE { v[j] = Engine::q_at(values + ((step + odd) * 2 + j) * kLine, 0); });
+        each<C>([&](auto j) KN_INLINE { v[j] = Engine::q_at(values + ((step + i) * 2 + j) * kLine, 0); });
         each<R>([&](auto r) KN_INLINE {
-          const auto p = broadcast(reinterpret_cast<const char*>(weights + r * kChunk + step + odd));
+          const auto p = broadcast(reinterpret_cast<const char*>(weights + r * kChunk + step + i));
           each<C>([&](auto j) KN_INLINE { sum[r * C + j] = Engine::dot(sum[r * C + j], p, v[j]); });
         });
       });
-    }
     each<R * C>([&](auto i) KN_INLINE { _mm512_store_ps(sums + i / C * out_row + i % C * 16, sum[i]); });
     *later = s;
   }
