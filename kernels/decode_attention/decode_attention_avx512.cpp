@@ -9,31 +9,30 @@ namespace {
 
 // The elements of the cache that the mask has, as f32. kLargestWidth: see with_width; code of rare types is worth less
 // of it. kUnit: what 1 of these is worth. kConverts: see decode_attention_attend.h.
-struct exact {
+struct as_stored {
   static constexpr float kUnit = 1;
   static constexpr bool kConverts = false;
 };
 
-struct from_f32 : exact {
+struct from_f32 : as_stored {
   static constexpr int kLargestWidth = 256;
   static constexpr int64_t kBytes = 4;
   static __m512 at(const char* p, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, p); }
 };
 
-struct from_bf16 : exact {
+struct from_bf16 : as_stored {
   static constexpr int kLargestWidth = 256;
   static constexpr int64_t kBytes = 2;
   static __m512 at(const char* p, __mmask16 mask) { return widen_bf16(_mm256_maskz_loadu_epi16(mask, p)); }
 };
 
-struct from_f16 : exact {
+struct from_f16 : as_stored {
   static constexpr int kLargestWidth = 256;
   static constexpr int64_t kBytes = 2;
   static __m512 at(const char* p, __mmask16 mask) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, p)); }
 };
 
-struct from_s8 {
-  static constexpr float kUnit = 1;
+struct from_s8 : as_stored {
   static constexpr bool kConverts = true;
   static constexpr int kLargestWidth = 0;
   static constexpr int64_t kBytes = 1;
