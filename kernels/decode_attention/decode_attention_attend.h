@@ -7,14 +7,16 @@
 //   kPacked: rows of q that pack_q packs as one, where there are as many
 //   kUnit: what 1 is worth that key_at returns; order takes care of values
 //   kByLanes: many rows may go by lanes, see decode_attention_lanes.h; then kConverts: elements cost more to convert
-//     than to multiply; kPair: elements in the dwords that are multiplied
+//     than to multiply; kPair: elements in the dwords that are multiplied; key_lines and value_lines: what is copied
+//     as another engine does
 //   q_bytes(head_dim): of a row of q as it reads it
 //   pack_q(problem, q, out, i, n): row i of the n of a kv head
 //   scores<R, T, F, D>(m): s = q . k of R rows over T slots, by products<Engine, R, T, F, D>(m); F: it fetches what
 //     m.ahead says; D is head_dim, or 0
 //   out_row(problem): floats of a row of sums; order(sums, out_row): to the order of the output, at the end
-//   put(weights, i, p): 16 weights of a row from slot i on as it multiplies them; returns them so, as f32
-//   hold(weights), if at all: once all weights of a row and chunk are there
+//   put(weights, p): the weights of a row and chunk as it multiplies them; where it kRounds, returns the sum of what it
+//     put, a part in each lane, and has weight_at(weights, i): 16 of these, as f32
+//   hold(weights), if at all: once all rows are put
 //   add_values<R, T, F, D>(m): sums += weights . v of R rows over T slots; D is v_head_dim, or 0
 // or, in place of scores, add_values, value_steps and kLargestWidth,
 //   attend(call, attending, work): scores, soften and sums of a chunk
@@ -166,19 +168,27 @@ template <class Engine>
   const kn_decode_attention_problem& p = *c.problem;
   const float factor = c.plain ? c.scale2 : 1.0f, threshold = c.softmax == KN_SOFTMAX_LAZY ? kLazy : 0.0f;
   const marks& keys = t.keys[h].keys;
-  for (int64_t r = t.first; r < t.first + t.count; r++) {
-    const int64_t at = h * t.rows->count + r;
-    float *const score = w.scores + at * kChunk, *const total = w.total + at * 16, *const rounded = w.rounded + at * 16;
-    if (!c.plain) {
-      const int64_t head = (t.head0 + h) * c.group + t.rows->head[r];
-      const float slope2 = (p.flags & KN_ATTN_ALIBI) ? c.args->alibi[head] * kLog2e : 0;
-      rescore(c, keys, position_of(p, *c.args, *t.s, t.rows->token[r]), slope2, score);
+  const float* const v_scale = (p.flags & KN_ATTN_SCALES) ? keys.v_scale : nullptr;
+  const auto rows = [&](auto seen) KN_INLINE {
+    for (int64_t r = t.first; r < t.first + t.count; r++) {
+      const int64_t at = h * t.rows->count + r;
+      float *const row = w.scores + at * kChunk, *const total = w.total + at * 16, *const rounded = w.rounded + at * 16;
+      vectors x;
+      each_vector([&](auto i) KN_INLINE { x[i] = _mm512_load_ps(row + 16 * i); });
+      if (!c.plain) {
+        const int64_t head = (t.head0 + h) * c.group + t.rows->head[r];
+        const float slope2 = (p.flags & KN_ATTN_ALIBI) ? c.args->alibi[head] * kLog2e : 0;
+        rescore(c, keys, position_of(p, *c.args, *t.s, t.rows->token[r]), slope2, x);
+      }
+      float* const sums = w.sums + at * c.out_row;
+      if (!t.fixed) renew(threshold, factor, x, seen, w.reference + at, total, rounded, sums, c.out_row);
+      weigh<Engine>(factor, w.reference[at], x, seen, v_scale, total, rounded, row);
     }
-    if (!t.fixed)
-      renew(threshold, factor, score, t.seen, w.reference + at, total, rounded, w.sums + at * c.out_row, c.out_row);
-    weigh<Engine>(factor, w.reference[at], score, t.seen, (p.flags & KN_ATTN_SCALES) ? keys.v_scale : nullptr, total,
-                  rounded);
-  }
+  };
+  if (t.seen == ~uint64_t{0})
+    rows([](int) KN_INLINE { return __mmask16{0xffff}; });
+  else
+    rows([&](int i) KN_INLINE { return static_cast<__mmask16>(t.seen >> 16 * i); });
   if constexpr (requires(float* weights) { Engine::hold(weights); })
     for (int64_t r = t.first; r < t.first + t.count; r++) Engine::hold(w.scores + (h * t.rows->count + r) * kChunk);
 }
@@ -270,7 +280,8 @@ void attend_chunk(const call& c, const attending& t, const work& w) {
 // Rows as lanes: the keys of all heads, while their values are fetched, and then those, while the next keys are.
 template <class Engine>
 void attend_lanes(const call& c, const attending& t, const work& w) {
-  using lanes = by_lanes<Engine>;
+  using by_keys = by_lanes<typename lines_of<Engine>::keys>;
+  using by_values = by_lanes<typename lines_of<Engine>::values>;
   const kn_decode_attention_problem& p = *c.problem;
   const kn_decode_attention_args& a = *c.args;
   const int64_t bytes = bytes_of(p.kv_type), n = t.rows->count, end = t.first + t.count;
@@ -279,41 +290,41 @@ void attend_lanes(const call& c, const attending& t, const work& w) {
     return stream{t.keys, place, t.head0, t.heads, head * bytes, dim * bytes, head < token};
   };
   stream values = later(kChunk, a.v_token, a.v_head, p.v_head_dim);
-  constexpr int64_t kTiles = kChunk / lanes::kSlots;
+  constexpr int64_t kTiles = kChunk / by_keys::kSlots;
   const auto tile = [&](int64_t i) {
-    const int64_t h = i / kTiles, slot = i % kTiles * lanes::kSlots;
+    const int64_t h = i / kTiles, slot = i % kTiles * by_keys::kSlots;
     return source{t.keys[h].at + slot, k_offset(c, t.head0 + h), p.head_dim, copies[i % 2]};
   };
-  lanes::copy_keys(tile(0));
+  by_keys::copy_keys(tile(0));
   for (int64_t i = 0; i < kTiles * t.heads; i++) {
-    const int64_t h = i / kTiles, slot = i % kTiles * lanes::kSlots;
+    const int64_t h = i / kTiles, slot = i % kTiles * by_keys::kSlots;
     source next = tile(i + 1 < kTiles * t.heads ? i + 1 : i);  // the last copies what nobody reads
     next.to = copies[(i + 1) % 2];
     const auto score = [&]<bool kCopy>(int64_t r) {
-      lanes::template score<kCopy>(w.lanes + (h * c.lane_rows + r) * c.q_row, copies[i % 2], p.head_dim,
-                                   smaller(16, end - r), w.scores + (h * n + r) * kChunk + slot, next, &values);
+      by_keys::template score<kCopy>(w.lanes + (h * c.lane_rows + r) * c.q_row, copies[i % 2], p.head_dim,
+                                     smaller(16, end - r), w.scores + (h * n + r) * kChunk + slot, next, &values);
     };
     score.template operator()<true>(t.first);
     for (int64_t r = t.first + 16; r < end; r += 16) score.template operator()<false>(r);
   }
   stream keys = later(2 * kChunk, a.k_token, a.k_head, p.head_dim);
-  const int64_t blocks = (p.v_head_dim + lanes::kBlock - 1) / lanes::kBlock;
+  const int64_t blocks = (p.v_head_dim + by_values::kBlock - 1) / by_values::kBlock;
   const auto block = [&](int64_t i) {
-    const int64_t h = i / blocks, d = i % blocks * lanes::kBlock;
+    const int64_t h = i / blocks, d = i % blocks * by_values::kBlock;
     return source{t.keys[h].at + kChunk, v_offset(c, t.head0 + h) + d * bytes, p.v_head_dim - d, copies[i % 2]};
   };
-  lanes::copy_values(block(0));
+  by_values::copy_values(block(0));
   for (int64_t i = 0; i < blocks * t.heads; i++) {
-    const int64_t h = i / blocks, d = i % blocks * lanes::kBlock, row = h * n + t.first;
+    const int64_t h = i / blocks, d = i % blocks * by_values::kBlock, row = h * n + t.first;
     if (d == 0) soften<Engine>(c, t, h, w);
     source next = block(i + 1 < blocks * t.heads ? i + 1 : i);
     next.to = copies[(i + 1) % 2];
     const float* const weights = w.scores + row * kChunk;
     float* const sums = w.sums + row * c.out_row + d;
-    if (d + lanes::kBlock <= c.out_row)
-      lanes::template add_all<2>(copies[i % 2], weights, t.count, sums, c.out_row, next, &keys);
+    if (d + by_values::kBlock <= c.out_row)
+      by_values::template add_all<2>(copies[i % 2], weights, t.count, sums, c.out_row, next, &keys);
     else
-      lanes::template add_all<1>(copies[i % 2], weights, t.count, sums, c.out_row, next, &keys);
+      by_values::template add_all<1>(copies[i % 2], weights, t.count, sums, c.out_row, next, &keys);
   }
 }
 

@@ -26,10 +26,15 @@ struct bf16_rows : paired_rows {
   static constexpr bool kRounds = true, kByLanes = false;
   static constexpr int64_t q_bytes(int64_t head_dim) { return round_up(head_dim, kStep) * 2; }
 
-  static __m512 put(float* weights, int64_t i, __m512 p) {
-    const __m256i narrow = reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(p));
-    _mm256_store_si256(reinterpret_cast<__m256i*>(reinterpret_cast<uint16_t*>(weights) + i), narrow);
-    return widen_bf16(narrow);
+  static KN_INLINE __m512 put(float* weights, const vectors& p) {
+    const __m512bh low = _mm512_cvtne2ps_pbh(p[1], p[0]), high = _mm512_cvtne2ps_pbh(p[3], p[2]);
+    _mm512_store_si512(weights, reinterpret_cast<__m512i>(low));
+    _mm512_store_si512(weights + 16, reinterpret_cast<__m512i>(high));
+    const __m512bh ones = reinterpret_cast<__m512bh>(_mm512_set1_epi16(0x3f80));
+    return _mm512_dpbf16_ps(_mm512_dpbf16_ps(_mm512_setzero_ps(), low, ones), high, ones);
+  }
+  static __m512 weight_at(const float* weights, int64_t i) {
+    return widen_bf16(_mm256_load_si256(reinterpret_cast<const __m256i*>(weights) + i));
   }
 };
 

@@ -62,6 +62,20 @@ struct source {
   char* to;
 };
 
+// The engines whose lines are copied: where it names none, an engine's own.
+template <class Engine>
+struct lines_of {
+  using keys = Engine;
+  using values = Engine;
+};
+template <class Engine>
+requires requires { typename Engine::key_lines; }
+struct lines_of<Engine> {
+  using keys = typename Engine::key_lines;
+  using values = typename Engine::value_lines;
+};
+
+// An engine may have two_at(address, elements left, to): two lines of elements at once.
 template <class Engine>
 struct by_lanes {
   static constexpr int64_t kSlots = 16, kTile = kSlots * kLine;  // of keys: [line][slot][16 dwords]
@@ -90,7 +104,9 @@ struct by_lanes {
 
   static KN_INLINE void copy_value(const source& s, int64_t step) {
     __m512i* const to = reinterpret_cast<__m512i*>(s.to + step * 2 * kLine);
-    if constexpr (Engine::kPair == 1) {
+    if constexpr (requires { Engine::two_at(s.to, s.left, to); }) {
+      Engine::two_at(moved(s.at[step], s.offset), s.left, to);
+    } else if constexpr (Engine::kPair == 1) {
       _mm512_store_si512(to, line_at(s, step, 0));
       _mm512_store_si512(to + 1, line_at(s, step, 1));
     } else {
@@ -180,6 +196,12 @@ struct by_lanes {
     some.template operator()<1>();
   }
 };
+
+template <class Engine>
+int64_t copies_of(int64_t head_dim) {
+  return larger(by_lanes<typename lines_of<Engine>::keys>::copies(head_dim),
+                by_lanes<typename lines_of<Engine>::values>::copies(head_dim));
+}
 
 }  // namespace
 }  // namespace kn::decode_attention

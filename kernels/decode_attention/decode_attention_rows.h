@@ -32,7 +32,7 @@ call call_of(const kn_decode_attention_problem& p, const kn_launch& launch) {
   if constexpr (Engine::kByLanes)
     if (lanes_for(c.rows) > 0 && !(p.flags & KN_ATTN_INVARIANT) &&
         (Engine::kConverts || !has_width<Engine>(p.head_dim)))
-      c.lane_rows = round_up(c.rows, 16), c.copies = by_lanes<Engine>::copies(p.head_dim);
+      c.lane_rows = round_up(c.rows, 16), c.copies = copies_of<Engine>(p.head_dim);
   work w;
   c.scratch_bytes = lay_out(c, nullptr, &w);
   return c;

@@ -43,47 +43,50 @@ struct s8_engine : paired_rows {
     return _mm512_max_epu32(top, _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff)));
   }
 
-  static float as_float(uint32_t bits) {
-    float f;
-    memcpy(&f, &bits, sizeof f);
-    return f;
+  // The largest of the lanes, in each of them.
+  static __m512i largest_of(__m512i x) {
+    x = _mm512_max_epu32(x, _mm512_shuffle_i32x4(x, x, 0x4e));
+    x = _mm512_max_epu32(x, _mm512_shuffle_i32x4(x, x, 0xb1));
+    x = _mm512_max_epu32(x, _mm512_shuffle_epi32(x, _MM_PERM_BADC));
+    return _mm512_max_epu32(x, _mm512_shuffle_epi32(x, _MM_PERM_CDAB));
   }
 
+  static __mmask16 finite(__m512i bits) { return _mm512_cmplt_epu32_mask(bits, _mm512_set1_epi32(0x7f800000)); }
+
   // To the nearest of 2^exponent.
-  static __m512i fixed(__m512 x, float exponent) {
-    return _mm512_cvtps_epi32(_mm512_scalef_ps(x, _mm512_set1_ps(-exponent)));
+  static __m512i fixed(__m512 x, __m512 exponent) {
+    return _mm512_cvtps_epi32(_mm512_scalef_ps(x, _mm512_sub_ps(_mm512_setzero_ps(), exponent)));
   }
 
   // The exponent of a unit such that 2^15 units, or `room` parts of 2^23 less, pass the largest value, and what a unit
   // is worth: NaN where the largest is infinite or NaN, which spoils whatever it multiplies.
-  static float unit_of(uint32_t largest, uint32_t room, float* exponent) {
-    const int e = static_cast<int>((largest + room) >> 23) - 126 - 15;
-    *exponent = static_cast<float>(e);
-    if (largest >= 0x7f800000u) return as_float(0x7fc00000u);
-    return _mm512_cvtss_f32(_mm512_scalef_ps(_mm512_set1_ps(1.0f), _mm512_set1_ps(*exponent)));
+  static __m512 unit_of(__m512i largest, int room, __m512* exponent) {
+    const __m512i biased = _mm512_srli_epi32(_mm512_add_epi32(largest, _mm512_set1_epi32(room)), 23);
+    *exponent = _mm512_cvtepi32_ps(_mm512_sub_epi32(biased, _mm512_set1_epi32(126 + 15)));
+    return _mm512_mask_scalef_ps(_mm512_set1_ps(__builtin_nanf("")), finite(largest), _mm512_set1_ps(1.0f), *exponent);
   }
 
   static void pack_q(const kn_decode_attention_problem& p, const char* q, char* out, int64_t i, int64_t n) {
     const int64_t rows = i < n / kPacked * kPacked ? kPacked : 1, row = i % rows, width = 64 / rows;
     out += (i - row) * q_bytes(p.head_dim);
-    __m512i top = _mm512_setzero_si512(), sum = top;
+    __m512i largest = _mm512_setzero_si512(), sum = largest;
     for (int64_t d = 0; d < p.head_dim; d += 16)
-      top = larger_of(top, load(p.q_type, q, d, first_lanes(p.head_dim - d)));
-    float exponent;
+      largest = larger_of(largest, load(p.q_type, q, d, first_lanes(p.head_dim - d)));
+    largest = largest_of(largest);
+    __m512 exponent;
     // The first digit of 32639.5 and more would be 128.
-    const uint32_t largest = _mm512_reduce_max_epu32(top);
-    const float unit = unit_of(largest, 0x10100, &exponent);
+    const __m512 unit = unit_of(largest, 0x10100, &exponent);
     for (int64_t d = 0; d < round_up(p.head_dim, width); d += 16) {
       const __m512i x = fixed(load(p.q_type, q, d, first_lanes(larger(0, p.head_dim - d))), exponent);
       const __m512i first = _mm512_srai_epi32(_mm512_add_epi32(x, _mm512_set1_epi32(128)), 8);
       char* const to = out + kHeader + d / width * 128 + row * width + d % width;
       _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(first));
       _mm_storeu_si128(reinterpret_cast<__m128i*>(to + 64), _mm512_cvtepi32_epi8(x));
-      if (largest < 0x7f800000u) sum = _mm512_add_epi32(sum, x);  // else the unit spoils them anyway
+      sum = _mm512_mask_add_epi32(sum, finite(largest), sum, x);  // else the unit spoils them anyway
     }
-    const int32_t off = 128 * _mm512_reduce_add_epi32(sum);
-    for (int64_t j = row * width; j < (row + 1) * width; j += 4)
-      memcpy(out + j, &off, sizeof off), memcpy(out + 64 + j, &unit, sizeof unit);
+    const __mmask16 part = static_cast<__mmask16>(((1 << width / 4) - 1) << row * width / 4);
+    _mm512_mask_storeu_epi32(out, part, _mm512_set1_epi32(128 * _mm512_reduce_add_epi32(sum)));
+    _mm512_mask_storeu_ps(out + 64, part, unit);
   }
 
   // 64 / P elements of a key in each of P parts, and 128 more than they are. A mask would keep the compiler from a load
@@ -159,23 +162,23 @@ struct s8_engine : paired_rows {
     });
   }
 
-  static __m512 put(float* weights, int64_t i, __m512 p) {
-    _mm512_store_ps(weights + i, p);
-    return p;
+  static KN_INLINE __m512 put(float* weights, const vectors& p) {
+    each_vector([&](auto i) KN_INLINE { _mm512_store_ps(weights + 16 * i, p[i]); });
+    return _mm512_setzero_ps();
   }
 
   // The weights of a row and chunk to fixed point: 16 bits a slot, and after them what a unit is worth.
   static float* unit_at(float* weights) { return weights + kChunk / 2; }
-  static void hold(float* weights) {
-    __m512 w[kChunk / 16];
-    __m512i top = _mm512_setzero_si512();
-    each<kChunk / 16>([&](auto i) { w[i] = _mm512_load_ps(weights + 16 * i), top = larger_of(top, w[i]); });
-    float exponent;
-    const float unit = unit_of(_mm512_reduce_max_epu32(top), 0, &exponent);
-    each<kChunk / 16>([&](auto i) {
-      _mm256_store_si256(reinterpret_cast<__m256i*>(weights) + i, _mm512_cvtsepi32_epi16(fixed(w[i], exponent)));
+  static KN_INLINE void hold(float* weights) {
+    vectors p;
+    __m512i largest = _mm512_setzero_si512();
+    each_vector([&](auto i) KN_INLINE { p[i] = _mm512_load_ps(weights + 16 * i), largest = larger_of(largest, p[i]); });
+    __m512 exponent;
+    const __m512 unit = unit_of(largest_of(largest), 0, &exponent);
+    each_vector([&](auto i) KN_INLINE {
+      _mm256_store_si256(reinterpret_cast<__m256i*>(weights) + i, _mm512_cvtsepi32_epi16(fixed(p[i], exponent)));
     });
-    *unit_at(weights) = unit;
+    *unit_at(weights) = _mm512_cvtss_f32(unit);
   }
 
   // 32 N columns from d on.

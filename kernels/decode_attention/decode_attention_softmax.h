@@ -3,6 +3,7 @@
 #include <avx512.h>
 
 #include "decode_attention_call.h"
+#include "decode_attention_reduce.h"
 
 namespace kn::decode_attention {
 namespace {
@@ -42,32 +43,42 @@ inline __m512 tanh(__m512 y) {
   return _mm512_or_ps(t, _mm512_and_ps(y, sign));
 }
 
+// The scores of a row and chunk, later its weights.
+using vectors = __m512[kChunk / 16];
+
+template <class F>
+inline KN_INLINE void each_vector(F f) {
+  each<kChunk / 16>(f);
+}
+
 // Scores to exponents, where there is more to it than a factor. `position` and `slope2` are of the row.
-inline void rescore(const call& c, const marks& keys, int64_t position, float slope2, float* s) {
+inline KN_INLINE void rescore(const call& c, const marks& keys, int64_t position, float slope2, vectors& x) {
   const int32_t flags = c.problem->flags;
-  for (int64_t i = 0; i < kChunk; i += 16) {
-    __m512 x = _mm512_load_ps(s + i);
-    if (flags & KN_ATTN_SCALES) x = _mm512_mul_ps(x, _mm512_load_ps(keys.k_scale + i));
-    x = c.cap2 > 0 ? _mm512_mul_ps(tanh(_mm512_mul_ps(x, _mm512_set1_ps(c.cap_in))), _mm512_set1_ps(c.cap2))
-                   : _mm512_mul_ps(x, _mm512_set1_ps(c.scale2));
-    if (flags & KN_ATTN_ALIBI) {
-      const __m512i away =
-          _mm512_sub_epi32(_mm512_load_si512(keys.position + i), _mm512_set1_epi32(static_cast<int32_t>(position)));
-      x = _mm512_fmadd_ps(_mm512_cvtepi32_ps(away), _mm512_set1_ps(slope2), x);
-    }
-    _mm512_store_ps(s + i, x);
-  }
+  if (flags & KN_ATTN_SCALES)
+    each_vector([&](auto i) KN_INLINE { x[i] = _mm512_mul_ps(x[i], _mm512_load_ps(keys.k_scale + 16 * i)); });
+  if (c.cap2 > 0)
+    each_vector([&](auto i) KN_INLINE {
+      x[i] = _mm512_mul_ps(tanh(_mm512_mul_ps(x[i], _mm512_set1_ps(c.cap_in))), _mm512_set1_ps(c.cap2));
+    });
+  else
+    each_vector([&](auto i) KN_INLINE { x[i] = _mm512_mul_ps(x[i], _mm512_set1_ps(c.scale2)); });
+  if (flags & KN_ATTN_ALIBI)
+    each_vector([&](auto i) KN_INLINE {
+      const __m512i away = _mm512_sub_epi32(_mm512_load_si512(keys.position + 16 * i),
+                                            _mm512_set1_epi32(static_cast<int32_t>(position)));
+      x[i] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(away), _mm512_set1_ps(slope2), x[i]);
+    });
 }
 
 // The running reference of one row: renewed when the largest exponent passes it by more than the threshold (0: sync),
-// and the sums with it. Weights reach 2^threshold, far from the limits of f32 and bf16.
+// and the sums with it. Weights reach 2^threshold, far from the limits of f32 and bf16. seen(i): a mask.
 constexpr float kLazy = 16.0f;
 
-inline void renew(float threshold, float factor, const float* s, uint64_t seen, float* reference, float* total,
-                  float* rounded, float* sums, int64_t width) {
+template <class Seen>
+inline KN_INLINE void renew(float threshold, float factor, const vectors& x, Seen seen, float* reference, float* total,
+                            float* rounded, float* sums, int64_t width) {
   __m512 top = _mm512_set1_ps(-__builtin_inff());
-  for (int64_t i = 0; i < kChunk; i += 16)
-    top = _mm512_mask_max_ps(top, static_cast<__mmask16>(seen >> i), top, _mm512_load_ps(s + i));
+  each_vector([&](auto i) KN_INLINE { top = _mm512_mask_max_ps(top, seen(i), top, x[i]); });
   const float most = _mm512_reduce_max_ps(top) * factor;
   if (!(most > *reference + threshold)) return;
   const __m512 scale = exp2(0xffff, _mm512_set1_ps(*reference - most));
@@ -77,28 +88,38 @@ inline void renew(float threshold, float factor, const float* s, uint64_t seen, 
   for (int64_t d = 0; d < width; d += 16) _mm512_store_ps(sums + d, _mm512_mul_ps(_mm512_load_ps(sums + d), scale));
 }
 
-// Scores of one row become weights 2^(factor s - reference) as the engine multiplies them, values' scales included;
-// what it rounded is summed without them, as the denominator is.
-template <class Engine>
-void weigh(float factor, float reference, float* s, uint64_t seen, const float* v_scale, float* total, float* rounded) {
+inline KN_INLINE __m512 sum_of(const vectors& x) {
+  return _mm512_add_ps(_mm512_add_ps(x[0], x[1]), _mm512_add_ps(x[2], x[3]));
+}
+
+// Scores of one row become weights 2^(factor s - reference), for the engine to put where it multiplies them, values'
+// scales included; what it rounded is summed without them, as the denominator is.
+template <class Engine, class Seen>
+inline KN_INLINE void weigh(float factor, float reference, vectors& x, Seen seen, const float* v_scale, float* total,
+                            float* rounded, float* weights) {
   if (reference == -__builtin_inff()) reference = 0;  // every exponent so far is -infinity
-  __m512 sum = _mm512_load_ps(total), sum_rounded = _mm512_load_ps(rounded);
-  for (int64_t i = 0; i < kChunk; i += 16) {
-    const __m512 x = _mm512_fmsub_ps(_mm512_load_ps(s + i), _mm512_set1_ps(factor), _mm512_set1_ps(reference));
-    const __m512 p = exp2(static_cast<__mmask16>(seen >> i), x);
-    sum = _mm512_add_ps(sum, p);
-    if (v_scale == nullptr) {
-      const __m512 stored = Engine::put(s, i, p);
-      if (Engine::kRounds) sum_rounded = _mm512_add_ps(sum_rounded, stored);
-      continue;
+  each_vector([&](auto i) KN_INLINE {
+    x[i] = exp2(seen(i), _mm512_fmsub_ps(x[i], _mm512_set1_ps(factor), _mm512_set1_ps(reference)));
+  });
+  _mm512_store_ps(total, _mm512_add_ps(_mm512_load_ps(total), sum_of(x)));
+  __m512 stored;
+  if (v_scale == nullptr) {
+    stored = Engine::put(weights, x);
+  } else {
+    vectors scaled;
+    each_vector([&](auto i) KN_INLINE { scaled[i] = _mm512_mul_ps(x[i], _mm512_load_ps(v_scale + 16 * i)); });
+    stored = Engine::put(weights, scaled);
+    if constexpr (Engine::kRounds) {
+      // A scale that flushes its weight to 0 takes nothing from the others.
+      each_vector([&](auto i) KN_INLINE {
+        const __m512 one = Engine::weight_at(weights, i);
+        const __mmask16 there = _mm512_cmp_ps_mask(one, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+        x[i] = _mm512_mask_div_ps(x[i], there, one, _mm512_load_ps(v_scale + 16 * i));
+      });
+      stored = sum_of(x);
     }
-    const __m512 scale = _mm512_load_ps(v_scale + i), stored = Engine::put(s, i, _mm512_mul_ps(p, scale));
-    // A scale that flushes its weight to 0 takes nothing from the others.
-    const __mmask16 there = _mm512_cmp_ps_mask(stored, _mm512_setzero_ps(), _CMP_NEQ_UQ);
-    if (Engine::kRounds) sum_rounded = _mm512_add_ps(sum_rounded, _mm512_mask_div_ps(p, there, stored, scale));
   }
-  _mm512_store_ps(total, sum);
-  if (Engine::kRounds) _mm512_store_ps(rounded, sum_rounded);
+  if (Engine::kRounds) _mm512_store_ps(rounded, _mm512_add_ps(_mm512_load_ps(rounded), stored));
 }
 
 }  // namespace

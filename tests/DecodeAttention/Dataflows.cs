@@ -24,6 +24,9 @@ public sealed class Dataflows
         return true;
     }
 
+    /// <summary>Whether the row takes the problem by its default launch.</summary>
+    internal static unsafe bool Takes(Row row, KnDecodeAttentionProblem problem) => row.Accepts(&problem, row.DefaultLaunch(0), out _);
+
     /// <summary>Who is tested here: every row with all that it takes, but f16 in sm90, whose weights in f16 have no range for a fixed reference.</summary>
     [Test]
     public void RowsTakeEverySoftmax()

@@ -10,8 +10,11 @@ public sealed unsafe class Rules
 
     private delegate void Breaks(ref KnDecodeAttentionArgs args);
 
-    private static KnDecodeAttentionProblem Everything => DecodeAttentionCases.Problem(DecodeAttentionCases.MainKinds[3], 3, 4, 4, 2, 64, 64, 100, 16, 70, 0,
-        KnAttentionFlags.Tree | KnAttentionFlags.Alibi | KnAttentionFlags.Sinks | KnAttentionFlags.Phi | KnAttentionFlags.Norms);
+    /// <summary>A problem with every argument, over a cache with scales that the row takes.</summary>
+    private static KnDecodeAttentionProblem Everything(Row row) => ((DecodeAttentionCases.Kind[])[DecodeAttentionCases.MainKinds[3], new(DType.BFloat16, DType.Float8E4M3, DType.BFloat16, true)])
+        .Select(kind => DecodeAttentionCases.Problem(kind, 3, 4, 4, 2, 64, 64, 100, 16, 70, 0,
+            KnAttentionFlags.Tree | KnAttentionFlags.Alibi | KnAttentionFlags.Sinks | KnAttentionFlags.Phi | KnAttentionFlags.Norms))
+        .First(problem => Dataflows.Takes(row, problem));
 
     private const long Over = DecodeAttentionRules.LongestStride + 1;
 
@@ -107,7 +110,7 @@ public sealed unsafe class Rules
         (string, Breaks)[] nothing = [("nothing", (ref KnDecodeAttentionArgs _) => { })];
         foreach ((string what, Breaks breaks) in (ReadOnlySpan<(string, Breaks)>)[.. nothing, .. s_broken, .. Strides(-1), .. Strides(Over), .. Strides(long.MaxValue), .. Strides(long.MinValue)])
         {
-            using var trial = new DecodeAttentionTrial(Everything, new DecodeAttentionData(9) { KvLens = [100, 30, 2], QLens = [4, 3, 2], KvLater = [0, 3, 9] });
+            using var trial = new DecodeAttentionTrial(Everything(row), new DecodeAttentionData(9) { KvLens = [100, 30, 2], QLens = [4, 3, 2], KvLater = [0, 3, 9] });
             KnLaunch launch = row.DefaultLaunch(0);
             Assert.That(trial.Prepare(row, launch, out string error), $"{name}: {error}");
             KnDecodeAttentionArgs args = trial.Call();
