@@ -27,11 +27,11 @@ call call_of(const kn_decode_attention_problem& p, const kn_launch& launch) {
   c.q_row = Engine::q_bytes(p.head_dim);
   c.out_row = Engine::out_row(p);
   c.heads = smaller(smaller(param(params, &launch, 2), p.kv_heads), larger(8, kManySums / (c.rows * c.out_row * 4)));
-  // Loops over a width that is known are faster on keys where they lie. By lanes a sum has another order than that of
-  // few rows.
+  // What need not be converted is copied only where L1 waits for too few lines to read it where it lies, and there
+  // loops over a width that is known are faster still. By lanes a sum has another order than that of few rows.
   if constexpr (Engine::kByLanes)
     if (lanes_for(c.rows) > 0 && !(p.flags & KN_ATTN_INVARIANT) &&
-        (Engine::kConverts || !has_width<Engine>(p.head_dim)))
+        (Engine::kConverts || (kn_few_l1_misses() != 0 && !has_width<Engine>(p.head_dim))))
       c.lane_rows = round_up(c.rows, 16), c.copies = copies_of<Engine>(p.head_dim);
   work w;
   c.scratch_bytes = lay_out(c, nullptr, &w);
