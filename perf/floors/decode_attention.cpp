@@ -2,9 +2,8 @@
 // products alone (bf16, four query rows to a kv head): what decode attention has to be measured by.
 //   g++ -O3 -std=c++20 -march=native -pthread perf/floors/decode_attention.cpp -o build/floors && build/floors 4096 1
 // Arguments: tokens of a sequence, threads, bytes of a token's keys or values (2048: 8 heads of 128 in bf16). Chunks of
-// 64 tokens are read, keys and then values: token by token, or, as the kernel does, an eighth of a token of each of
-// four runs of 16 in turn. 1 GiB of sequences is walked in turns, so each is cold. Medians; GB/s, and the part of the
-// fastest reading of the same bytes from end to end.
+// 64 tokens are read, keys and then values. 1 GiB of sequences is walked in turns, so each is cold. Medians; GB/s, and
+// the part of the fastest reading of the same bytes from end to end.
 #include <immintrin.h>
 #include <sys/mman.h>
 
@@ -67,15 +66,13 @@ float read(const walk& w, size_t first, size_t last, int64_t ahead) {
   __m512 sums[8] = {};
   const __m512bh q = reinterpret_cast<__m512bh>(_mm512_set1_epi16(0x3f80));
   for (size_t i = first; i < last; i++) {
-    const auto later = [&](int64_t runs) { return w.runs[std::min<size_t>(i + runs, last - 1)].at; };
-    const int64_t runs = ahead / w.bytes, rest = ahead % w.bytes;
-    const char *at = w.runs[i].at, *middle = at + (w.bytes - rest);
+    const char *at = w.runs[i].at, *next = i + 1 < last ? w.runs[i + 1].at : at, *middle = at + (w.bytes - ahead);
     const auto part = [&](const char* from, const char* to, const char* asked) {
       w.runs[i].values ? lines<Products, true>(from, to, asked, seen, sums, q)
                        : lines<Products, false>(from, to, asked, seen, sums, q);
     };
-    part(at, middle, ahead > 0 ? later(runs) + rest : nullptr);
-    part(middle, at + w.bytes, later(runs + 1));
+    part(at, middle, ahead > 0 ? at + ahead : nullptr);
+    part(middle, at + w.bytes, next);
   }
   __m512 all = _mm512_castsi512_ps(_mm512_xor_si512(seen[0], seen[1]));
   for (const __m512& s : sums) all = _mm512_add_ps(all, s);
@@ -108,8 +105,8 @@ int main(int count, char** args) {
   const int threads = count > 2 ? atoi(args[2]) : 1;
   const int64_t token = count > 3 ? atoll(args[3]) : 2048;
   const int64_t bytes = tokens * token, copies = std::max<int64_t>(1, kTotal / (2 * bytes)), total = 2 * copies * bytes;
-  if (tokens < 256 || tokens % 256 != 0 || threads < 1 || token < 1024 || token % 1024 != 0)
-    return fprintf(stderr, "requires tokens %% 256 == 0, bytes of a token %% 1024 == 0\n"), 2;
+  if (tokens < 256 || tokens % 256 != 0 || threads < 1 || token < 1024 || token % 128 != 0)
+    return fprintf(stderr, "requires tokens %% 256 == 0, bytes of a token %% 128 == 0 and 1024 at least\n"), 2;
   char* memory =
       static_cast<char*>(mmap(nullptr, total + (2 << 20), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   if (memory == MAP_FAILED) return perror("mmap"), 1;
@@ -120,7 +117,7 @@ int main(int count, char** args) {
 
   // Pages of all sequences, shuffled together as a server's are after a while; 0: each sequence from end to end.
   std::mt19937 random(1);
-  const auto paged = [&](int64_t page, bool four_runs) {
+  const auto paged = [&](int64_t page) {
     const int64_t size = page == 0 ? kChunk : page, pages = copies * tokens / size;
     std::vector<int64_t> order(pages);
     std::iota(order.begin(), order.end(), 0);
@@ -128,19 +125,13 @@ int main(int count, char** args) {
     std::vector<walk> all(copies);
     for (int64_t s = 0, next = 0; s < copies; s++) {
       const int64_t run_tokens = std::min(size, kChunk);
-      all[s].bytes = four_runs ? token / 8 : run_tokens * token;
+      all[s].bytes = run_tokens * token;
       for (int64_t chunk = 0; chunk < tokens; chunk += std::max(size, kChunk)) {
         const int64_t span = std::max(size, kChunk), first = next;
         for (int64_t part = 0; part < span; part += kChunk)
-          for (const bool v : {false, true}) {
-            const auto push = [&](int64_t t, int64_t offset) {
-              const int64_t at = (order[first + (part + t) / size] * size + (part + t) % size) * token;
-              all[s].runs.push_back({(v ? values : keys) + at + offset, v});
-            };
-            for (int64_t t = 0; t < kChunk && !four_runs; t += run_tokens) push(t, 0);
-            for (int64_t i = 0; i < kChunk / 4 * 8 && four_runs; i++)
-              for (int64_t run = 0; run < 4; run++) push(run * (kChunk / 4) + i / 8, i % 8 * (token / 8));
-          }
+          for (const bool v : {false, true})
+            for (int64_t t = part; t < part + kChunk; t += run_tokens)
+              all[s].runs.push_back({(v ? values : keys) + (order[first + t / size] * size + t % size) * token, v});
         next += span / size;
       }
     }
@@ -161,18 +152,13 @@ int main(int count, char** args) {
     bool products;
     std::vector<double> seconds;
   };
+  const std::vector<walk> ordered = paged(0), p16 = paged(16), p64 = paged(64), p256 = paged(256);
   std::vector<entry> entries;
   for (const int64_t ahead : {0, 2048, 4096, 8192}) entries.push_back({"end to end", &linear, ahead, false, {}});
-  std::vector<std::vector<walk>> kept;
-  kept.reserve(8);
-  for (const bool four_runs : {false, true})
-    for (const int64_t page : {0, 16, 64, 256}) {
-      kept.push_back(paged(page, four_runs));
-      const std::string pages = page == 0 ? "no pages" : "pages of " + std::to_string(page);
-      for (const bool products : {false, true})
-        for (const int64_t ahead : {0, 2048, 4096, 8192})
-          entries.push_back({pages + (four_runs ? ", four runs" : ""), &kept.back(), ahead, products, {}});
-    }
+  for (const auto& [name, w] :
+       {std::pair{"no pages", &ordered}, {"pages of 16", &p16}, {"pages of 64", &p64}, {"pages of 256", &p256}})
+    for (const bool products : {false, true})
+      for (const int64_t ahead : {0, 2048, 4096, 8192}) entries.push_back({name, w, ahead, products, {}});
   for (int round = 0; round < 15; round++)
     for (entry& e : entries)
       e.seconds.push_back(e.products ? timed<true>(*e.sequences, threads, e.ahead)
@@ -182,7 +168,7 @@ int main(int count, char** args) {
     std::nth_element(e.seconds.begin(), e.seconds.begin() + e.seconds.size() / 2, e.seconds.end());
     const double rate = total / e.seconds[e.seconds.size() / 2] * 1e-9;
     if (e.sequences == &linear) limit = std::max(limit, rate);
-    printf("%-23s %-8s %5d bytes ahead  %6.2f GB/s  %5.1f %%\n", e.name.c_str(), e.products ? "products" : "read",
+    printf("%-12s %-8s %5d bytes ahead  %6.2f GB/s  %5.1f %%\n", e.name.c_str(), e.products ? "products" : "read",
            static_cast<int>(e.ahead), rate, 100 * rate / limit);
   }
 }
