@@ -66,23 +66,14 @@ struct bf16_lines {
   }
 };
 
-struct e4m3_engine : f32_engine<from_e4m3> {
+struct e4m3_engine : f32_engine<from_e4m3, 64> {
   using key_lines = f32_lines;
   using value_lines = f32_lines;
-  static constexpr int kWidth = 64;
   struct elements {
     __m512 v[4];
   };
 
   static __mmask64 mask(int64_t left) { return left >= 64 ? ~__mmask64{0} : (__mmask64{1} << left) - 1; }
-  static int64_t out_row(const kn_decode_attention_problem& p) { return round_up(p.v_head_dim, kWidth); }
-  static constexpr int64_t q_bytes(int64_t head_dim) { return round_up(head_dim, kWidth) * 4; }
-
-  static void pack_q(const kn_decode_attention_problem& p, const char* q, char* out, int64_t i, int64_t) {
-    out += i * q_bytes(p.head_dim);
-    for (int64_t d = 0; d < round_up(p.head_dim, kWidth); d += 16)
-      _mm512_store_ps(out + d * 4, load(p.q_type, q, d, first_lanes(larger(0, p.head_dim - d))));
-  }
 
   // Dwords go first to where unpacking leaves them in order.
   static KN_INLINE elements key_at(const char* p, __mmask64 mask) {

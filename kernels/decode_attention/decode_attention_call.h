@@ -68,8 +68,6 @@ inline bool by_norms(const kn_decode_attention_problem& p, kn_softmax softmax) {
   return softmax == KN_SOFTMAX_BOUNDED && !(p.softcap > 0 && p.softcap <= 60);
 }
 
-constexpr int64_t lanes(int64_t count) { return round_up(count, 16); }
-
 inline int64_t lay_out(const call& c, char* at, work* w) {
   const int64_t n = c.heads * c.rows;
   const auto take = [&at](int64_t bytes) {

@@ -57,7 +57,8 @@ struct from_e4m3 {
   static __m512 at(const char* p, __mmask16 mask) { return widen(_mm_maskz_loadu_epi8(mask, p)); }
 };
 
-template <class From>
+// Width: elements of a cache that are read at a time.
+template <class From, int Width = 16>
 struct f32_engine {
   static constexpr bool kRounds = false;
   static constexpr int64_t kPacked = 1, kPair = 1;
@@ -65,20 +66,20 @@ struct f32_engine {
   static constexpr bool kByLanes = true, kConverts = From::kConverts;
   using key_steps = steps<4, 16>;
   using value_steps = steps<4, 16>;
-  static int64_t out_row(const kn_decode_attention_problem& p) { return lanes(p.v_head_dim); }
+  static int64_t out_row(const kn_decode_attention_problem& p) { return round_up(p.v_head_dim, Width); }
   static void order(float* sums, int64_t out_row) {
     for (int64_t d = 0; kUnit != 1 && d < out_row; d += 16)
       _mm512_store_ps(sums + d, _mm512_mul_ps(_mm512_load_ps(sums + d), _mm512_set1_ps(kUnit)));
   }
-  static constexpr int kWidth = 16;
+  static constexpr int kWidth = Width;
   static constexpr int64_t kBytes = From::kBytes;
   static constexpr int kLargestWidth = From::kLargestWidth;
-  static constexpr int64_t q_bytes(int64_t head_dim) { return lanes(head_dim) * 4; }
+  static constexpr int64_t q_bytes(int64_t head_dim) { return round_up(head_dim, Width) * 4; }
 
   static void pack_q(const kn_decode_attention_problem& p, const char* q, char* out, int64_t i, int64_t) {
     out += i * q_bytes(p.head_dim);
-    for (int64_t d = 0; d < p.head_dim; d += 16)
-      _mm512_store_ps(out + d * 4, load(p.q_type, q, d, first_lanes(p.head_dim - d)));
+    for (int64_t d = 0; d < round_up(p.head_dim, Width); d += 16)
+      _mm512_store_ps(out + d * 4, load(p.q_type, q, d, first_lanes(larger(0, p.head_dim - d))));
   }
 
   static KN_INLINE __m512 put(float* weights, const vectors& p) {
