@@ -22,91 +22,18 @@
 //   attend(call, attending, work): scores, soften and sums of a chunk
 #pragma once
 #include "decode_attention_lanes.h"
+#include "decode_attention_places.h"
 #include "decode_attention_softmax.h"
 #include "decode_attention_walk.h"
 
 namespace kn::decode_attention {
 namespace {
 
-// What stands in for a key that is not seen: its score is finite and its value adds nothing, whatever memory holds.
-alignas(64) inline constexpr char kNothing[kWidest * 4] = {};
-
-// Where kv head 0 lies, by slots, in the order in which it is read: the keys of a chunk, its values, and those of the
-// next one, to be fetched. Where there is none, anything that may be fetched.
-struct located {
-  const char* at[4 * kChunk];
-  int64_t scale[2 * kChunk];
-};
-
 // The rows that are attended together, the same for every head of the task.
 struct rows_of {
   int64_t count;
   int32_t token[kRows], head[kRows];  // by tokens, ascending; the head within its group
 };
-
-// Fills the second half.
-inline void locate(const call& c, const sequence& s, int64_t chunk, int64_t end, located* out) {
-  const kn_decode_attention_problem& p = *c.problem;
-  const kn_decode_attention_args& a = *c.args;
-  const int64_t k_bytes = bytes_of(p.kv_type), first = larger(chunk, s.begin), last = smaller(chunk + kChunk, end);
-  const int64_t length = p.page_size > 0 ? p.page_size : kMost;
-  // Strides of scales that there are not may be any number.
-  const bool scaled = (p.flags & KN_ATTN_SCALES) != 0;
-  const int64_t scale_page = scaled ? a.scale_page : 0, scale_token = scaled ? a.scale_token : 0;
-  const char **const next_k = out->at + 2 * kChunk, **const next_v = next_k + kChunk;
-  if (last - first < kChunk)
-    for (int64_t i = 0; i < kChunk; i++)
-      next_k[i] = static_cast<const char*>(a.k), next_v[i] = static_cast<const char*>(a.v);
-  int64_t number = first / length, in_page = first % length;
-  for (int64_t j = first; j < last; number++, in_page = 0) {
-    const int64_t page = p.page_size > 0 ? a.pages[s.index * a.pages_ld + number] : s.index;
-    const char* k = static_cast<const char*>(a.k) + (page * a.k_page + in_page * a.k_token) * k_bytes;
-    const char* v = static_cast<const char*>(a.v) + (page * a.v_page + in_page * a.v_token) * k_bytes;
-    int64_t scale = page * scale_page + in_page * scale_token;
-    for (const int64_t stop = smaller(last, j + length - in_page); j < stop; j++) {
-      const int64_t slot = slot_of(j - chunk);
-      next_k[slot] = k, next_v[slot] = v, out->scale[kChunk + slot] = scale;
-      if (scaled) __builtin_prefetch(a.k_scales + scale), __builtin_prefetch(a.v_scales + scale);
-      k += a.k_token * k_bytes, v += a.v_token * k_bytes, scale += scale_token;
-    }
-  }
-}
-
-inline void advance(located* at) {
-  memcpy(at->at, at->at + 2 * kChunk, sizeof at->at / 2);
-  memcpy(at->scale, at->scale + kChunk, sizeof at->scale / 2);
-}
-
-inline int64_t k_offset(const call& c, int64_t head) { return head * c.args->k_head * bytes_of(c.problem->kv_type); }
-inline int64_t v_offset(const call& c, int64_t head) { return head * c.args->v_head * bytes_of(c.problem->kv_type); }
-
-inline void look(const call& c, const located& at, int64_t head, uint64_t seen, view* out) {
-  out->at = at.at;
-  if (seen != ~uint64_t{0}) {
-    memcpy(out->own, at.at, sizeof out->own);
-    const char *const no_k = moved(kNothing, -k_offset(c, head)), *const no_v = moved(kNothing, -v_offset(c, head));
-    for (int64_t i = 0; i < kChunk; i++)
-      if (!(seen >> i & 1)) out->own[i] = no_k, out->own[kChunk + i] = no_v;
-    out->at = out->own;
-  }
-  if (!(c.problem->flags & KN_ATTN_SCALES)) return;
-  const int64_t offset = head * c.args->scale_head;
-  const float *const k_scales = c.args->k_scales + offset, *const v_scales = c.args->v_scales + offset;
-  const bool all = seen == ~uint64_t{0};
-  for (int64_t i = 0; i < kChunk; i++) {
-    const bool there = all || (seen >> i & 1);
-    out->keys.k_scale[i] = there ? k_scales[at.scale[i]] : 0;
-    out->keys.v_scale[i] = there ? v_scales[at.scale[i]] : 0;
-  }
-}
-
-inline void positions(const call& c, const sequence& s, int64_t chunk, int32_t* out) {
-  const bool tree = (c.problem->flags & KN_ATTN_TREE) != 0;
-  for (int64_t i = 0; i < kChunk; i++) {
-    const int64_t j = chunk + token_of(i), t = j - s.first_new;
-    out[i] = static_cast<int32_t>(tree && t >= 0 && t < s.tokens ? position_of(*c.problem, *c.args, s, t) : j);
-  }
-}
 
 // Neither a score nor the sink passes the bound, and 60 nats above the reference leave room for 2^28 values of up to
 // 2^10. A bound of NaN stays, and the row is done again.
@@ -237,6 +164,7 @@ void attend_chunk(const call& c, const attending& t, const work& w) {
   const bool few_values = p.kv_heads * v_bytes >= kLongToken && (value_steps::kSame || !many_sums);
   const bool across = stay<key_steps>(end - first, few_keys) == stay<value_steps>(t.count, few_values);
   const auto path_of = [&](int64_t head_bytes, int64_t head, int64_t token, int64_t other_head, bool few) {
+    const int64_t ahead = bytes == 1 && !few ? kAheadInBytes : kAhead;
     return path{.heads_inside = head < token,
                 .few = few,
                 .crowded = head < token && token * bytes % kSets == 0,
@@ -245,7 +173,7 @@ void attend_chunk(const call& c, const attending& t, const work& w) {
                 .stride = head * bytes,
                 .later = (across ? other_head : head) * bytes,
                 .past = across ? 0 : kChunk,
-                .ahead = c.by_l2 ? kNear : larger(kAhead * kRuns / head_bytes, kRuns),
+                .ahead = c.by_l2 ? kNear : larger(ahead * kRuns / head_bytes, kRuns),
                 .beyond = c.by_l2 ? larger(kBeyond * kRuns / head_bytes, kRuns) : 0};
   };
   const path keys = path_of(k_bytes, a.k_head, a.k_token, a.v_head, few_keys);
@@ -364,6 +292,7 @@ void attend(const call& c, const sequence& s, const rows_of& rows, int64_t head0
       if (seen == 0) continue;
       t.seen = slots_of(seen);
       for (int64_t h = 0; h < heads; h++) look(c, keys_at, head0 + h, t.seen, &keys[h]);
+      if (p.flags & KN_ATTN_SCALES) scales(c, keys_at, head0, heads, t.seen, keys);
       if constexpr (requires { Engine::attend(c, t, w); })
         Engine::attend(c, t, w);
       else

@@ -132,10 +132,10 @@ inline int64_t stay(int64_t rows, bool few) {
 }
 
 // Steps over a chunk's keys, or over its values, and what they fetch: what steps read later that are some 2 KB of a run
-// on, in the order in which they follow one another. Where the order is the same for both, they go on from keys to
-// values and from those to the next keys, else to the next chunk's of the same kind. By way of L2: twice as far to
-// there, and to L1 what is read two steps later.
-constexpr int64_t kAhead = 2048, kBeyond = 4096, kNear = 2 * kRuns;
+// on, 3 KB where elements of short tokens are bytes, in the order in which they follow one another. Where the order is
+// the same for both, they go on from keys to values and from those to the next keys, else to the next chunk's of the
+// same kind. By way of L2: twice as far to there, and to L1 what is read two steps later.
+constexpr int64_t kAhead = 2048, kAheadInBytes = 3072, kBeyond = 4096, kNear = 2 * kRuns;
 
 struct path {
   bool heads_inside;      // tokens hold their heads, rather than heads their tokens
