@@ -16,6 +16,9 @@ internal sealed class Measure(CallTimer timer)
 
     private const int TurnsInARow = 8;
 
+    /// <summary>A call of as many times the warm-up hardly notices what came before it: all of its calls count.</summary>
+    private const int LongCall = 20;
+
     /// <param name="calls">What to time.</param>
     /// <param name="seconds">Wall time for all together; six samples of each are taken in any case.</param>
     /// <param name="warmUp">
@@ -38,9 +41,11 @@ internal sealed class Measure(CallTimer timer)
                 int i = (round % 2 == 0 ? turn + round : calls.Count - 1 - turn + round) % calls.Count;
                 if (cancellation.IsCancellationRequested) return Of(samples);
                 long turnStart = Stopwatch.GetTimestamp();
-                do Sample(calls[i]);
-                while (calls.Count > 1 && Stopwatch.GetElapsedTime(turnStart) < warmUp);
-                for (int t = 0; t < TurnsInARow; t++) samples[i].Add(Sample(calls[i]));
+                double first = Sample(calls[i]);
+                if (first > LongCall * warmUp.TotalSeconds) samples[i].Add(first);
+                while (calls.Count > 1 && Stopwatch.GetElapsedTime(turnStart) < warmUp) Sample(calls[i]);
+                for (int t = 0; t < TurnsInARow && (samples[i].Count < Estimate.MinSamples || Stopwatch.GetElapsedTime(turnStart).TotalSeconds < seconds); t++)
+                    samples[i].Add(Sample(calls[i]));
             }
         }
         return Of(samples);

@@ -224,6 +224,33 @@ internal sealed unsafe partial class DecodeAttentionTrial
             page * _args.ScalePage + token * _args.ScaleToken + h * _args.ScaleHead);
     }
 
+    /// <summary>Keys or values of all sequences as a cache without pages has them, by strides in elements.</summary>
+    public void CopyCache(bool values, long batch, long token, long head, byte* to)
+    {
+        int element = ((DType)_problem->KvType).Bits() / 8, bytes = (values ? _problem->VHeadDim : _problem->HeadDim) * element;
+        for (int b = 0; b < _kvLens.Length; b++)
+            for (int j = 0; j < _kvLens[b]; j++)
+                for (int h = 0; h < _problem->KvHeads; h++)
+                {
+                    (long k, long v, _) = Places(b, j, h);
+                    System.Buffer.MemoryCopy((byte*)(values ? _args.V : _args.K) + (values ? v : k) * element, to + (b * batch + j * token + h * head) * element, bytes, bytes);
+                }
+    }
+
+    /// <summary>q as [sequence, kv head, new token, head of the group, head_dim], all sequences with as many new tokens.</summary>
+    public void CopyQ(byte* to)
+    {
+        int bytes = _problem->HeadDim * ((DType)_problem->QType).Bits() / 8, group = _problem->QHeads / _problem->KvHeads;
+        for (int b = 0; b < _qLens.Length; b++)
+            for (int h = 0; h < _problem->QHeads; h++)
+                for (int t = 0; t < _qLens[b]; t++)
+                {
+                    long row = ((b * (long)_problem->KvHeads + h / group) * _qLens[b] + t) * group + h % group;
+                    byte* from = (byte*)_args.Q + ((_firstToken[b] + t) * _args.QToken + h * _args.QHead) * ((DType)_problem->QType).Bits() / 8;
+                    System.Buffer.MemoryCopy(from, to + row * bytes, bytes, bytes);
+                }
+    }
+
     /// <summary>Puts a value in place of one element of a key or, with `value`, of a value; before the first Check.</summary>
     public void SetCache(int b, int j, int head, int d, float to, bool value = false)
     {
@@ -259,7 +286,7 @@ internal sealed unsafe partial class DecodeAttentionTrial
                 }
     }
 
-    private static double Decode(DType type, void* at, long i) => type switch
+    internal static double Decode(DType type, void* at, long i) => type switch
     {
         DType.Float32 => ((float*)at)[i],
         DType.BFloat16 => (float)((BFloat16*)at)[i],

@@ -32,8 +32,8 @@ enum {
 //   sync      the running maximum, with a rescale whenever it grows
 //   lazy      a maximum that is renewed only when x passes it by more than a threshold; exact as well
 //   unified   args.phi[h] for all splits, which then add up plainly. Rows whose sums have left the range are done again
-//             by sync: the numerator or the denominator is not finite, or the denominator, with the sink, is below
-//             kv_len 2^-102. A sink joins after that test and may be of any size
+//             by sync: without the sink the numerator or the denominator is not finite, or with it the denominator is
+//             below kv_len 2^-102. So a sink may be of any size
 //   bounded   the same with a phi that cannot overflow: 0 where softcap <= 60, else from |q| key_norm scale
 typedef enum kn_softmax {
   KN_SOFTMAX_SYNC = 1,

@@ -16,6 +16,12 @@ internal sealed record DecodeAttentionLayer(string Case, DecodeAttentionOptions 
         .. Layout == KvLayout.Hnd ? (ReadOnlySpan<(string, int)>)[("hnd", 1)] : [], .. Ragged ? (ReadOnlySpan<(string, int)>)[("ragged", 1)] : [],
     ];
 
+    /// <summary>A phi that fits the data of a trial.</summary>
+    public const float Fits = 2;
+
+    /// <summary>The phi of every head.</summary>
+    public float Reference { get; init; } = Fits;
+
     /// <summary>Tokens in the cache of each sequence; ragged: of the first so many, of the others log-uniformly fewer, down to a sixteenth.</summary>
     public int[] KvLens(int at)
     {
@@ -54,6 +60,7 @@ internal sealed partial class DecodeAttentionOperation : Operation
         s_scales = new("--kv-scales") { Description = "With scales per token and head in an e4m3 cache" };
     private static readonly Option<bool> s_alibi = new("--alibi") { Description = "A bias linear in the distance" }, s_sinks = new("--sinks") { Description = "A sink per head" },
         s_noPhi = new("--no-phi") { Description = "Without a phi per head: unified cannot be chosen" }, s_norms = new("--key-norms") { Description = "With the largest key norm of each page: bounded can be chosen" };
+    private static readonly Option<float?> s_phi = new("--phi") { Description = "bench and compare: the phi of every head, in nats (default 2, which fits; another one shows what rows that are done again cost)", HelpName = "NATS" };
     private static readonly Option<AttentionMask> s_mask = new("--mask") { Description = "Causal, Tree or Full" };
     private static readonly Option<SoftmaxDataflow> s_softmax = new("--softmax") { Description = "Auto, Sync, Lazy, Unified or Bounded" };
 
@@ -68,7 +75,7 @@ internal sealed partial class DecodeAttentionOperation : Operation
     protected override IReadOnlyList<Option> ShapeOptions =>
     [
         Arguments.Model, s_batch, s_qLen, s_qHeads, s_kvHeads, s_headDim, s_vHeadDim, s_kv, s_query, Arguments.Output, s_pageSize, s_window, s_softcap, s_layout, s_ragged, s_scales,
-        s_alibi, s_sinks, s_noPhi, s_norms, s_mask, s_softmax, Arguments.BatchInvariant, Arguments.Row,
+        s_alibi, s_sinks, s_phi, s_noPhi, s_norms, s_mask, s_softmax, Arguments.BatchInvariant, Arguments.Row,
     ];
 
     public override IReadOnlyList<Layer> Layers(ParseResult parsed, int threads)
@@ -76,6 +83,10 @@ internal sealed partial class DecodeAttentionOperation : Operation
         (string name, ModelAttention heads) = Heads(parsed);
         bool ragged = parsed.GetValue(s_ragged);
         if (ragged && parsed.CommandResult.Command.Name is not ("bench" or "compare")) throw new UsageException("--ragged is for bench and compare: choices are made and stored for the longest sequence of a call");
+        float? phi = parsed.GetValue(s_phi);
+        if (phi is not null && parsed.CommandResult.Command.Name is not ("bench" or "compare")) throw new UsageException("--phi is for bench and compare: choices are made for a phi that fits");
+        if (phi is not null && (!float.IsFinite(phi.Value) || parsed.GetValue(s_noPhi))) throw new UsageException("--phi: a finite number, and not with --no-phi");
+        if (phi is not null) name = string.Create(CultureInfo.InvariantCulture, $"{name}, phi {phi}");
         if (parsed.GetValue(s_scales) && !parsed.GetValue(s_kv)!.Contains(DType.Float8E4M3)) throw new UsageException("--kv-scales is for an e4m3 cache: int8 always has them, others never");
         int[] batches = parsed.GetValue(s_batch) is { Length: > 0 } b ? b : [1, 8, 32], lengths = parsed.GetValue(s_qLen) is { Length: > 0 } q ? q : [1, 4];
         int[] points = parsed.GetValue(Axis.Option) is { Length: > 0 } given ? given : [131072];
@@ -86,7 +97,7 @@ internal sealed partial class DecodeAttentionOperation : Operation
                 {
                     DecodeAttentionOptions options = Options(parsed, heads, kv, threads) with { MaxBatch = batch, MaxQLen = length, MaxKvLen = points.Max() };
                     options.Check();
-                    layers.Add(new DecodeAttentionLayer(name, options, !parsed.GetValue(s_noPhi), parsed.GetValue(s_layout), ragged));
+                    layers.Add(new DecodeAttentionLayer(name, options, !parsed.GetValue(s_noPhi), parsed.GetValue(s_layout), ragged) { Reference = phi ?? DecodeAttentionLayer.Fits });
                 }
         return layers;
     }

@@ -87,6 +87,7 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
             KvLens = layer.KvLens(at),
             QLens = [.. Enumerable.Repeat(layer.Options.MaxQLen, layer.Options.MaxBatch)],
             HeadMajor = layer.Layout == KvLayout.Hnd,
+            Phi = layer.Reference,
             Copies = copies,
             SampleRows = 8,
         });
@@ -121,9 +122,9 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
             reasons.Add($"no peer takes {layer.Dtypes}");
             return [];
         }
-        if (layer.Ragged)
+        if (layer.Ragged || o.Window > 0 || o.SoftCap > 0 || o.Alibi || o.Sinks || o.Mask == AttentionMask.Tree)
         {
-            reasons.Add("oneDNN's composition takes sequences of one length");
+            reasons.Add("oneDNN's composition takes sequences of one length, without window, softcap, ALiBi, sinks and trees");
             return [];
         }
         if (o.PageSize > 0) reasons.Add("oneDNN has no pages: its k and v are contiguous, of the same size");
@@ -191,13 +192,42 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
             return null;
         }
         DecodeAttentionTrial trial = _trial!;
-        // Pages in their random order are as good a cache as any: what a peer computes does not depend on the order of keys.
         Buffer<byte> q = Buffer<byte>.Allocate((long)o.MaxBatch * o.KvHeads * rows * o.HeadDim * element), result = Buffer<byte>.Allocate((long)o.MaxBatch * o.KvHeads * rows * o.ValueDim * element);
-        new Span<byte>((void*)trial.Args.Q, (int)q.Length).CopyTo(q.Span);
+        trial.CopyQ(q.Pointer);
         nint qs = (nint)q.Pointer, outs = (nint)result.Pointer;
+        if (layer.KvBytes(at) <= MostChecked) Require(peer.Name, attention!, problem, qs, outs, reasons);
+        else reasons.Add($"{peer.Name} was not held to the exact result where the cache is larger than {Format.Bytes(MostChecked)}");
+        // Pages in their random order are as good a cache as any: how long a peer takes does not depend on what they hold.
         var call = new TimedCall(peer.Name, copy => attention!.Run((void*)qs, trial.Call(copy).K, trial.Call(copy).V, (void*)outs));
         call.Run(0);
         return new PeerCall(peer.Name, call, new Held(attention!, q, result));
+    }
+
+    // The copy without pages is memory beside that of the trial.
+    private const long MostChecked = 1L << 30;
+
+    /// <summary>A peer is held to what our rows are held to, on a copy of the cache without pages: in rows of the last new token, which sees every key as all of the peer's do.</summary>
+    private void Require(string name, PeerAttention attention, in PeerAttentionProblem problem, nint q, nint result, List<string> reasons)
+    {
+        DecodeAttentionTrial trial = _trial!;
+        DecodeAttentionOptions o = layer.Options;
+        int element = o.Kv.Bits() / 8, group = o.QHeads / o.KvHeads;
+        using Buffer<byte> k = Buffer<byte>.Allocate(problem.Batch * problem.KBatch * element), v = Buffer<byte>.Allocate(problem.Batch * problem.VBatch * element);
+        trial.CopyCache(values: false, problem.KBatch, problem.KToken, problem.KHead, k.Pointer);
+        trial.CopyCache(values: true, problem.VBatch, problem.VToken, problem.VHead, v.Pointer);
+        attention.Run((void*)q, k.Pointer, v.Pointer, (void*)result);
+        DecodeAttentionTrial.Rows rows = trial.Expect();
+        double allowed = 2 * rows.PlainError + rows.Spread;
+        int looked = 0;
+        foreach (DecodeAttentionTrial.RowExpected row in rows.Each.Where(r => r.Token % o.MaxQLen == o.MaxQLen - 1))
+        {
+            looked++;
+            long at = ((row.Sequence * (long)o.KvHeads + row.Head / group) * problem.Rows + (o.MaxQLen - 1) * group + row.Head % group) * o.ValueDim;
+            for (int d = 0; d < o.ValueDim; d++)
+                if (DecodeAttentionTrial.Decode(o.Output, (void*)result, at + d) is var theirs && !(Math.Abs(theirs - row.Out[d].Value) <= allowed))
+                    throw new KernelsException(Status.Internal, name, $"{layer.Case}, kv_len {_at}: {theirs:r} at [{row.Token}, {row.Head}, {d}], exact {row.Out[d].Value:r}, off by {allowed:0.##e+0} at most");
+        }
+        if (looked == 0) reasons.Add($"{name} was not held to the exact result: no row of a last token is among those looked at");
     }
 
     public override void Dispose()

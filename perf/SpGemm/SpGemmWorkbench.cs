@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Globalization;
 using System.Numerics;
 using Kernels.Tuning;
 using MathNet.Numerics.LinearAlgebra.Double;
@@ -27,7 +28,7 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
     {
         _layer = layer;
         _a = SpGemmMatrixSpec.Matrix<T>(layer.Matrix, layer.IndexBits);
-        _b = layer.Transposed ? _a.Transpose() : _a;
+        _b = layer.Transposed ? Transpose(_a) : _a;
         CsrMatrix<T>? mask = layer.Masked ? _a : null, addend = layer.Accumulate ? _a : null;
         _counts = layer.Options.ValuedMask ? SpGemmMatrixSpec.NotZero(_a) : mask;
         using SpGemmPlan<T> plan = SpGemmPlan<T>.Create(_a, _b, layer.Options with { Row = "spgemm/managed", MemoryBudget = 0, Sorted = true }, mask, addend);
@@ -35,6 +36,23 @@ internal sealed unsafe class SpGemmWorkbench<T> : Workbench where T : unmanaged,
         _c = plan.Product();
         _there = new SpGemmOperands<T>(_a, _b, device, mask, addend);
         Screen.Note($"{_products} products, {_c.NonZeros} entries of C, ratio {_products / Math.Max(1.0, _c.NonZeros):0.##}");
+    }
+
+    /// <summary>A's transpose, and a note of how fast one is made: the median of a few.</summary>
+    private static CsrMatrix<T> Transpose(CsrMatrix<T> a)
+    {
+        CsrMatrix<T>? made = null;
+        var seconds = new double[WarmUp];
+        for (int i = 0; i < seconds.Length; i++)
+        {
+            made?.Dispose();
+            long start = Stopwatch.GetTimestamp();
+            made = a.Transpose();
+            seconds[i] = Stopwatch.GetElapsedTime(start).TotalSeconds;
+        }
+        double bytes = 2.0 * ((a.Rows + 1) * sizeof(long) + a.NonZeros * (a.IndexBytes + (long)sizeof(T))), median = Estimate.Of(seconds).Median;
+        Screen.Note(string.Create(CultureInfo.InvariantCulture, $"transposed in {median * 1e3:0.###} ms by all threads, {bytes / median / 1e9:0.#} GB/s of what is read and written once"));
+        return made!;
     }
 
     public override Layer Layer => _layer;

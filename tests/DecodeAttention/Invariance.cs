@@ -10,6 +10,7 @@ namespace Kernels.Tests.DecodeAttention;
 public sealed class Invariance
 {
     private const int Longest = 2600, Most = 5;
+    private const KnAttentionFlags Everything = KnAttentionFlags.Phi | KnAttentionFlags.Norms | KnAttentionFlags.Sinks | KnAttentionFlags.Alibi | KnAttentionFlags.Invariant;
     private static readonly (ulong Content, int KvLen)[] s_sequences = [(11, 2600), (12, 77), (13, 1100), (14, 1)];
 
     private static IEnumerable<TestCaseData> RowsByKind()
@@ -19,27 +20,56 @@ public sealed class Invariance
                 if (row.Bits is not null && Dataflows.TakesAll(row, Problem(i, 0))) yield return new TestCaseData(name, i).SetArgDisplayNames(name, DecodeAttentionCases.MainKinds[i].ToString());
     }
 
-    private static KnDecodeAttentionProblem Problem(int kind, int window) => DecodeAttentionCases.Problem(DecodeAttentionCases.MainKinds[kind], Most, 4, 6, 2, 64, 64, Longest,
-        16, window, 0, KnAttentionFlags.Phi | KnAttentionFlags.Norms | KnAttentionFlags.Sinks | KnAttentionFlags.Alibi | KnAttentionFlags.Invariant);
+    private static KnDecodeAttentionProblem Problem(int kind, int window) =>
+        DecodeAttentionCases.Problem(DecodeAttentionCases.MainKinds[kind], Most, 4, 6, 2, 64, 64, Longest, 16, window, 0, Everything);
+
+    /// <summary>What the rows of the CPU have code of their own for: 4 rows of a kv head, which are 16 with the tokens that are verified.</summary>
+    private static IEnumerable<TestCaseData> WideRowsByKind()
+    {
+        foreach ((_, Row row, string name) in Tables.Runnable(KnOp.DecodeAttention))
+            for (int i = 0; i < DecodeAttentionCases.MainKinds.Length; i++)
+                foreach ((int dim, int kvHeads) in ((int, int)[])[(128, 8), (256, 4)])
+                    if (row.Bits is not null && Dataflows.TakesAll(row, Wide(i, dim, kvHeads)))
+                        yield return new TestCaseData(name, i, dim, kvHeads).SetArgDisplayNames(name, DecodeAttentionCases.MainKinds[i].ToString(), $"{dim}", $"{kvHeads} heads");
+    }
+
+    private static KnDecodeAttentionProblem Wide(int kind, int dim, int kvHeads) =>
+        DecodeAttentionCases.Problem(DecodeAttentionCases.MainKinds[kind], Most, 4, 4 * kvHeads, kvHeads, dim, dim, 1100, 16, 0, 0, Everything);
 
     [TestCaseSource(nameof(RowsByKind))]
     public void BitsDependOnTheSequenceAlone(string name, int kind)
     {
         Row row = Tables.Find(name, KnOp.DecodeAttention);
-        foreach (int window in (int[])[0, 700])
+        foreach (KnDecodeAttentionProblem problem in (KnDecodeAttentionProblem[])[Problem(kind, 0), Problem(kind, 700)])
             foreach (KnLaunch launch in Launches(row))
             {
                 // Each sequence alone, its last token alone.
                 var bits = new Dictionary<ulong, byte[]>();
                 foreach ((ulong content, int kvLen) in s_sequences)
-                    Run(row, launch, kind, window, [(content, kvLen, 1)], 1, bits, content);
-                Run(row, launch, kind, window, [(11, 2600, 1), (12, 77, 1), (13, 1100, 1), (14, 1, 1)], 2, bits, 1);
-                Run(row, launch, kind, window, [(14, 1, 1), (20, 900, 2), (13, 1100, 1), (21, 0, 1), (11, 2600, 1)], 7, bits, 2);
-                Run(row, launch, kind, window, [(22, 2500, 4), (12, 77, 4), (13, 1100, 4), (23, 3, 0), (11, 2600, 3)], 0, bits, 3);
+                    Run(row, launch, problem, [(content, kvLen, 1)], 1, bits, content);
+                Run(row, launch, problem, [(11, 2600, 1), (12, 77, 1), (13, 1100, 1), (14, 1, 1)], 2, bits, 1);
+                Run(row, launch, problem, [(14, 1, 1), (20, 900, 2), (13, 1100, 1), (21, 0, 1), (11, 2600, 1)], 7, bits, 2);
+                Run(row, launch, problem, [(22, 2500, 4), (12, 77, 4), (13, 1100, 4), (23, 3, 0), (11, 2600, 3)], 0, bits, 3);
                 // The token before the end of a longer sequence: what comes after it must not matter.
-                Run(row, launch, kind, window, [(13, 1100, 1)], 1, bits, 4);
-                Run(row, launch, kind, window, [(13, 1102, 4), (11, 2600, 2)], 2, bits, 5, early: 2);
+                Run(row, launch, problem, [(13, 1100, 1)], 1, bits, 4);
+                Run(row, launch, problem, [(13, 1102, 4), (11, 2600, 2)], 2, bits, 5, early: 2);
             }
+    }
+
+    /// <summary>Widths of 128 and 256: alone, among others, and verified with the tokens before it.</summary>
+    [TestCaseSource(nameof(WideRowsByKind))]
+    public void BitsOfWideHeadsDependOnTheSequenceAlone(string name, int kind, int dim, int kvHeads)
+    {
+        Row row = Tables.Find(name, KnOp.DecodeAttention);
+        KnDecodeAttentionProblem problem = Wide(kind, dim, kvHeads);
+        foreach (KnLaunch launch in Launches(row))
+        {
+            var bits = new Dictionary<ulong, byte[]>();
+            foreach ((ulong content, int kvLen) in ((ulong, int)[])[(11, 1100), (12, 77), (13, 1)])
+                Run(row, launch, problem, [(content, kvLen, 1)], 1, bits, content);
+            Run(row, launch, problem, [(20, 300, 2), (13, 1, 1), (11, 1100, 1), (12, 77, 1)], 2, bits, 1);
+            Run(row, launch, problem, [(11, 1100, 4), (21, 0, 1), (12, 77, 3), (13, 1, 1)], 0, bits, 2);
+        }
     }
 
     private static IEnumerable<KnLaunch> Launches(Row row)
@@ -64,11 +94,11 @@ public sealed class Invariance
     }
 
     /// <summary>The bits of the last token of each known sequence (of the first one, `early` tokens before its end) are those of before.</summary>
-    private static void Run(Row row, KnLaunch launch, int kind, int window, (ulong Content, int KvLen, int Tokens)[] batch, int threads,
+    private static void Run(Row row, KnLaunch launch, KnDecodeAttentionProblem problem, (ulong Content, int KvLen, int Tokens)[] batch, int threads,
         Dictionary<ulong, byte[]> bits, ulong seed, int early = 0)
     {
         launch.Threads = threads;
-        using var trial = new DecodeAttentionTrial(Problem(kind, window), new DecodeAttentionData(seed)
+        using var trial = new DecodeAttentionTrial(problem, new DecodeAttentionData(seed)
         {
             Content = [.. batch.Select(s => s.Content)],
             KvLens = [.. batch.Select(s => s.KvLen)],
@@ -89,7 +119,7 @@ public sealed class Invariance
             }
             if (!bits.TryGetValue(batch[b].Content, out byte[]? expected)) bits[batch[b].Content] = [.. got];
             else if (!got.SequenceEqual(expected))
-                Assert.Fail($"{row.Name} [{string.Join(' ', ((ReadOnlySpan<int>)launch.Param).ToArray())}] threads {threads}, window {window}: sequence {b} of [{string.Join(", ", batch)}] has other bits than alone");
+                Assert.Fail($"{row.Name} [{string.Join(' ', ((ReadOnlySpan<int>)launch.Param).ToArray())}] threads {threads}, {DecodeAttentionCases.Describe(problem)}: sequence {b} of [{string.Join(", ", batch)}] has other bits than alone");
         }
     }
 }

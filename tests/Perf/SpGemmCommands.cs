@@ -99,6 +99,20 @@ public sealed class SpGemmCommands
         Assert.That(bench.Error, Does.Match(expected));
     }
 
+    /// <summary>Thresholds of a class, measured in little time and found again; the product is large enough for a store to be asked.</summary>
+    [Test]
+    public void TuneStoresThresholdsForExplain()
+    {
+        using var scratch = new Tuning.Scratch();
+        string[] product = ["spgemm", "--matrix", "banded:1500:3:5", "--threads", "1", "--db", scratch["db"]];
+        JsonElement tuned = PerfProcess.Run(["tune", .. product, "--budget", "600", "--json"]).Expect(PerfProcess.Ok).Json().EnumerateArray().Single();
+        Assert.That(tuned.GetProperty("stored").GetBoolean(), Is.True, tuned.ToString());
+        JsonElement said = PerfProcess.Run(["explain", .. product, "--json"]).Expect(PerfProcess.Ok).Json()[0];
+        Assert.That(said.GetProperty("source").GetString(), Is.EqualTo("tuned"), said.ToString());
+        Assert.That(said.GetProperty("dataflow").GetString(), Is.EqualTo(tuned.GetProperty("intervals").EnumerateArray().Single().GetProperty("dataflow").GetString()));
+        Assert.That(said.GetProperty("thresholds").EnumerateArray().Single(t => t.GetProperty("chosen").GetBoolean()).GetProperty("tuned_us").GetDouble(), Is.Positive);
+    }
+
     [Test]
     public void MebibytesThatAreNoneAreWrongUsage([Values("--schedule-limit", "--memory-budget")] string option, [Values("-1", "8796093022208")] string value) =>
         Assert.That(PerfProcess.Run("bench", "spgemm", "--matrix", "laplace2d:9", option, value).Expect(PerfProcess.Usage).Error, Does.Contain($"{option}: 0 to 8796093022207 MiB, not {value}"));

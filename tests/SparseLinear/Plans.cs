@@ -203,7 +203,7 @@ public sealed class Plans
     [Test]
     public void TheChoiceNamesTheCrossing()
     {
-        FlatGemmOptions layer = new() { N = 4096, K = 4096, Weights = DType.BFloat16 };
+        FlatGemmOptions layer = new() { N = 4096, K = 4096, Weights = DType.BFloat16, TuningDirectory = "" };
         SparseLinearChoice few = Kernels.SparseLinear.Choose(layer, 0.2, 1), full = Kernels.SparseLinear.Choose(layer, 1, 1);
         Assert.That(full.IsSparse, Is.False, full.Reason);
         Assert.That(full.Reason, Does.StartWith("dense, "));

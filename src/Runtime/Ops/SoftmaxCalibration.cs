@@ -79,8 +79,8 @@ public sealed class SoftmaxCalibration
     }
 
     /// <summary>
-    /// Records a call of attention by the log-sum-exps that it gave, whatever its softmax. Of a call without sinks: a sink joins after the test of
-    /// the range, so that a sum with one says nothing about it.
+    /// Records a call of attention by the log-sum-exps that it gave, whatever its softmax. Of a call without sinks: the upper end of the range is
+    /// tested without them, so that a sum with one says nothing about it.
     /// </summary>
     /// <param name="lse">[tokens, Heads].</param>
     /// <param name="kvLens">[batch], as the call took them.</param>

@@ -49,7 +49,7 @@ public sealed record SpGemmOptions
     /// </summary>
     public Dataflow? Dataflow { get; init; }
 
-    /// <summary>Directory of the tuning database that thresholds come from, over the shipped tables; null: the user's, <see cref="Autotuner.DefaultDirectory"/>; empty: the shipped tables alone.</summary>
+    /// <summary>Directory of the tuning database that thresholds come from; null: the user's, <see cref="Autotuner.DefaultDirectory"/>; empty: none. No tables ship: without a stored class thresholds are the defaults.</summary>
     public string? TuningDirectory { get; init; }
 
     /// <summary>The same as a store, which goes before it.</summary>

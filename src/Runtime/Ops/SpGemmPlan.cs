@@ -222,7 +222,7 @@ public sealed unsafe partial class SpGemmPlan<T> : IDisposable where T : unmanag
     /// <summary>Offsets of so many rows of C, and a word more that says how far a call came.</summary>
     private static long OffsetBytes(long rows) => Math.Max((rows + 2) * sizeof(long), PooledMemory.Least);
 
-    /// <summary>C. Where memory is only reserved until it is written, in one pass; else, and under a budget, sizes first.</summary>
+    /// <summary>C. On Linux in one pass, into memory that is only reserved until it is written; elsewhere, under a budget and where the bound is above half of the memory, sizes first.</summary>
     /// <exception cref="KernelsException">C does not fit the budget, or memory is not to be had.</exception>
     public CsrMatrix<T> Product() => All(_problem);
 

@@ -13,11 +13,27 @@ internal static unsafe class CooMatrix
         int count = rowIndices.Length;
         PooledMemory offsetMemory = PooledMemory.Rent((rows + 1) * sizeof(long), "matrix"), columnMemory = PooledMemory.Rent((long)count * sizeof(TIndex), "matrix");
         PooledMemory? valueMemory = hasValues ? PooledMemory.Rent((long)count * sizeof(T), "matrix") : null;
-        var offsets = (long*)offsetMemory.At;
-        var entries = new int[count];  // their numbers, row by row
-        var to = new Span<TIndex>(columnMemory.At, count);
-        Bucket(rows, rowIndices, columnIndices, offsets, to, entries);
-        T* sums = valueMemory is null ? null : (T*)valueMemory.At;
+        try
+        {
+            var entries = new int[count];  // their numbers, row by row
+            var to = new Span<TIndex>(columnMemory.At, count);
+            Bucket(rows, rowIndices, columnIndices, (long*)offsetMemory.At, to, entries);
+            int distinct = Merge(rows, values, (long*)offsetMemory.At, to, entries, valueMemory is null ? null : (T*)valueMemory.At);
+            return new CsrMatrix<T>(rows, columns, distinct, 8 * sizeof(TIndex), true, offsetMemory, columnMemory, valueMemory);
+        }
+        catch
+        {
+            offsetMemory.Dispose();
+            columnMemory.Dispose();
+            valueMemory?.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Sorts rows and adds equal columns of each; returns how many entries are left.</summary>
+    private static int Merge<TIndex, T>(long rows, ReadOnlySpan<T> values, long* offsets, Span<TIndex> to, int[] entries, T* sums)
+        where TIndex : unmanaged, IBinaryInteger<TIndex> where T : unmanaged, IAdditionOperators<T, T, T>
+    {
         int at = 0;
         for (long i = 0, begin = 0; i < rows; i++)
         {
@@ -33,16 +49,27 @@ internal static unsafe class CooMatrix
                 Span<int> same = numbers[j..end];
                 same.Sort();  // equal columns come in no order
                 to[at] = column;
-                if (sums != null)
-                {
-                    sums[at] = values[same[0]];
-                    foreach (int entry in same[1..]) sums[at] += values[entry];
-                }
+                if (sums != null) sums[at] = same.Length == 1 ? values[same[0]] : Sum(values, same, i, long.CreateTruncating(column));
                 at++;
             }
             offsets[i + 1] = at;
         }
-        return new CsrMatrix<T>(rows, columns, at, 8 * sizeof(TIndex), true, offsetMemory, columnMemory, valueMemory);
+        return at;
+    }
+
+    /// <summary>The values of one place, in the order in which they came.</summary>
+    private static T Sum<T>(ReadOnlySpan<T> values, ReadOnlySpan<int> same, long row, long column) where T : unmanaged, IAdditionOperators<T, T, T>
+    {
+        T sum = values[same[0]];
+        try
+        {
+            foreach (int entry in same[1..]) sum = checked(sum + values[entry]);
+        }
+        catch (OverflowException)
+        {
+            throw new KernelsException(Status.Invalid, nameof(values), $"a sum of the {same.Length} values at [{row}, {column}] that {typeof(T).Name} holds");
+        }
+        return sum;
     }
 
     private static void Check<TIndex>(long rows, long columns, ReadOnlySpan<TIndex> rowIndices, ReadOnlySpan<TIndex> columnIndices, int values)

@@ -158,12 +158,12 @@ public static unsafe class CsrMatrix
     /// From entries in any order; values of equal places are added in the order in which they come. Columns have 32 bits. No
     /// values: a pattern, in which equal places are one entry.
     /// </summary>
-    /// <exception cref="KernelsException">Lengths that differ, or an entry outside the matrix, by its number.</exception>
+    /// <exception cref="KernelsException">Lengths that differ, an entry outside the matrix, by its number, or a sum that <typeparamref name="T"/> does not hold.</exception>
     public static CsrMatrix<T> FromCoo<T>(long rows, long columns, ReadOnlySpan<int> rowIndices, ReadOnlySpan<int> columnIndices, ReadOnlySpan<T> values = default)
         where T : unmanaged, IAdditionOperators<T, T, T> => CooMatrix.Compress(rows, columns, rowIndices, columnIndices, values);
 
     /// <summary>The same with columns of 64 bits; rows and columns are at most 2^40.</summary>
-    /// <exception cref="KernelsException">Lengths that differ, or an entry outside the matrix, by its number.</exception>
+    /// <exception cref="KernelsException">Lengths that differ, an entry outside the matrix, by its number, or a sum that <typeparamref name="T"/> does not hold.</exception>
     public static CsrMatrix<T> FromCoo<T>(long rows, long columns, ReadOnlySpan<long> rowIndices, ReadOnlySpan<long> columnIndices, ReadOnlySpan<T> values = default)
         where T : unmanaged, IAdditionOperators<T, T, T> => CooMatrix.Compress(rows, columns, rowIndices, columnIndices, values);
 

@@ -101,6 +101,20 @@ public abstract unsafe class CsrStructure : IDisposable
         held.Add(_wrappedColumns, name);
     }
 
+    /// <summary>Refuses what was disposed, of memory of the caller's any part.</summary>
+    internal void RequireLiving(string name)
+    {
+        var held = new Held();
+        try
+        {
+            Hold(ref held, name);
+        }
+        finally
+        {
+            held.Dispose();
+        }
+    }
+
     private protected int Length(long elements)
     {
         RequireHost();

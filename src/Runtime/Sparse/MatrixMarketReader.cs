@@ -22,6 +22,7 @@ internal sealed class MatrixMarketReader<T>(System.IO.Stream stream) where T : u
 
     private bool _array, _pattern, _integer;
     private Symmetry _symmetry;
+    private int _side;  // of the diagonal, where the entries of what is symmetric are: 1 below, -1 above, 0 not known yet
 
     public CsrMatrix<T> Read()
     {
@@ -81,8 +82,18 @@ internal sealed class MatrixMarketReader<T>(System.IO.Stream stream) where T : u
             T value = _pattern ? T.One : Value(ref line);
             End(line);
             if (_symmetry == Symmetry.Skew && row == column) throw Bad("nothing on the diagonal of what is skew-symmetric");
+            if (_symmetry != Symmetry.General) RequireSide(row, column);
             Add(row, column, value);
         }
+    }
+
+    /// <summary>Entries stand for their mirror images: a file that lists both would have each of them twice.</summary>
+    private void RequireSide(long row, long column)
+    {
+        int side = row.CompareTo(column);
+        if (side == 0) return;
+        if (_side == -side) throw Bad($"entries {(side > 0 ? "above" : "below")} the diagonal alone, as those before, of what is symmetric, not row {row + 1} and column {column + 1}");
+        _side = side;
     }
 
     private void Dense(long rows, long columns)

@@ -35,6 +35,7 @@ internal sealed unsafe class MatrixMarketWriter<T> : IDisposable where T : unman
     public MatrixMarketWriter(CsrMatrix<T> matrix, MatrixMarketFormat format, MatrixMarketSymmetry symmetry)
     {
         matrix.RequireHost();
+        matrix.RequireLiving(nameof(matrix));
         (_matrix, _format, _symmetry) = (matrix, format, symmetry);
         KernelsException.Require(Enum.IsDefined(format), nameof(format), $"a value of the enumeration, not {(int)format}");
         KernelsException.Require(Enum.IsDefined(symmetry), nameof(symmetry), $"a value of the enumeration, not {(int)symmetry}");
