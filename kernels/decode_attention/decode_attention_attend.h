@@ -6,6 +6,7 @@
 //   key_steps, value_steps: those of scores and of add_values; kLargestWidth: see with_width
 //   kPacked: rows of q that pack_q packs as one, where there are as many
 //   kUnit: what 1 is worth that key_at returns; order takes care of values
+//   kAsStored: it multiplies what the cache holds; see padded
 //   kByLanes: many rows may go by lanes, see decode_attention_lanes.h; then kConverts: elements cost more to convert
 //     than to multiply; kPair: elements in the dwords that are multiplied; key_lines and value_lines: what is copied
 //     as another engine does
@@ -31,7 +32,7 @@ namespace {
 
 // The rows that are attended together, the same for every head of the task.
 struct rows_of {
-  int64_t count;
+  int64_t count, wanted;              // the others are the last one again: see padded
   int32_t token[kRows], head[kRows];  // by tokens, ascending; the head within its group
 };
 

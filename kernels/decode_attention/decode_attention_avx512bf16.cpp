@@ -14,7 +14,7 @@ inline __m512bh as_bf16(__m512i v) { return reinterpret_cast<__m512bh>(v); }
 struct bf16_engine : bf16_rows {
   static constexpr int64_t kBytes = 2;
   static constexpr int64_t kPacked = 1, kPair = 2;
-  static constexpr bool kByLanes = true, kConverts = false;
+  static constexpr bool kAsStored = true, kByLanes = true, kConverts = false;
   static constexpr int kLargestWidth = 256;
   using key_steps = steps<4, 16>;
   // Eight rows share what it costs to interleave two tokens; their weights are read again for each vector.

@@ -10,6 +10,13 @@ constexpr int64_t kRows = 32;       // rows (new token, query head of a kv head)
 constexpr int64_t kMostHeads = 64;  // kv heads that a task walks together
 constexpr float kLog2e = 1.44269504f;
 
+// Steps multiply 4, 2 and 1 rows, 8 of some engines. Three at the end mostly take longer than four: one is done twice.
+enum padding { kNoPadding, kPadsFew, kPads };
+constexpr int64_t padded(padding p, int64_t rows) {
+  const bool pays = p == kPads || (p == kPadsFew && (rows == 3 || rows % 16 == 15));
+  return pays && rows % 4 == 3 ? rows + 1 : rows;
+}
+
 struct call {
   const kn_decode_attention_problem* problem;
   const kn_decode_attention_args* args;
@@ -19,6 +26,7 @@ struct call {
   int64_t q_row, out_row;  // bytes of a row of q as the engine reads it; floats of a row of sums
   int64_t lane_rows;       // rows of q that scratch has as lanes, see decode_attention_lanes.h; 0: none
   int64_t copies;          // bytes
+  padding pads;
   int64_t head_blocks;
   double most_cost;    // of the keys of a split for one kv head
   int32_t workers;     // 1 where all is done before another thread is awake

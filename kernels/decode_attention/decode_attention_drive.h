@@ -90,10 +90,12 @@ void redo(const call& c, const sequence& s, int64_t kv_head, const rows_of& rows
 
 inline rows_of rows_from(const call& c, const sequence& s, int64_t first) {
   rows_of rows{};
-  rows.count = smaller(c.rows, s.tokens * c.group - first);
+  rows.wanted = smaller(c.rows, s.tokens * c.group - first);
+  rows.count = padded(c.pads, rows.wanted);
   for (int64_t r = 0; r < rows.count; r++) {
-    rows.token[r] = static_cast<int32_t>((first + r) / c.group);
-    rows.head[r] = static_cast<int32_t>((first + r) % c.group);
+    const int64_t row = first + smaller(r, rows.wanted - 1);
+    rows.token[r] = static_cast<int32_t>(row / c.group);
+    rows.head[r] = static_cast<int32_t>(row % c.group);
   }
   return rows;
 }
@@ -131,6 +133,7 @@ void task(void* context, int64_t index, int32_t worker) {
     uint64_t failed[kMostHeads] = {};
     for (int64_t i = 0; i < heads * rows.count; i++) {
       const int64_t r = i % rows.count, head = (head0 + i / rows.count) * c.group + rows.head[r];
+      if (r >= rows.wanted) continue;
       float* const sums = w.sums + i * c.out_row;
       settle<Engine>(c, sums, w.total + i * 16, w.rounded + i * 16);
       const float total = sum_lanes(w.total + i * 16);
@@ -144,7 +147,7 @@ void task(void* context, int64_t index, int32_t worker) {
     }
     for (int64_t h = 0; h < heads; h++) {
       rows_of again{};
-      for (int64_t r = 0; r < rows.count; r++)
+      for (int64_t r = 0; r < rows.wanted; r++)
         if (failed[h] >> r & 1) again.token[again.count] = rows.token[r], again.head[again.count++] = rows.head[r];
       redo<Engine>(c, s, head0 + h, again, w);
     }
@@ -188,7 +191,7 @@ void combine(void* context, int64_t index, int32_t worker) {
   for (int64_t first = 0; first < s.tokens * c.group; first += c.rows) {
     const rows_of rows = rows_from(c, s, first);
     rows_of again{};
-    for (int64_t r = 0; r < rows.count; r++) {
+    for (int64_t r = 0; r < rows.wanted; r++) {
       const int64_t head = kv_head * c.group + rows.head[r];
       float reference;
       const float total = gather(c, s, head, rows.token[r], fixed, w.sums, &reference);

@@ -73,6 +73,7 @@ struct f32_engine {
   }
   static constexpr int kWidth = Width;
   static constexpr int64_t kBytes = From::kBytes;
+  static constexpr bool kAsStored = kBytes == 4;
   static constexpr int kLargestWidth = From::kLargestWidth;
   static constexpr int64_t q_bytes(int64_t head_dim) { return round_up(head_dim, Width) * 4; }
 

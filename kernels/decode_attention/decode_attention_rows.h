@@ -26,13 +26,16 @@ call call_of(const kn_decode_attention_problem& p, const kn_launch& launch) {
   c.rows = smaller(kRows, p.q_len * c.group);
   c.q_row = Engine::q_bytes(p.head_dim);
   c.out_row = Engine::out_row(p);
-  c.heads = smaller(smaller(param(params, &launch, 2), p.kv_heads), larger(8, kManySums / (c.rows * c.out_row * 4)));
   // What need not be converted is copied only where L1 waits for too few lines to read it where it lies, and there
   // loops over a width that is known are faster still. By lanes a sum has another order than that of few rows.
   if constexpr (Engine::kByLanes)
     if (lanes_for(c.rows) > 0 && !(p.flags & KN_ATTN_INVARIANT) &&
         (Engine::kConverts || (kn_few_l1_misses() != 0 && !has_width<Engine>(p.head_dim))))
       c.lane_rows = round_up(c.rows, 16), c.copies = copies_of<Engine>(p.head_dim);
+  if constexpr (requires { typename Engine::key_steps; })
+    if (c.lane_rows == 0) c.pads = Engine::kAsStored ? kPads : kPadsFew;
+  c.rows = padded(c.pads, c.rows);
+  c.heads = smaller(smaller(param(params, &launch, 2), p.kv_heads), larger(8, kManySums / (c.rows * c.out_row * 4)));
   work w;
   c.scratch_bytes = lay_out(c, nullptr, &w);
   return c;

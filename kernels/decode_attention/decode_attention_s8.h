@@ -13,7 +13,7 @@ struct s8_engine : paired_rows {
   static constexpr int64_t kBytes = 1;
   static constexpr bool kRounds = false;
   static constexpr int64_t kPacked = 4;
-  static constexpr bool kByLanes = false;
+  static constexpr bool kAsStored = true, kByLanes = false;
   struct key_steps {
     static constexpr int kMost = 8;
     static constexpr bool kSame = false;

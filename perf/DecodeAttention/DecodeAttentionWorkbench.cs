@@ -178,7 +178,7 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
             VHeadDim = o.ValueDim,
             KvLen = at,
             Threads = threads,
-            Scale = o.ScoreScale,
+            Scale = _trial!.Args.Scale,
             KBatch = (long)at * o.KvHeads * o.HeadDim,
             KHead = hnd ? (long)at * o.HeadDim : o.HeadDim,
             KToken = hnd ? o.HeadDim : (long)o.KvHeads * o.HeadDim,
@@ -191,7 +191,7 @@ internal sealed unsafe class DecodeAttentionWorkbench(DecodeAttentionLayer layer
             reasons.Add(reason);
             return null;
         }
-        DecodeAttentionTrial trial = _trial!;
+        DecodeAttentionTrial trial = _trial;
         Buffer<byte> q = Buffer<byte>.Allocate((long)o.MaxBatch * o.KvHeads * rows * o.HeadDim * element), result = Buffer<byte>.Allocate((long)o.MaxBatch * o.KvHeads * rows * o.ValueDim * element);
         trial.CopyQ(q.Pointer);
         nint qs = (nint)q.Pointer, outs = (nint)result.Pointer;
