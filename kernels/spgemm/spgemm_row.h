@@ -2,9 +2,11 @@
 //   sort   products with their places, sorted by column, equal columns added in the order of A's row: few products
 //   dense  a sum and a mark per column: when the products are a good part of the span, or the span fits L2
 //   blocks dense, a register of columns at once, where B is in blocks (spgemm_blocks.h)
+//   masked spgemm_masked.h, which falls back to dense
 //   hash   lines of one register of columns, compared at once: many products over a span that no cache holds
 #pragma once
 #include "spgemm_blocks.h"
+#include "spgemm_masked.h"
 #include "spgemm_short.h"
 
 namespace kn::spgemm {
@@ -40,9 +42,9 @@ struct row_engine : row_operands<I, S> {
 
   // Writes columns and values of the part and returns how many; v may be null where C has no values.
   int64_t compute(const part& r, I* c, V* v) {
+    if (has(KN_SPGEMM_MASK)) return compute_masked<I, S>(*this, r, c, v);
     const extent x = extent_of(r);
     if (x.products == 0) return 0;
-    if (has(KN_SPGEMM_MASK)) return masked(r, x, c, v);
     if (x.segments == 1 && has(KN_SPGEMM_B_SORTED) && !has(KN_SPGEMM_ACCUMULATE)) return copy(r, c, v);
     const int64_t span = x.high - x.low + 1;
     if (blocks != nullptr && r.whole && span <= kBlockSpan * x.products) return blocked<true>(r.i, x, c, v);
@@ -62,22 +64,8 @@ struct row_engine : row_operands<I, S> {
   extent extent_of(const part& r) const {
     const int64_t products = a.products[r.i + 1] - a.products[r.i], rows = a.a.offsets[r.i + 1] - a.a.offsets[r.i];
     const int64_t narrow = blocks != nullptr ? 64 : 8;  // columns for a product at most; blocks have bits for marks
-    if (!r.whole || rows < 2 || p.n > smaller(narrow * products, limit.dense) || has(KN_SPGEMM_MASK)) return measure(r);
+    if (!r.whole || rows < 2 || p.n > smaller(narrow * products, limit.dense)) return measure(r);
     return {products, rows, 0, p.n - 1};
-  }
-
-  // Always dense, over one range of columns after the other where they do not fit at once; then B is sorted.
-  int64_t masked(part r, extent x, I* c, V* v) {
-    if (p.n <= limit.dense) return dense<true, true>(r, x, c, v);
-    int64_t count = 0;
-    while (x.products != 0) {
-      const part range = {r.i, x.low, smaller(r.high, x.low + limit.dense - 64), false};
-      x = measure(range);
-      count += dense<true, true>(range, x, c + count, S::kValues ? v + count : v);
-      r = {r.i, range.high, r.high, false};
-      x = measure(r);
-    }
-    return count;
   }
 
   // A row of B times one number.
