@@ -42,7 +42,7 @@ internal sealed class Measure(CallTimer timer)
                 if (cancellation.IsCancellationRequested) return Of(samples);
                 long turnStart = Stopwatch.GetTimestamp();
                 double first = Sample(calls[i]);
-                if (first > LongCall * warmUp.TotalSeconds) samples[i].Add(first);
+                if (warmUp > TimeSpan.Zero && first > LongCall * warmUp.TotalSeconds) samples[i].Add(first);
                 while (calls.Count > 1 && Stopwatch.GetElapsedTime(turnStart) < warmUp) Sample(calls[i]);
                 for (int t = 0; t < TurnsInARow && (samples[i].Count < Estimate.MinSamples || Stopwatch.GetElapsedTime(turnStart).TotalSeconds < seconds); t++)
                     samples[i].Add(Sample(calls[i]));

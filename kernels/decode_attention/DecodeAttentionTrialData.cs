@@ -35,7 +35,10 @@ internal sealed record DecodeAttentionData(ulong Seed)
     /// <summary>Every element of v is 1.</summary>
     public bool Ones { get; init; }
 
-    public float Phi { get; init; } = 2;
+    /// <summary>A phi that fits what is made without Logits.</summary>
+    public const float Fits = 2;
+
+    public float Phi { get; init; } = Fits;
     public int Copies { get; init; } = 1;
 
     /// <summary>Key 0 holds what key KeyOffset of the same content holds without it.</summary>

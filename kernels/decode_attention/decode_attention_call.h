@@ -13,8 +13,8 @@ constexpr float kLog2e = 1.44269504f;
 // Steps multiply 4, 2 and 1 rows, 8 of some engines. Three at the end mostly take longer than four: one is done twice.
 enum padding { kNoPadding, kPadsFew, kPads };
 constexpr int64_t padded(padding p, int64_t rows) {
-  const bool pays = p == kPads || (p == kPadsFew && (rows == 3 || rows % 16 == 15));
-  return pays && rows % 4 == 3 ? rows + 1 : rows;
+  const bool pays = p == kPads ? rows % 4 == 3 : p == kPadsFew && (rows == 3 || rows % 16 == 15);
+  return pays ? rows + 1 : rows;
 }
 
 struct call {

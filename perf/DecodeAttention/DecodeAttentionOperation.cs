@@ -16,11 +16,8 @@ internal sealed record DecodeAttentionLayer(string Case, DecodeAttentionOptions 
         .. Layout == KvLayout.Hnd ? (ReadOnlySpan<(string, int)>)[("hnd", 1)] : [], .. Ragged ? (ReadOnlySpan<(string, int)>)[("ragged", 1)] : [],
     ];
 
-    /// <summary>A phi that fits the data of a trial.</summary>
-    public const float Fits = 2;
-
     /// <summary>The phi of every head.</summary>
-    public float Reference { get; init; } = Fits;
+    public float Reference { get; init; } = DecodeAttentionData.Fits;
 
     /// <summary>Tokens in the cache of each sequence; ragged: of the first so many, of the others log-uniformly fewer, down to a sixteenth.</summary>
     public int[] KvLens(int at)
@@ -97,7 +94,7 @@ internal sealed partial class DecodeAttentionOperation : Operation
                 {
                     DecodeAttentionOptions options = Options(parsed, heads, kv, threads) with { MaxBatch = batch, MaxQLen = length, MaxKvLen = points.Max() };
                     options.Check();
-                    layers.Add(new DecodeAttentionLayer(name, options, !parsed.GetValue(s_noPhi), parsed.GetValue(s_layout), ragged) { Reference = phi ?? DecodeAttentionLayer.Fits });
+                    layers.Add(new DecodeAttentionLayer(name, options, !parsed.GetValue(s_noPhi), parsed.GetValue(s_layout), ragged) { Reference = phi ?? DecodeAttentionData.Fits });
                 }
         return layers;
     }

@@ -336,7 +336,6 @@ public sealed partial class DecodeAttentionPlanTests
         Refused("tree", () => plan.Run<float, float, float>(q, cache, s_lens, pages, output, lse, default, [1, 1, 1, 1]));
         Refused("tree", () => tree.Run<float, float, float>(q, cache, s_lens, pages, output, lse, default, [1, 1, 1]));
         Refused("tree", () => tree.Run<float, float, float>(q, cache, s_lens, pages, output, lse, default, [1, 1, 2, 1]));
-        Assert.Throws<KernelsException>(() => plan.Run<float, float, float>(q, cache, s_lens, pages, q.AsSpan(0, output.Length), lse), "the output overlaps q");
         Refused("q", () =>
         {
             Buffer<float> gone = Buffer<float>.Of(q);

@@ -24,4 +24,21 @@ public sealed class DecodeAttentionCommands
         Assert.That(chosen.GetProperty("tuned_us").GetDouble(), Is.Positive);
         Assert.That(chosen.GetProperty("tuned_at").GetInt32(), Is.EqualTo(100));
     }
+
+    private static readonly string[] s_unified = ["decode_attention", "--q-heads", "4", "--kv-heads", "2", "--head-dim", "64", "--batch", "2", "--q-len", "1", "--kv-len", "100", "--softmax", "unified", "--threads", "1", "--cache", "warm"];
+
+    /// <summary>Every row of 2 sequences and 4 heads is done again for a phi far above its scores, none for one that fits.</summary>
+    [TestCase("200", 8)]
+    [TestCase("2", 0)]
+    public void BenchCountsTheRowsThatPhiDoesNotFit(string phi, long again)
+    {
+        JsonElement cell = PerfProcess.Run(["bench", .. s_unified, "--phi", phi, "--seconds", "0.01", "--json"]).Expect(PerfProcess.Ok).Json().EnumerateArray().Single();
+        Assert.That((cell.GetProperty("softmax").GetString(), cell.GetProperty("recomputed_rows").GetInt64()), Is.EqualTo(("unified", again)), cell.ToString());
+    }
+
+    [TestCase("tune", "--phi", "5")]
+    [TestCase("bench", "--phi", "NaN")]
+    [TestCase("bench", "--phi", "5", "--no-phi")]
+    public void APhiThatIsNoneIsWrongUsage(string verb, params string[] more) =>
+        Assert.That(PerfProcess.Run([verb, .. s_unified, .. more]).Expect(PerfProcess.Usage).Error, Does.Contain("--phi"));
 }
