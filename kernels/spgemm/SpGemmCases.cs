@@ -74,6 +74,8 @@ internal static class SpGemmCases
             yield return new SpGemmCase(name, a, b, DType.None, 4, Semiring.PlusTimes, KnSpgemmFlags.Mask | KnSpgemmFlags.Accumulate);
             yield return new SpGemmCase(name, a, b, DType.Float32, 8, Semiring.MinPlus, KnSpgemmFlags.Mask | KnSpgemmFlags.Complement | KnSpgemmFlags.Accumulate);
             yield return new SpGemmCase(name, a, b, DType.Float32, 4, Semiring.OrAnd, KnSpgemmFlags.Mask | KnSpgemmFlags.Valued);
+            yield return new SpGemmCase(name, a, b, DType.Float32, 8, Semiring.PlusPair, KnSpgemmFlags.Mask | KnSpgemmFlags.Valued | KnSpgemmFlags.Complement);
+            yield return new SpGemmCase(name, a, b, DType.None, 8, Semiring.PlusTimes, KnSpgemmFlags.Mask | KnSpgemmFlags.Complement);
         }
     }
 

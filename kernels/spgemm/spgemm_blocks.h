@@ -24,8 +24,8 @@ struct block_range {
 };
 
 inline bool may_block(const kn_spgemm_problem& p, const limits& l) {
-  return !(p.flags & KN_SPGEMM_MASK) && (p.flags & KN_SPGEMM_B_SORTED) && p.n <= kDense && p.b_nnz < kMostBlocked &&
-         p.b_nnz > 0 && p.products / p.b_nnz >= l.blocks;
+  return !((p.flags & KN_SPGEMM_MASK) && (p.flags & KN_SPGEMM_ACCUMULATE)) && (p.flags & KN_SPGEMM_B_SORTED) &&
+         p.n <= kDense && p.b_nnz < kMostBlocked && p.b_nnz > 0 && p.products / p.b_nnz >= l.blocks;
 }
 
 inline int64_t ranges_bytes(const kn_spgemm_problem& p) {

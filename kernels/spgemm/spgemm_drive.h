@@ -195,13 +195,16 @@ struct driver {
   }
 
   // Computes the short rows from row i on, a batch of them at most, and returns how many they were.
-  int short_rows_at(const row_engine<I, S>& engine, worker& w, int64_t i, int64_t last, I* c, V* v, int64_t& count) {
-    short_rows<I, S> rows{engine, *w.s.batch};
+  int short_rows_at(row_engine<I, S>& engine, worker& w, int64_t i, int64_t last, I* c, V* v, int64_t& count) {
+    using filter = mask_filter<I, S>;
+    const bool filtered = filter::serves(p, limit);
+    if (filtered) engine.ready_dense();
+    short_rows<I, S> rows{engine, *w.s.batch, filter{engine, w.s.marks}, filtered};
     const int n = rows.at(i, last);
     if (n == 0) return 0;
     rows.load(i, n);
     rows.sort(n);
-    count = rows.reduce(n, c, v, &end_of(i), count);
+    count = rows.reduce(i, n, c, v, &end_of(i), count);
     return n;
   }
 

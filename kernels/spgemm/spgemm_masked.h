@@ -1,10 +1,44 @@
-// Rows of C under a mask of few entries: each has a sum of its own, in the order of the mask, and marks say which one a
-// column has. Products of other columns go to sums that nobody reads: whether a product is wanted cannot be predicted.
+// Rows of C under a mask. Whether a product is wanted cannot be predicted, so that nothing here branches on it: under a
+// mask of few entries each entry has a sum of its own, and products of other columns go to sums that nobody reads;
+// under a complement the row is computed as if there were no mask, and loses the columns that the mask has.
 #pragma once
 #include "spgemm_operands.h"
 
 namespace kn::spgemm {
 namespace {
+
+// Entries of a row that its mask admits, where D adds none: those of D stay whatever the mask says.
+template <class I, class S>
+struct mask_filter {
+  using V = typename S::value;
+
+  const row_operands<I, S>& operands;
+  uint8_t* const marks;  // all 0, as they are left
+
+  static bool serves(const kn_spgemm_problem& p, const limits& l) {
+    return (p.flags & KN_SPGEMM_MASK) && !(p.flags & KN_SPGEMM_ACCUMULATE) && p.n <= l.dense;
+  }
+
+  // Moves the entries to keep, of `count`, to the front, and returns how many they are.
+  int64_t keep(int64_t i, I* __restrict c, V* __restrict v, int64_t count) const {
+    const kn_csr& mask = operands.a.mask;
+    const I* const m = operands.columns(mask);
+    const V* const value = operands.has(KN_SPGEMM_VALUED) ? operands.values(mask) : nullptr;
+    const int64_t from = mask.offsets[i], to = mask.offsets[i + 1];
+    for (int64_t j = from; j < to; j++) marks[m[j]] |= value == nullptr || value[j] != 0;
+    const uint8_t wanted = operands.has(KN_SPGEMM_COMPLEMENT) ? 0 : 1;
+    int64_t kept = 0;
+#pragma GCC unroll 4
+    for (int64_t j = 0; j < count; j++) {
+      const I column = c[j];
+      c[kept] = column;
+      if (S::kValues) v[kept] = v[j];
+      kept += marks[column] == wanted;
+    }
+    for (int64_t j = from; j < to; j++) marks[m[j]] = 0;
+    return kept;
+  }
+};
 
 template <class I, class S>
 struct masked_rows {
@@ -55,15 +89,17 @@ struct masked_rows {
   }
 };
 
-// A row or part of it by an engine of rows: dense where the mask has many entries, over one range of columns after the
-// other where they do not fit at once; then B is sorted.
+// A row or part of it by an engine of rows: where neither serves, dense where the mask has many entries, over one range
+// of columns after the other where they do not fit at once; then B is sorted.
 template <class I, class S, class Engine>
 int64_t compute_masked(Engine& engine, part r, I* c, typename S::value* v) {
   const int64_t n = engine.p.n, dense = engine.limit.dense;
   engine.ready_dense();
   const masked_rows<I, S> few{engine, engine.s.marks};
-  int64_t count = r.whole && n <= dense && few.takes(r.i) ? few.compute(r.i, c, v) : -1;
+  int64_t count = r.whole && n <= dense && engine.blocks == nullptr && few.takes(r.i) ? few.compute(r.i, c, v) : -1;
   if (count >= 0) return count;
+  if (mask_filter<I, S>::serves(engine.p, engine.limit))
+    return mask_filter<I, S>{engine, engine.s.marks}.keep(r.i, c, v, engine.unmasked(r, c, v));
   auto x = engine.measure(r);
   if (x.products != 0 && n <= dense) return engine.template dense<true, true>(r, x, c, v);
   for (count = 0; x.products != 0; x = engine.measure(r)) {

@@ -42,7 +42,10 @@ struct row_engine : row_operands<I, S> {
 
   // Writes columns and values of the part and returns how many; v may be null where C has no values.
   int64_t compute(const part& r, I* c, V* v) {
-    if (has(KN_SPGEMM_MASK)) return compute_masked<I, S>(*this, r, c, v);
+    return has(KN_SPGEMM_MASK) ? compute_masked<I, S>(*this, r, c, v) : unmasked(r, c, v);
+  }
+
+  int64_t unmasked(const part& r, I* c, V* v) {
     const extent x = extent_of(r);
     if (x.products == 0) return 0;
     if (x.segments == 1 && has(KN_SPGEMM_B_SORTED) && !has(KN_SPGEMM_ACCUMULATE)) return copy(r, c, v);
@@ -56,8 +59,8 @@ struct row_engine : row_operands<I, S> {
     if (x.products <= limit.hashed()) return hash(r, x, c, v);
     // Only where B is sorted: `accepts` has seen to it.
     const int64_t middle = x.low + span / 2;
-    const int64_t below = compute({r.i, x.low, middle, false}, c, v);
-    return below + compute({r.i, middle, x.high + 1, false}, c + below, S::kValues ? v + below : v);
+    const int64_t below = unmasked({r.i, x.low, middle, false}, c, v);
+    return below + unmasked({r.i, middle, x.high + 1, false}, c + below, S::kValues ? v + below : v);
   }
 
   // All columns, where to pass over the empty ones costs less than to find the first and the last.

@@ -5,6 +5,7 @@
 #pragma once
 #include "spgemm_forms.h"
 #include "spgemm_lanes.h"
+#include "spgemm_masked.h"
 #include "spgemm_operands.h"
 #include "spgemm_sort.h"
 
@@ -20,6 +21,8 @@ struct short_rows {
 
   const row_operands<I, S>& operands;
   short_batch<V>& batch;
+  const mask_filter<I, S> filter;
+  const bool filtered;
 
   // Lanes of register i.
   static __mmask16 keys_of(uint64_t m, int i) { return static_cast<__mmask16>(m >> (16 * i)); }
@@ -27,7 +30,7 @@ struct short_rows {
 
   // How many of the rows from row i on make a batch.
   int at(int64_t i, int64_t last) const {
-    if (operands.p.n > kShortColumns || operands.has(KN_SPGEMM_MASK)) return 0;
+    if (operands.p.n > kShortColumns || (operands.has(KN_SPGEMM_MASK) && !filtered)) return 0;
     const int64_t* products = operands.a.products + i;
     const int most = static_cast<int>(smaller(kShortBatch, last - i));
     int n = 0;
@@ -173,12 +176,40 @@ struct short_rows {
   }
 
   // Writes n rows and where they end.
-  [[gnu::noinline]] int64_t reduce(int n, I* c, V* v, int64_t* ends, int64_t count) const {
+  [[gnu::noinline]] int64_t reduce(int64_t i, int n, I* c, V* v, int64_t* ends, int64_t count) const {
     for (int b = 0; b < n; b++) {
       const bool formed = (batch.formed >> b & 1) != 0;
-      ends[b] = count += formed ? copy(b, c + count, v + count) : reduce(b, c + count, v + count);
+      const int64_t entries = formed ? copy(b, c + count, v + count) : reduce(b, c + count, v + count);
+      ends[b] = count += filtered ? keep(i + b, c + count, v + count, entries) : entries;
     }
     return count;
+  }
+
+  // What the filter keeps of a row; where the mask's row is short too, every register of columns meets all of it.
+  int64_t keep(int64_t i, I* c, V* v, int64_t count) const {
+    const kn_csr& mask = operands.a.mask;
+    const int64_t from = mask.offsets[i], to = mask.offsets[i + 1];
+    if (to - from > kShort) return filter.keep(i, c, v, count);
+    const I* const m = operands.columns(mask);
+    const V* const value = operands.has(KN_SPGEMM_VALUED) ? operands.values(mask) : nullptr;
+    int64_t kept = 0;
+    for (int64_t at = 0; at < count; at += 16) {
+      const __m512i columns = lanes<float>::load_columns(c + at);
+      uint32_t k = 0;
+      for (int64_t j = from; j < to; j++) {
+        const uint32_t same = _mm512_cmpeq_epi32_mask(columns, _mm512_set1_epi32(static_cast<int32_t>(m[j])));
+        k |= value == nullptr || value[j] != 0 ? same : 0;
+      }
+      k = (operands.has(KN_SPGEMM_COMPLEMENT) ? ~k : k) & first_lanes(count - at);
+      store_columns(_mm512_maskz_compress_epi32(static_cast<__mmask16>(k), columns), c + kept);
+      for (int lane = 0; S::kValues && lane < 16; lane += L::count) {
+        const auto some = static_cast<value_mask>(k >> lane);
+        L::store(v + kept, L::compress(some, L::load(v + at + lane)));
+        kept += __builtin_popcount(some);
+      }
+      if (!S::kValues) kept += __builtin_popcount(k);
+    }
+    return kept;
   }
 
   // Writes the row in place b and returns how many entries it has. What is stored behind the last one is written again

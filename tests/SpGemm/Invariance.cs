@@ -57,7 +57,7 @@ public sealed class Invariance
 
     private static readonly KnSpgemmFlags[] s_flags =
     [
-        KnSpgemmFlags.None, KnSpgemmFlags.Mask, KnSpgemmFlags.Mask | KnSpgemmFlags.Complement | KnSpgemmFlags.Accumulate, KnSpgemmFlags.Accumulate, KnSpgemmFlags.Unsorted,
+        KnSpgemmFlags.None, KnSpgemmFlags.Mask, KnSpgemmFlags.Mask | KnSpgemmFlags.Complement, KnSpgemmFlags.Mask | KnSpgemmFlags.Complement | KnSpgemmFlags.Accumulate, KnSpgemmFlags.Accumulate, KnSpgemmFlags.Unsorted,
         KnSpgemmFlags.Mask | KnSpgemmFlags.Valued | KnSpgemmFlags.Accumulate | KnSpgemmFlags.Unsorted,
     ];
 
