@@ -70,7 +70,7 @@ internal static class SpGemmCases
                 yield return new SpGemmCase(name, a, b, DType.Float64, flags.HasFlag(KnSpgemmFlags.Accumulate) ? 8 : 4, Semiring.PlusTimes, flags);
             foreach (Semiring semiring in Enum.GetValues<Semiring>())
                 foreach (DType type in (DType[])[DType.Float64, DType.Float32])
-                    yield return new SpGemmCase(name, a, b, type, 4, semiring, semiring == Semiring.MaxPlus ? KnSpgemmFlags.Accumulate : KnSpgemmFlags.None);
+                    yield return new SpGemmCase(name, a, b, type, 4, semiring, semiring is Semiring.MaxPlus or Semiring.PlusPair ? KnSpgemmFlags.Accumulate : KnSpgemmFlags.None);
             yield return new SpGemmCase(name, a, b, DType.None, 4, Semiring.PlusTimes, KnSpgemmFlags.Mask | KnSpgemmFlags.Accumulate);
             yield return new SpGemmCase(name, a, b, DType.Float32, 8, Semiring.MinPlus, KnSpgemmFlags.Mask | KnSpgemmFlags.Complement | KnSpgemmFlags.Accumulate);
             yield return new SpGemmCase(name, a, b, DType.Float32, 4, Semiring.OrAnd, KnSpgemmFlags.Mask | KnSpgemmFlags.Valued);

@@ -28,8 +28,8 @@ internal static class SpGemmOracle
         var row = new SortedDictionary<int, Entry>();
         void Add(int c, double value)
         {
-            Entry e = row.GetValueOrDefault(c, new Entry(Zero(semiring), 0, 0));
-            row[c] = new Entry(Sum(semiring, e.Sum, value), e.Size + Math.Abs(value), e.Terms + 1);
+            Entry e = row.GetValueOrDefault(c, new Entry(Zero(semiring), 0, 0, true));
+            row[c] = new Entry(Sum(semiring, e.Sum, value), e.Size + Math.Abs(value), e.Terms + 1, e.Whole && value == Math.Floor(value));
         }
         if (d is not null)
             for (long j = d.Structure.Offsets[i]; j < d.Structure.Offsets[i + 1]; j++) Add(d.Structure.Indices[j], d.Values[j]);
@@ -43,7 +43,7 @@ internal static class SpGemmOracle
         return new SpGemmExpectedRow([.. row.Keys.Select(c => (long)c)], [.. row.Values.Select(e => e.Sum)], [.. row.Values.Select(e => Tolerance(e, semiring, type))]);
     }
 
-    private readonly record struct Entry(double Sum, double Size, int Terms);
+    private readonly record struct Entry(double Sum, double Size, int Terms, bool Whole);
 
     private static double Tolerance(Entry e, Semiring semiring, DType type)
     {
@@ -52,6 +52,8 @@ internal static class SpGemmOracle
         {
             Semiring.PlusTimes => (e.Terms + 1) * (u + Math.ScaleB(1, -53)) * e.Size + e.Terms * tiny,
             Semiring.MinPlus or Semiring.MaxPlus => u * Math.Abs(e.Sum) + tiny,
+            // Counts are exact; an addend need not be a whole number.
+            Semiring.PlusPair when !e.Whole => e.Terms * (u + Math.ScaleB(1, -53)) * e.Size,
             _ => 0,
         };
     }

@@ -1,37 +1,24 @@
 // spgemm/gpu: row-wise products (Gustavson 1978) in hash tables, for NVIDIA and AMD; tables hold columns of 32 bits,
 // matrices those or 64. A group of threads computes a row: 8 lanes, a wave or a block with the table in shared memory,
 // or a block with it in device memory, by an upper bound of its entries and its products (windows of SMASH, arXiv
-// 2105.14156, with one row each).
+// 2105.14156, with one row each). A giant row is spread over all blocks (spgemm_ranges.cuh).
 //
 // Ordered: entries of A's row follow one another, a barrier apart, and threads share the entries of one row of B, whose
 // columns are distinct. So slots are claimed by atomics and sums are not added by them: an entry of C is zero (+) d (+)
 // its products in the order of A's row, whatever the schedule, the same bits as every other row of the operation.
-#include "spgemm_gpu.cuh"
+#include "spgemm_ranges.cuh"
 
 namespace kn::spgemm {
 namespace {
 
-constexpr int kLanesThreads = 128, kBlockThreads = 256;
+constexpr int kLanesThreads = 128;
 // Entries, with those of the mask, that a table is at most half full of; products that its width should have.
 constexpr int64_t kLanesEntries = 64, kWaveEntries = 512, kBlockEntries = 2048;
 constexpr int64_t kLanesProducts = 1024, kWaveProducts = 16384;
 constexpr int64_t kMostProducts = int64_t{1} << 60;
 
-__device__ __forceinline__ bool has(const args& a, int32_t flag) { return (a.flags & flag) != 0; }
-
-__device__ __forceinline__ int64_t thread_of_grid() { return int64_t{blockIdx.x} * kBlockThreads + threadIdx.x; }
-__device__ __forceinline__ int64_t threads_of_grid() { return int64_t{gridDim.x} * kBlockThreads; }
-
-__device__ __forceinline__ int64_t column(const args& a, const kn_csr& x, int64_t j) {
-  return a.index_bytes == 4 ? static_cast<const int32_t*>(x.columns)[j] : static_cast<const int64_t*>(x.columns)[j];
-}
-
-// The same where columns are known to fit a table.
-__device__ __forceinline__ uint32_t key(const args& a, const kn_csr& x, int64_t j) {
-  return static_cast<uint32_t>(column(a, x, j));
-}
-
-__device__ __forceinline__ int64_t length(const kn_csr& x, int64_t row) { return x.offsets[row + 1] - x.offsets[row]; }
+__device__ __forceinline__ int64_t thread_of_grid() { return int64_t{blockIdx.x} * kBlock + threadIdx.x; }
+__device__ __forceinline__ int64_t threads_of_grid() { return int64_t{gridDim.x} * kBlock; }
 
 // What a table has to hold for a row: its entries, or as long as they are not counted its products.
 __device__ __forceinline__ int64_t entries_of(const args& a, int64_t i) {
@@ -41,13 +28,14 @@ __device__ __forceinline__ int64_t entries_of(const args& a, int64_t i) {
   return entries < a.n ? entries : a.n;
 }
 
-enum { kInLanes, kInWave, kInBlock, kInDevice };
+enum { kInLanes, kInWave, kInBlock, kInDevice, kInRanges };
 
 __device__ __forceinline__ int width_of(const args& a, int64_t i, int64_t entries) {
   const int64_t products = a.products[i + 1] - a.products[i];
   if (entries <= kLanesEntries && (products <= kLanesProducts || entries == 0)) return kInLanes;
   if (entries <= kWaveEntries && products <= kWaveProducts) return kInWave;
-  return entries <= kBlockEntries ? kInBlock : kInDevice;
+  if (entries <= kBlockEntries) return kInBlock;
+  return a.ranges > 0 && products >= a.giant ? kInRanges : kInDevice;
 }
 
 __device__ __forceinline__ int64_t row_end(const args& a) {
@@ -80,13 +68,6 @@ __device__ __forceinline__ void product(const args& a, const table<V>& t, uint32
     if (masked && before != kEmpty && (before & kInMask)) return;
   }
   accumulate(a, t, at, before, column, value);
-}
-
-// Whether entry j of the mask counts: the table of a structure must know as well, so the type is one of the call's.
-__device__ __forceinline__ bool counts(const args& a, int64_t j) {
-  if (a.mask_bytes == 0) return true;
-  return a.mask_bytes == 4 ? static_cast<const float*>(a.mask.values)[j] != 0
-                           : static_cast<const double*>(a.mask.values)[j] != 0;
 }
 
 // Row i into the table, by a group of threads that all come here.
@@ -237,20 +218,6 @@ __device__ __forceinline__ void check_columns(const args& a, const kn_csr& x, in
   if (!sound) atomicOr(a.counters, 16u << operand);
 }
 
-// Inclusive sums over the threads of a block.
-__device__ __forceinline__ int64_t scan_block(int64_t v, int64_t* memory) {
-  const int thread = static_cast<int>(threadIdx.x);
-  memory[thread] = v;
-  __syncthreads();
-  for (int s = 1; s < kBlockThreads; s *= 2) {
-    const int64_t below = thread >= s ? memory[thread - s] : 0;
-    __syncthreads();
-    memory[thread] += below;
-    __syncthreads();
-  }
-  return memory[thread];
-}
-
 }  // namespace
 }  // namespace kn::spgemm
 
@@ -298,28 +265,28 @@ KN_KERNEL(spgemm_gpu_total, 256, 4, kn_spgemm_gpu) {
 
 KN_KERNEL(spgemm_gpu_scan_tiles, 256, 4, kn_spgemm_gpu) {
   using namespace kn::spgemm;
-  constexpr int kOwn = KN_SPGEMM_GPU_TILE / kBlockThreads;
-  __shared__ int64_t memory[kBlockThreads];
+  constexpr int kOwn = KN_SPGEMM_GPU_TILE / kBlock;
+  __shared__ int64_t memory[kBlock];
   const int64_t begin = int64_t{blockIdx.x} * KN_SPGEMM_GPU_TILE + threadIdx.x * int64_t{kOwn};
   int64_t sums[kOwn], sum = 0;
   for (int i = 0; i < kOwn; i++) sums[i] = sum += begin + i < args.scan_count ? args.scan[1 + begin + i] : 0;
   const int64_t all = scan_block(sum, memory);
   for (int i = 0; i < kOwn; i++)
     if (begin + i < args.scan_count) args.scan[1 + begin + i] = all - sum + sums[i];
-  if (threadIdx.x == kBlockThreads - 1) args.tile_sums[blockIdx.x] = all;
+  if (threadIdx.x == kBlock - 1) args.tile_sums[blockIdx.x] = all;
 }
 
 // The sum before each tile.
 KN_KERNEL(spgemm_gpu_scan_sums, 256, 4, kn_spgemm_gpu) {
   using namespace kn::spgemm;
-  __shared__ int64_t memory[kBlockThreads];
+  __shared__ int64_t memory[kBlock];
   const int64_t tiles = (args.scan_count + KN_SPGEMM_GPU_TILE - 1) / KN_SPGEMM_GPU_TILE;
   int64_t before = args.scan[0];
-  for (int64_t tile = 0; tile < tiles; tile += kBlockThreads) {
+  for (int64_t tile = 0; tile < tiles; tile += kBlock) {
     const int64_t own = tile + threadIdx.x, sum = own < tiles ? args.tile_sums[own] : 0;
     const int64_t all = scan_block(sum, memory);
     if (own < tiles) args.tile_sums[own] = before + all - sum;
-    before += memory[kBlockThreads - 1];
+    before += memory[kBlock - 1];
     __syncthreads();
   }
 }
@@ -327,7 +294,7 @@ KN_KERNEL(spgemm_gpu_scan_sums, 256, 4, kn_spgemm_gpu) {
 KN_KERNEL(spgemm_gpu_scan_add, 256, 4, kn_spgemm_gpu) {
   using namespace kn::spgemm;
   const int64_t begin = int64_t{blockIdx.x} * KN_SPGEMM_GPU_TILE;
-  for (int64_t i = begin + threadIdx.x; i < begin + KN_SPGEMM_GPU_TILE && i < args.scan_count; i += kBlockThreads)
+  for (int64_t i = begin + threadIdx.x; i < begin + KN_SPGEMM_GPU_TILE && i < args.scan_count; i += kBlock)
     args.scan[1 + i] += args.tile_sums[blockIdx.x];
 }
 
@@ -338,7 +305,9 @@ KN_KERNEL(spgemm_gpu_bin, 256, 4, kn_spgemm_gpu) {
   const int width = width_of(args, i, entries_of(args, i));
   if (width == kInLanes) return;  // found without a list
   const int64_t place = atomicAdd(args.counters + width, 1u);
-  const int64_t at = width == kInWave ? place : width == kInBlock ? args.m - 1 - place : args.m + place;
+  const int64_t front = width == kInWave || width == kInBlock ? 0 : args.m;
+  const int64_t at = width == kInWave || width == kInDevice ? front + place : front + args.m - 1 - place;
+  if (width == kInRanges && args.step == KN_SPGEMM_STEP_COUNT) args.c_offsets[i + 1 - args.row_from] = 0;
   args.list[at] = static_cast<int32_t>(i);
 }
 
@@ -364,7 +333,8 @@ KN_KERNEL(spgemm_gpu_done, 1, 1, kn_spgemm_gpu) {
   KN_SPGEMM(name, V, lanes, 128)  \
   KN_SPGEMM(name, V, wave, 128)   \
   KN_SPGEMM(name, V, block, 256)  \
-  KN_SPGEMM(name, V, device, 256)
+  KN_SPGEMM(name, V, device, 256) \
+  KN_SPGEMM(name, V, ranges, 256)
 KN_SPGEMM_WIDTHS(structure, kn::spgemm::structure)
 KN_SPGEMM_WIDTHS(f32, float)
 KN_SPGEMM_WIDTHS(f64, double)

@@ -135,4 +135,38 @@ __device__ __forceinline__ void sort(const List& list, uint32_t count, uint32_t 
   }
 }
 
+__device__ __forceinline__ bool has(const args& a, int32_t flag) { return (a.flags & flag) != 0; }
+
+__device__ __forceinline__ int64_t column(const args& a, const kn_csr& x, int64_t j) {
+  return a.index_bytes == 4 ? static_cast<const int32_t*>(x.columns)[j] : static_cast<const int64_t*>(x.columns)[j];
+}
+
+// The same where columns are known to fit a table.
+__device__ __forceinline__ uint32_t key(const args& a, const kn_csr& x, int64_t j) {
+  return static_cast<uint32_t>(column(a, x, j));
+}
+
+__device__ __forceinline__ int64_t length(const kn_csr& x, int64_t row) { return x.offsets[row + 1] - x.offsets[row]; }
+
+// Whether entry j of the mask counts: the table of a structure must know as well, so the type is one of the call's.
+__device__ __forceinline__ bool counts(const args& a, int64_t j) {
+  if (a.mask_bytes == 0) return true;
+  return a.mask_bytes == 4 ? static_cast<const float*>(a.mask.values)[j] != 0
+                           : static_cast<const double*>(a.mask.values)[j] != 0;
+}
+
+// Inclusive sums over the threads of a block.
+__device__ __forceinline__ int64_t scan_block(int64_t v, int64_t* memory) {
+  const int thread = static_cast<int>(threadIdx.x);
+  memory[thread] = v;
+  __syncthreads();
+  for (int s = 1; s < kBlock; s *= 2) {
+    const int64_t below = thread >= s ? memory[thread - s] : 0;
+    __syncthreads();
+    memory[thread] += below;
+    __syncthreads();
+  }
+  return memory[thread];
+}
+
 }  // namespace kn::spgemm

@@ -13,6 +13,8 @@
 //     wave     a wave of a block of 128       1024                        a table for each wave
 //     block    a block of 256                 4096                        a table
 //     device   a block of 256                 table_slots in `tables`     16; at most table_count blocks
+//     ranges   a block of 256 for 2048        a sum for every column      4096 + 2048 (4 + v) + 1024 (4 + v), where a
+//              columns of it                                              value has v bytes
 // A table in shared memory is slots (4 + bytes of a value) + 2 slots + 16 bytes, in `tables` slots (4 + bytes).
 #pragma once
 #include "spgemm.h"
@@ -25,6 +27,7 @@ typedef enum kn_spgemm_step {
 
 enum {
   KN_SPGEMM_GPU_TILE = 2048,           // elements that a block scans
+  KN_SPGEMM_GPU_RANGE = 2048,          // columns of a giant row that a block takes
   KN_SPGEMM_GPU_MOST = 1 << 28,        // products, and mask entries, of a row
   KN_SPGEMM_GPU_MASKED_N = 1 << 30,    // n is below it where there is a mask: two bits of a key say more
   KN_SPGEMM_GPU_FAULT_PRODUCTS = 256,  // in counters[0], beside bit o for offsets of operand o and 16 << o for columns
@@ -40,12 +43,15 @@ typedef struct kn_spgemm_gpu {
   int64_t* rows_done;
   int64_t* scan;
   int64_t* tile_sums;  // [tiles]
-  uint32_t* counters;  // [4]: faults; rows in the list of wave, block, device. 0 before offsets, or bin
-  int32_t* list;       // [2 m]: rows of wave from the front, of block from place m back, of device from m on
-  char* tables;        // [table_count] for `device`
+  uint32_t* counters;  // [5]: faults; rows in the list of wave, block, device, ranges. 0 before offsets, or bin
+  int32_t* list;  // [2 m]: rows of wave from the front, block from place m back, device from m on, ranges from 2 m back
+  uint32_t* parts;  // [products / giant + 1][ranges]: entries of the ranges of a giant row
+  char* tables;     // [table_count] for `device`
   int64_t scan_count;
   int64_t c_capacity;
   int64_t table_slots, table_count;
+  int64_t ranges;  // of a giant row, ceil(n / 2048); 0: no row is
+  int64_t giant;   // products that make it one, where shared memory does not hold it; then B is sorted
   int64_t row_from, row_to;
   int64_t m, k, n, a_nnz, b_nnz;
   int32_t semiring;     // kn_semiring

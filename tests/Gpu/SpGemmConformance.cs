@@ -67,6 +67,36 @@ public sealed class SpGemmConformance
         s_tallies[name] = (r + ran, f + refused, w + without);
     }
 
+    private static readonly (DType Type, int Index, Semiring Semiring, KnSpgemmFlags Flags)[] s_giant =
+    [
+        (DType.Float64, 4, Semiring.PlusTimes, KnSpgemmFlags.None), (DType.Float32, 8, Semiring.MinPlus, KnSpgemmFlags.Mask), (DType.None, 4, Semiring.PlusTimes, KnSpgemmFlags.Mask | KnSpgemmFlags.Complement),
+        (DType.Float64, 8, Semiring.PlusTimes, KnSpgemmFlags.Mask | KnSpgemmFlags.Complement | KnSpgemmFlags.Accumulate), (DType.Float32, 4, Semiring.PlusPair, KnSpgemmFlags.Unsorted | KnSpgemmFlags.Accumulate),
+    ];
+
+    /// <summary>Rows of more products than one block should have, between short ones: spread by ranges of columns, the last of them not full, with the bits of the managed row.</summary>
+    [Test]
+    public void GiantRowsAreSpread([ValueSource(typeof(Simulated), nameof(Simulated.Names))] string name, [Range(0, 4)] int which)
+    {
+        (DType type, int index, Semiring semiring, KnSpgemmFlags flags) = s_giant[which];
+        Row row = RowOf(Simulated.Open(name)), managed = new SpGemmManaged();
+        int[] lengths = [1, 800, 0, 3, 900, 5];
+        int[] indices = [.. lengths.SelectMany((n, i) => Enumerable.Range(0, n).Select(j => j * 1000 / n + i % Math.Max(1, 1000 / n)))];
+        var a = new SparseStructure(lengths.Length, 1000, [0, .. lengths.Select((_, i) => (long)lengths[..(i + 1)].Sum())], indices);
+        var c = new SpGemmCase("giant rows", a, SpGemmMatrices.Uniform(1000, 5000, 24, 71), type, index, semiring, flags);
+        KnLaunch spread = row.DefaultLaunch(0), alone = row.DefaultLaunch(0);
+        (spread.Param[1], alone.Param[1]) = (1 << 14, 1 << 30);
+        using SpGemmTrial trial = new(c, 5), other = new(c with { Flags = c.Flags & ~KnSpgemmFlags.Unsorted }, 5);
+        Assert.That(trial.Analyse(row, spread), Is.Null);
+        Assert.That(trial.Problem.Most, Is.GreaterThan(1 << 14));
+        Assert.That(Workspace(row, trial.Problem, spread), Is.GreaterThan(Workspace(row, trial.Problem, alone)), "there are ranges");
+        Assert.That(trial.Check(row, spread, trial.NonZeros / 2), Is.Null);
+        Assert.That(((GpuRow)row).Gpu.Fault, Is.Null);
+        Assert.That(other.Analyse(managed, managed.DefaultLaunch(1)) ?? other.Check(managed, managed.DefaultLaunch(1)), Is.Null);
+        Assert.That(trial.Values.SequenceEqual(other.Values), "other bits than the managed row");
+    }
+
+    private static unsafe long Workspace(Row row, KnSpgemmProblem problem, in KnLaunch launch) => row.Workspace(&problem, launch);
+
     [Test]
     public void RefusesWhatItCannotHold()
     {

@@ -23,7 +23,7 @@ public sealed class Structs
             Assert.That(Unsafe.SizeOf<KnFlatGemmGpu>(), Is.EqualTo(10 * 8 + 5 * 8 + 12 * 4));
             Assert.That(Unsafe.SizeOf<KnFlatGemmSm90>(), Is.EqualTo(448));
             Assert.That(Unsafe.SizeOf<KnSparseLinearGpu>(), Is.EqualTo(Unsafe.SizeOf<KnFlatGemmGpu>() + 6 * 8));
-            Assert.That(Unsafe.SizeOf<KnSpgemmGpu>(), Is.EqualTo(4 * 24 + 11 * 8 + 11 * 8 + 6 * 4));
+            Assert.That(Unsafe.SizeOf<KnSpgemmGpu>(), Is.EqualTo(4 * 24 + 12 * 8 + 13 * 8 + 6 * 4));
             Assert.That(Unsafe.SizeOf<KnTransposeGpu>(), Is.EqualTo(2 * 24 + 8 + 3 * 8 + 2 * 4));
             Assert.That(Unsafe.SizeOf<KnDecodeAttentionGpu>(), Is.EqualTo(18 * 8 + 15 * 8 + 18 * 4));
             Assert.That(Unsafe.SizeOf<KnDecodeAttentionSm90>(), Is.EqualTo(768));
@@ -55,7 +55,7 @@ public sealed class Structs
             Assert.That(Offset<KnDecodeAttentionSm90>(nameof(KnDecodeAttentionSm90.Call)), Is.EqualTo(384));
             Assert.That(Offset<KnDecodeAttentionSm90>(nameof(KnDecodeAttentionSm90.Box)), Is.EqualTo(720));
             Assert.That(Offset<KnSparseLinearGpu>(nameof(KnSparseLinearGpu.Outputs)), Is.EqualTo(168));
-            Assert.That(Offset<KnSpgemmGpu>(nameof(KnSpgemmGpu.IndexBytes)), Is.EqualTo(288));
+            Assert.That(Offset<KnSpgemmGpu>(nameof(KnSpgemmGpu.IndexBytes)), Is.EqualTo(312));
             Assert.That(Offset<KnTransposeGpu>(nameof(KnTransposeGpu.Keys)), Is.EqualTo(48));
         });
     }

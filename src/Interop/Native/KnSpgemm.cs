@@ -82,10 +82,12 @@ internal unsafe struct KnSpgemmGpu
     public long* TileSums;
     public uint* Counters;
     public int* List;
+    public uint* Parts;
     public byte* Tables;
     public long ScanCount;
     public long CCapacity;
     public long TableSlots, TableCount;
+    public long Ranges, Giant;
     public long RowFrom, RowTo;
     public long M, K, N, ANnz, BNnz;
     public int Semiring;
