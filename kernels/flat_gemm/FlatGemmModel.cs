@@ -64,8 +64,8 @@ internal static class FlatGemmModel
         }
         double tiles = Tiles(row, launch, m, p);
         int panels = Panels(row, launch);
-        // A tile of r rows by P panels needs some 10 dots in flight to hide their latency.
-        double inFlight = Math.Min(1, m / tiles * panels / 10.0);
+        // A tile of r rows by P panels needs some 6 dots in flight to hide their latency.
+        double inFlight = Math.Min(1, m / tiles * panels / 6.0);
         return inFlight * (variant == "direct" ? 0.5 : 1) * XResidency(m, variant, p, cacheBytes);
     }
 
@@ -95,10 +95,10 @@ internal static class FlatGemmModel
         double rate = Rate(row, p) * Efficiency(row, launch, m, device.CacheBytes[1], p);
         bool native = row.Target is "amx" or "avx512bf16" or "avx512", gemv = row.Name.EndsWith("gemv", StringComparison.Ordinal);
         // gemv decodes once for every tile of rows, flat and block once for all, through the cache.
-        double unpack = native && Unpacks(row, p) ? columns * p.K * (gemv ? Tiles(row, launch, m, p) / 80e9 : 1 / 27e9) : 0;
+        double unpack = native && Unpacks(row, p) ? columns * p.K * (gemv ? Tiles(row, launch, m, p) / ((DType)p.WType == DType.UInt4 ? 160e9 : 80e9) : 1 / 27e9) : 0;
         double compute = (2.0 * Math.Max(m, 1) * columns * p.K / rate + unpack) / threads;
-        // One pass over the weights draws most from memory; later passes of gemv fetch again what the first one left in L2.
-        double streams = row.Target == "managed" ? 1 : !gemv ? 1.05 : Panels(row, launch) == 1 ? 1.1 : Tiles(row, launch, m, p) > 1 ? 1.1 : 1;
+        // One pass over the weights draws most from memory, of two or four panels; later passes of gemv fetch again what the first one left in L2.
+        double streams = row.Target == "managed" ? 1 : !gemv ? 1.05 : Panels(row, launch) switch { 1 => 1.1, 8 => 1.15, _ => Tiles(row, launch, m, p) > 1 ? 1.1 : 1 };
         return Math.Max(memory * streams, compute) + 0.1 * Math.Min(memory, compute) + CallSeconds + TaskSeconds * columns / 64 / threads;
     }
 

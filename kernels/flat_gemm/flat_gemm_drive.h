@@ -29,7 +29,7 @@ struct plan {
   const kn_flat_gemm_args* args;
   panels at;
   int64_t step, block_k, block_m, block_n;  // panels, elements of k, rows, panels
-  int64_t m_tasks, n_tasks;
+  int64_t m_tasks, n_tasks, workers;
   int64_t raw;              // bytes of a packed panel per element of k
   bool decode;              // weights are decoded in registers, not unpacked to scratch
   bool in_place;            // x is read where it is
@@ -115,15 +115,18 @@ void write_out(const plan& p, const char* acc, int64_t ld, int64_t row0, int64_t
   }
 }
 
-// A tall tile spends so long on each line of weights that the hardware does not look far enough ahead, and gains from
-// fetching its own panels; a low one loses by the same. Seen on Zen 5 with cold weights.
-constexpr int64_t kFetchOwnFrom = 7, kAheadBytes = 4096;
+// A pass over weights that come straight from memory asks for lines so far ahead, of all its panels together, over
+// their end into those that its worker wants next. Where a line takes hardly longer to multiply than to arrive, the
+// hardware is better at it but for the beginnings of panels. Seen on Zen 5 with cold weights.
+constexpr int64_t kAheadBytes = 8192;
+inline bool asks_ahead(bool decodes, int64_t rows) { return decodes || rows >= (kn_few_l1_misses() != 0 ? 7 : 2); }
 
-// What a multiply brings into L2 meanwhile: of each of so many panels, `advance` bytes per 64 bytes of weights that it
-// reads.
+// What a multiply asks for meanwhile, to L2 or to L1: of each of so many panels, `advance` bytes per 64 bytes of
+// weights that it reads.
 struct ahead {
   const char* from;
   int64_t stride, panels, advance;
+  bool to_l1;
 };
 
 // One call of an engine: `rows` rows of x times `panels` panels of w over `length` elements of k.
@@ -156,17 +159,18 @@ void multiply_block(Engine& engine, const plan& p, const char* w, int64_t w_stri
   const float* scales = reinterpret_cast<const float*>(packed + p.at.scales_at) + first_group * kPanel;
   const uint8_t* zeros = p.zeros(first_group);
   int64_t most = Engine::row_tile(step), bytes_per_k = Engine::kBytesPerK;
+  bool decodes = false;
   if constexpr (Engine::kDecodes) {
+    decodes = p.decode && Engine::unpacks(p.problem->w_type);
     if (p.decode) most = Engine::decode_rows(p.problem->w_type, step), bytes_per_k = p.raw;
   }
   const int64_t tiles = (rows + most - 1) / most;
   for (int64_t t = 0; t < tiles; t++) {
     const int64_t r0 = Engine::kWholeTiles ? t * most : rows * t / tiles;
     const int64_t r1 = Engine::kWholeTiles ? smaller(rows, r0 + most) : rows * (t + 1) / tiles;
-    // The tiles of rows share the panels of the next block among them. A single tile that reads packed weights is
-    // reading memory itself and leaves the next ones to the hardware.
-    const bool alone = tiles == 1 && w_stride == p.at.bytes;
-    const int64_t f0 = alone ? 0 : step * t / tiles, f1 = alone ? 0 : step * (t + 1) / tiles;
+    // The tiles of rows share the panels of the next block among them; a single one reads memory itself.
+    const bool alone = tiles == 1 && bytes_per_k == p.raw;
+    const int64_t f0 = step * t / tiles, f1 = step * (t + 1) / tiles;
     multiplication<x_t> r{};
     r.rows = r1 - r0, r.panels = step;
     r.x = static_cast<const x_t*>(p.x) + (row0 + r0) * p.ldx + k0, r.ldx = p.ldx;
@@ -174,12 +178,18 @@ void multiply_block(Engine& engine, const plan& p, const char* w, int64_t w_stri
     r.acc = acc + r0 * ld, r.ld = ld;
     r.group_stride = p.at.groups * kPanel;
     r.alone = alone;
-    r.fetch = alone && r.rows >= kFetchOwnFrom
-                  ? ahead{w + kAheadBytes, p.at.bytes, step, 64}
-                  : ahead{next + f0 * p.at.bytes, p.at.bytes, f1 - f0, 64 * p.raw / bytes_per_k};
+    r.fetch = {next + f0 * p.at.bytes, p.at.bytes, alone ? 0 : f1 - f0, 64 * p.raw / bytes_per_k,
+               alone && kn_few_l1_misses() == 0};
+    const bool all = asks_ahead(decodes, r.rows);
+    const int64_t end = length * p.raw, far = kAheadBytes / step, rest = smaller(length, far / p.raw);
     for (int64_t g = 0; g < length;
-         g += group, r.x += group, r.w += group * bytes_per_k, r.fetch.from += group * p.raw) {
-      r.length = smaller(group, length - g);
+         g += r.length, r.x += r.length, r.w += r.length * bytes_per_k, r.fetch.from += r.length * p.raw) {
+      r.length = grouped ? smaller(group, length - g) : alone && g == 0 && rest < length ? length - rest : length - g;
+      if (alone) {
+        const int64_t at = g * p.raw + far;
+        r.fetch.from = at < end ? w + at : next + at - end;
+        r.fetch.panels = all || at >= end ? step : 0;
+      }
       r.first = k0 + g == 0;
       r.scales = grouped ? scales + g / group * kPanel : nullptr;
       r.zeros = zeros != nullptr ? zeros + g / group * kPanel : nullptr;
@@ -216,7 +226,8 @@ void task(void* context, int64_t index, int32_t worker) {
       // The next block this worker will want: the next panels at this k, or the first ones at the next k.
       const bool wrap = panel + step >= panel1;
       const char* next = packed + (wrap ? panel0 : panel + step) * p.at.bytes + (wrap ? k0 + length : k0) * p.raw;
-      if (wrap && k0 + length >= p.at.k_padded) next = packed + smaller(panel1, p.at.count - step) * p.at.bytes;
+      if (wrap && k0 + length >= p.at.k_padded)
+        next = packed + smaller(panel0 + p.workers * p.block_n, p.at.count - step) * p.at.bytes;
       int64_t stride = p.at.bytes;
       if (Engine::unpacks(p.problem->w_type) && !p.decode) {
         for (int64_t i = 0; i < step; i++)
@@ -306,6 +317,7 @@ void drive(const kn_flat_gemm_problem& q, const kn_flat_gemm_args& a, int32_t th
            int64_t block_m, int64_t block_n, bool decode) {
   plan p = sizes<Engine>(q, a.m, step, block_k, block_m, block_n, decode);
   p.args = &a;
+  p.workers = threads;
   char* workspace = static_cast<char*>(a.workspace);
   p.scratch = workspace + x_bytes<Engine>(p, a.m);
   read_x<Engine>(p, workspace, p.scratch, threads);

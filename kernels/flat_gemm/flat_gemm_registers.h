@@ -12,6 +12,9 @@ namespace {
 // Most rows for 1, 2, 4, 8 panels; with weights decoded on the way the decoder needs registers too.
 constexpr int kRows[] = {16, 12, 6, 3}, kDecodedRows[] = {8, 8, 4, 2};
 
+// Rows up to which a pass over weights in memory is bound by it.
+constexpr int kLowRows = 6;
+
 constexpr int panel_slot(int64_t step) { return step == 1 ? 0 : step == 2 ? 1 : step == 4 ? 2 : 3; }
 
 // Decode: kRaw bytes of a panel, loaded, become kParts operands of Dot, in the order of k, each from the bytes alone:
@@ -62,8 +65,36 @@ void tile(const multiplication<X>& t) {
   const char* x = reinterpret_cast<const char*>(t.x);
   const char* w = t.w;
   const char* fetch = t.fetch.from;
-  for (int64_t s = 0; s < steps; s++) {
-    for (int64_t p = 0; p < t.fetch.panels; p++) _mm_prefetch(fetch + p * t.fetch.stride, _MM_HINT_T1);
+  const bool all = t.fetch.panels == P;
+  // One of two hints for the whole pass: the branch is always the same.
+  const auto ask = [&t](const char* line) __attribute__((always_inline)) {
+    t.fetch.to_l1 ? _mm_prefetch(line, _MM_HINT_T0) : _mm_prefetch(line, _MM_HINT_T1);
+  };
+  int64_t s = 0;
+  // Lines that follow one another are read together: so many short streams would else be read in turns.
+  if constexpr (kParts == 1 && Decode::kRaw == 64 && R <= kLowRows && P <= 4) {
+    constexpr int kTogether = R == 1 ? 4 : 2;
+    for (; t.alone && s + kTogether <= steps; s += kTogether) {
+#pragma GCC unroll 4
+      for (int p = 0; p < P; p++)
+        each<kTogether>([&](auto i) __attribute__((always_inline)) {
+          if (all) ask(fetch + p * t.fetch.stride + i * 64);
+          const v b = Dot::load(w + p * t.w_stride + i * 64);
+#pragma GCC unroll 16
+          for (int r = 0; r < R; r++)
+            c[r][p] = Dot::dot(c[r][p], Dot::broadcast(x + r * x_stride + i * Dot::kXBytes), b);
+        });
+      x += Dot::kXBytes * kTogether;
+      w += 64 * kTogether;
+      fetch += t.fetch.advance * kTogether;
+    }
+  }
+  for (; s < steps; s++) {
+    if (all)
+#pragma GCC unroll 8
+      for (int p = 0; p < P; p++) ask(fetch + p * t.fetch.stride);
+    else
+      for (int64_t p = 0; p < t.fetch.panels; p++) ask(fetch + p * t.fetch.stride);
     typename Decode::raw raw[P];
 #pragma GCC unroll 8
     for (int p = 0; p < P; p++) raw[p] = Decode::load(w + p * t.w_stride);
