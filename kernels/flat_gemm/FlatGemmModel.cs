@@ -97,8 +97,11 @@ internal static class FlatGemmModel
         // gemv decodes once for every tile of rows, flat and block once for all, through the cache.
         double unpack = native && Unpacks(row, p) ? columns * p.K * (gemv ? Tiles(row, launch, m, p) / ((DType)p.WType == DType.UInt4 ? 160e9 : 80e9) : 1 / 27e9) : 0;
         double compute = (2.0 * Math.Max(m, 1) * columns * p.K / rate + unpack) / threads;
-        // One pass over the weights draws most from memory, of two or four panels; later passes of gemv fetch again what the first one left in L2.
-        double streams = row.Target == "managed" ? 1 : !gemv ? 1.05 : Panels(row, launch) switch { 1 => 1.1, 8 => 1.15, _ => Tiles(row, launch, m, p) > 1 ? 1.1 : 1 };
+        // One pass over the weights draws most from memory, of four panels for one row or with weights to decode, else of two; later passes of gemv
+        // fetch again what the first one left in L2.
+        bool four = m == 1 || Unpacks(row, p);
+        double streams = row.Target == "managed" ? 1 : !gemv ? 1.05
+            : Panels(row, launch) switch { 1 => 1.1, 8 => 1.15, _ when Tiles(row, launch, m, p) > 1 => 1.1, 4 when !four => 1.05, _ => 1 };
         return Math.Max(memory * streams, compute) + 0.1 * Math.Min(memory, compute) + CallSeconds + TaskSeconds * columns / 64 / threads;
     }
 

@@ -12,8 +12,8 @@ namespace {
 // Most rows for 1, 2, 4, 8 panels; with weights decoded on the way the decoder needs registers too.
 constexpr int kRows[] = {16, 12, 6, 3}, kDecodedRows[] = {8, 8, 4, 2};
 
-// Rows up to which a pass over weights in memory is bound by it.
-constexpr int kLowRows = 6;
+// Lines of a panel that one row reads together.
+constexpr int kTogether = 4;
 
 constexpr int panel_slot(int64_t step) { return step == 1 ? 0 : step == 2 ? 1 : step == 4 ? 2 : 3; }
 
@@ -71,18 +71,16 @@ void tile(const multiplication<X>& t) {
     t.fetch.to_l1 ? _mm_prefetch(line, _MM_HINT_T0) : _mm_prefetch(line, _MM_HINT_T1);
   };
   int64_t s = 0;
-  // Lines that follow one another are read together: so many short streams would else be read in turns.
-  if constexpr (kParts == 1 && Decode::kRaw == 64 && R <= kLowRows && P <= 4) {
-    constexpr int kTogether = R == 1 ? 4 : 2;
+  // One row leaves memory to the hardware, which sees longer runs where lines that follow one another are read
+  // together.
+  if constexpr (R == 1 && kParts == 1 && Decode::kRaw == 64 && P <= 4) {
     for (; t.alone && s + kTogether <= steps; s += kTogether) {
 #pragma GCC unroll 4
       for (int p = 0; p < P; p++)
         each<kTogether>([&](auto i) __attribute__((always_inline)) {
           if (all) ask(fetch + p * t.fetch.stride + i * 64);
           const v b = Dot::load(w + p * t.w_stride + i * 64);
-#pragma GCC unroll 16
-          for (int r = 0; r < R; r++)
-            c[r][p] = Dot::dot(c[r][p], Dot::broadcast(x + r * x_stride + i * Dot::kXBytes), b);
+          c[0][p] = Dot::dot(c[0][p], Dot::broadcast(x + i * Dot::kXBytes), b);
         });
       x += Dot::kXBytes * kTogether;
       w += 64 * kTogether;
