@@ -102,7 +102,8 @@ internal static class FlatGemmModel
         bool four = m == 1 || Unpacks(row, p);
         double streams = row.Target == "managed" ? 1 : !gemv ? 1.05
             : Panels(row, launch) switch { 1 => 1.1, 8 => 1.15, _ when Tiles(row, launch, m, p) > 1 => 1.1, 4 when !four => 1.05, _ => 1 };
-        return Math.Max(memory * streams, compute) + 0.1 * Math.Min(memory, compute) + CallSeconds + TaskSeconds * columns / 64 / threads;
+        // Blocks of k begin anew with memory.
+        return Math.Max(memory * streams, compute) + (gemv ? 0.1 : 0.2) * Math.Min(memory, compute) + CallSeconds + TaskSeconds * columns / 64 / threads;
     }
 
     private static bool Unpacks(Row row, in KnFlatGemmProblem p) => (DType)p.WType switch

@@ -47,7 +47,7 @@ struct row_of {
     if (!File::takes(p, why)) return 0;
     const bool launch_params_are_listed = params_listed(Params, Count, launch);
     KN_REQUIRE(launch_params_are_listed);
-    if (Flow == gemv) KN_REQUIRE(p.m <= 12);
+    if (Flow == gemv) KN_REQUIRE(p.m <= 16);
     if (Flow == flat) KN_REQUIRE(p.m <= 512);
     return 1;
   }
