@@ -196,10 +196,9 @@ struct driver {
 
   // Computes the short rows from row i on, a batch of them at most, and returns how many they were.
   int short_rows_at(row_engine<I, S>& engine, worker& w, int64_t i, int64_t last, I* c, V* v, int64_t& count) {
-    using filter = mask_filter<I, S>;
-    const bool filtered = filter::serves(p, limit);
+    const bool filtered = mask_filter<I, S>::serves(p, limit);
     if (filtered) engine.ready_dense();
-    short_rows<I, S> rows{engine, *w.s.batch, filter{engine, w.s.marks}, filtered};
+    short_rows<I, S> rows{engine, *w.s.batch, {engine, w.s.marks}, filtered};
     const int n = rows.at(i, last);
     if (n == 0) return 0;
     rows.load(i, n);
