@@ -180,12 +180,13 @@ void multiply_block(Engine& engine, const plan& p, const char* w, int64_t w_stri
     r.alone = alone;
     r.fetch = {next + f0 * p.at.bytes, p.at.bytes, alone ? 0 : f1 - f0, 64 * p.raw / bytes_per_k,
                alone && kn_few_l1_misses() == 0};
-    const bool all = asks_ahead(decodes, r.rows);
+    // Tiles fetch by themselves where they are alone.
+    const bool asks = alone && !Engine::kWholeTiles, all = asks_ahead(decodes, r.rows);
     const int64_t end = length * p.raw, far = kAheadBytes / step, rest = smaller(length, far / p.raw);
     for (int64_t g = 0; g < length;
          g += r.length, r.x += r.length, r.w += r.length * bytes_per_k, r.fetch.from += r.length * p.raw) {
-      r.length = grouped ? smaller(group, length - g) : alone && g == 0 && rest < length ? length - rest : length - g;
-      if (alone) {
+      r.length = grouped ? smaller(group, length - g) : asks && g == 0 && rest < length ? length - rest : length - g;
+      if (asks) {
         const int64_t at = g * p.raw + far;
         r.fetch.from = at < end ? w + at : next + at - end;
         r.fetch.panels = all || at >= end ? step : 0;

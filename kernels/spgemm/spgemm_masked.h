@@ -1,6 +1,6 @@
 // Rows of C under a mask. Whether a product is wanted cannot be predicted, so that nothing here branches on it: under a
-// mask of few entries each entry has a sum of its own, and products of other columns go to sums that nobody reads;
-// under a complement the row is computed as if there were no mask, and loses the columns that the mask has.
+// mask of few entries each entry has a sum of its own, and products of other columns go to sums that nobody reads; else
+// a row is computed as if there were no mask, and loses the columns that it does not admit.
 #pragma once
 #include "spgemm_operands.h"
 
@@ -40,6 +40,7 @@ struct mask_filter {
   }
 };
 
+// Rows under a mask of few entries.
 template <class I, class S>
 struct masked_rows {
   using V = typename S::value;
@@ -89,8 +90,8 @@ struct masked_rows {
   }
 };
 
-// A row or part of it by an engine of rows: where neither serves, dense where the mask has many entries, over one range
-// of columns after the other where they do not fit at once; then B is sorted.
+// A row or part of it by an engine of rows. With entries of D, or over more columns than the dense accumulator has, it
+// is dense with a branch for each product, over one range of columns after the other; then B is sorted.
 template <class I, class S, class Engine>
 int64_t compute_masked(Engine& engine, part r, I* c, typename S::value* v) {
   const int64_t n = engine.p.n, dense = engine.limit.dense;

@@ -2,7 +2,7 @@
 //   sort   products with their places, sorted by column, equal columns added in the order of A's row: few products
 //   dense  a sum and a mark per column: when the products are a good part of the span, or the span fits L2
 //   blocks dense, a register of columns at once, where B is in blocks (spgemm_blocks.h)
-//   masked spgemm_masked.h, which falls back to dense
+//   masked spgemm_masked.h, or one of the others and a filter
 //   hash   lines of one register of columns, compared at once: many products over a span that no cache holds
 #pragma once
 #include "spgemm_blocks.h"
