@@ -100,10 +100,11 @@ internal static class FlatGemmModel
         // One pass over the weights draws most from memory, of four panels for one row or with weights to decode, else of two; later passes of gemv
         // fetch again what the first one left in L2.
         bool four = m == 1 || Unpacks(row, p);
-        double streams = row.Target == "managed" ? 1 : !gemv ? 1.05
-            : Panels(row, launch) switch { 1 => 1.1, 8 => 1.15, _ when Tiles(row, launch, m, p) > 1 => 1.1, 4 when !four => 1.05, _ => 1 };
+        double passes = Tiles(row, launch, m, p), streams = row.Target == "managed" ? 1 : !gemv ? 1.05
+            : Panels(row, launch) switch { 1 => 1.1, 8 => 1.15, _ when passes > 1 => 1 + 0.05 * passes, 4 when !four => 1.05, _ => 1 };
+        memory *= streams;
         // Blocks of k begin anew with memory.
-        return Math.Max(memory * streams, compute) + (gemv ? 0.1 : 0.2) * Math.Min(memory, compute) + CallSeconds + TaskSeconds * columns / 64 / threads;
+        return Math.Max(memory, compute) + (gemv ? 0.1 : 0.2) * Math.Min(memory, compute) + CallSeconds + TaskSeconds * columns / 64 / threads;
     }
 
     private static bool Unpacks(Row row, in KnFlatGemmProblem p) => (DType)p.WType switch
